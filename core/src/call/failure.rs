@@ -1,0 +1,68 @@
+//! The border between streams and calls: every way in which a stream fails, as the status that the caller sees.
+
+use crate::mux::{OpenError, StreamError};
+use crate::status::{HandlerRan, Origin, Status};
+use crate::wire::frame::ErrorCode;
+
+/// The status of a call whose stream failed at the client.
+#[must_use]
+pub fn stream_status(error: StreamError) -> Status {
+    match error {
+        StreamError::Connection { end, sent } => {
+            let ran = if sent { HandlerRan::Maybe } else { HandlerRan::No };
+            let message = format!("the connection is gone: {end}");
+            Status::unavailable(message).with_origin(Origin::Transport).with_handler_ran(ran).with_source(end)
+        }
+        StreamError::NotProcessed => Status::unavailable("the server did not take the call up")
+            .with_origin(Origin::Remote)
+            .with_handler_ran(HandlerRan::No),
+        StreamError::DeadlineExceeded => Status::deadline_exceeded("the deadline passed before the answer came")
+            .with_origin(Origin::Local)
+            .with_handler_ran(HandlerRan::Maybe),
+        StreamError::TooLarge { .. } => Status::resource_exhausted(error.to_string())
+            .with_origin(Origin::Local)
+            .with_handler_ran(HandlerRan::Maybe),
+        StreamError::Aborted(reason) => Status::cancelled(reason).with_handler_ran(HandlerRan::Maybe),
+        StreamError::Protocol(reason) => {
+            Status::internal(reason).with_origin(Origin::Transport).with_handler_ran(HandlerRan::Maybe)
+        }
+        StreamError::Reset { code } => reset_status(code),
+    }
+}
+
+fn reset_status(code: ErrorCode) -> Status {
+    let (status, ran) = match code {
+        ErrorCode::None => (Status::cancelled("the call was cancelled"), HandlerRan::Maybe),
+        ErrorCode::Refused => (
+            Status::unavailable("the server did not take the call up"),
+            HandlerRan::No,
+        ),
+        ErrorCode::TooLarge | ErrorCode::CalmDown => (
+            Status::resource_exhausted(format!("the server reset the call ({code:?})")),
+            HandlerRan::Maybe,
+        ),
+        ErrorCode::Protocol
+        | ErrorCode::FlowControl
+        | ErrorCode::Internal
+        | ErrorCode::KeepaliveTimeout
+        | ErrorCode::Version
+        | ErrorCode::HandshakeTimeout
+        | ErrorCode::Idle => (
+            Status::internal(format!("the server reset the call ({code:?})")),
+            HandlerRan::Maybe,
+        ),
+    };
+    status.with_origin(Origin::Remote).with_handler_ran(ran)
+}
+
+/// The status of a call that could not be opened.
+#[must_use]
+pub fn open_status(error: OpenError) -> Status {
+    let status = match error {
+        OpenError::Full => Status::resource_exhausted(error.to_string()),
+        OpenError::GoingAway => Status::unavailable(error.to_string()),
+        OpenError::Closed(end) => Status::unavailable(format!("the connection is gone: {end}")).with_source(end),
+        OpenError::TooLarge { .. } => Status::resource_exhausted(error.to_string()),
+    };
+    status.with_origin(Origin::Local).with_handler_ran(HandlerRan::No)
+}

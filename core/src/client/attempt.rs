@@ -1,0 +1,263 @@
+//! The general way of a call: interceptors, waiting for a connection, streams, and sending again what was provably not taken up.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Waker};
+
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+
+use super::channel::Channel;
+use super::future::outcome;
+use super::raw::{RawRequest, context_of};
+use crate::call::{Pump, PumpEnd, Receive, ReceiveEnd, open_status, stream_status};
+use crate::context::Cx;
+use crate::interceptor::{Chain, Next};
+use crate::message::{Batch, Body, MessageStream, Outcome, Reply};
+use crate::metadata::Metadata;
+use crate::mux::{OpenError, OpenRequest, StreamKey};
+use crate::status::{HandlerRan, Status};
+use crate::time;
+use crate::transport::Connection;
+
+/// Attempts of a call that the server provably did not take up, the first included: enough to get past a server that leaves and one connection that
+/// broke, few enough never to storm.
+const ATTEMPTS_MAX: u32 = 3;
+
+type BoxOutcome = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+
+/// A call by the general way.
+pub(super) fn boxed(channel: Channel, request: RawRequest, parent: Option<Cx>, call_chain: Chain) -> BoxOutcome {
+    Box::pin(async move {
+        if channel.chain().is_empty() && call_chain.is_empty() && channel.local_calls().is_none() {
+            return run(channel, request).await;
+        }
+        let mut cx = context_of(&request, parent);
+        let deadline = request.deadline;
+        let chain = channel.chain().clone();
+        let last = Last { channel, request };
+        let call = chain.run(
+            &mut cx,
+            CallChain {
+                chain: call_chain,
+                last,
+            },
+        );
+        within(deadline, call).await.unwrap_or_else(|| too_late(HandlerRan::Maybe))
+    })
+}
+
+/// The call's own interceptors, inside the channel's.
+struct CallChain {
+    chain: Chain,
+    last: Last,
+}
+
+impl Next for CallChain {
+    async fn run(self, cx: &mut Cx) -> Outcome {
+        self.chain.run(cx, self.last).await
+    }
+}
+
+/// The end of a client's chain: the wire, or a local service.
+struct Last {
+    channel: Channel,
+    request: RawRequest,
+}
+
+impl Next for Last {
+    async fn run(mut self, cx: &mut Cx) -> Outcome {
+        self.request.metadata.merge(&cx.added_metadata());
+        match self.channel.local_calls() {
+            Some(calls) => calls.call(cx, self.request).await,
+            None => run(self.channel, self.request).await,
+        }
+    }
+}
+
+/// Ends `call` at `deadline`; `None` if that came first.
+async fn within(deadline: Option<std::time::Instant>, call: impl Future<Output = Outcome>) -> Option<Outcome> {
+    match deadline {
+        // Outside a runtime there are no timers; the call itself tells so in its status.
+        Some(deadline) if Handle::try_current().is_ok() => tokio::time::timeout_at(deadline.into(), call).await.ok(),
+        Some(_) | None => Some(call.await),
+    }
+}
+
+fn too_late(ran: HandlerRan) -> Outcome {
+    Err(Status::deadline_exceeded("the deadline passed before the answer came").with_handler_ran(ran))
+}
+
+/// Makes the call over the channel's connection.
+async fn run(channel: Channel, mut request: RawRequest) -> Outcome {
+    let deadline = request.deadline;
+    let mut attempts = 0;
+    // Whether a request is on its way that the server may have taken up.
+    let sent = AtomicBool::new(false);
+    let call = async {
+        loop {
+            attempts += 1;
+            let failed = match attempt(&channel, &mut request, &sent).await {
+                Ok(outcome) => return outcome,
+                Err(status) => status,
+            };
+            let unprocessed = failed.handler_ran() == HandlerRan::No;
+            if unprocessed {
+                sent.store(false, Ordering::Relaxed);
+            }
+            let again = unprocessed && failed.is_retryable() && attempts < ATTEMPTS_MAX && !request.outbound_spent;
+            if !again {
+                return Err(failed);
+            }
+        }
+    };
+    let outcome = within(deadline, call).await;
+    outcome.unwrap_or_else(|| {
+        too_late(if sent.load(Ordering::Relaxed) {
+            HandlerRan::Maybe
+        } else {
+            HandlerRan::No
+        })
+    })
+}
+
+/// One attempt; the outer error may be tried again, the inner outcome may not.
+async fn attempt(channel: &Channel, request: &mut RawRequest, sent: &AtomicBool) -> Result<Outcome, Status> {
+    let Some(subchannel) = channel.subchannel() else {
+        return Ok(Err(Status::internal("a local channel has no connection")));
+    };
+    let connection = subchannel.acquire(request.wait_for_ready).await?;
+    let opened = {
+        // Only these parts are borrowed while waiting: a stream is not shared between threads.
+        let bounded = request.bound();
+        let (method, metadata, arguments) = (request.method, &request.metadata, &request.arguments);
+        let fin = request.outbound.is_none();
+        let mut waiting = WaitingToOpen {
+            connection: &connection,
+            waker: None,
+        };
+        std::future::poll_fn(|task| {
+            let now = time::now();
+            let open = OpenRequest {
+                method,
+                timeout: bounded.map_or(0, |deadline| time::to_wire_timeout(deadline, now)),
+                deadline: bounded,
+                metadata,
+                arguments,
+                fin,
+            };
+            match connection.open(now, &open, task) {
+                Err(OpenError::Full) => {
+                    waiting.waker.get_or_insert_with(|| task.waker().clone()).clone_from(task.waker());
+                    Poll::Pending
+                }
+                opened => Poll::Ready(opened),
+            }
+        })
+        .await
+    };
+    let key = match opened {
+        Ok(key) => key,
+        Err(error) => {
+            if matches!(error, OpenError::GoingAway | OpenError::Closed(_)) {
+                subchannel.retire(&connection);
+            }
+            return Err(open_status(error));
+        }
+    };
+    sent.store(true, Ordering::Relaxed);
+    let mut guard = Guard {
+        connection: Connection::clone(&connection),
+        key: Some(key),
+        pump: None,
+    };
+    if let Some(outbound) = request.outbound.take() {
+        request.outbound_spent = true;
+        let pump = Pump::new(Connection::clone(&connection), key, outbound, PumpEnd::HalfClose);
+        guard.pump = Some(Aborting(tokio::spawn(pump)));
+    }
+    if !request.streaming {
+        let reply = std::future::poll_fn(|task| connection.poll_reply(key, task)).await;
+        return match reply {
+            Ok(reply) => Ok(outcome(reply)),
+            Err(error) => Err(stream_status(error)),
+        };
+    }
+    let metadata = match std::future::poll_fn(|task| connection.poll_head(key, task)).await {
+        Ok(metadata) => metadata,
+        Err(error) => return Err(stream_status(error)),
+    };
+    if let Some((status, trailers)) = connection.take_failure(key) {
+        return Ok(Err(status.with_metadata(trailers)));
+    }
+    Ok(Ok(streaming_reply(channel, guard, metadata)))
+}
+
+fn streaming_reply(channel: &Channel, mut guard: Guard, metadata: Metadata) -> Reply {
+    let stream = match guard.key.take() {
+        Some(key) => ClientStream {
+            receive: Receive::new(guard.connection.clone(), key, ReceiveEnd::ReleaseCall),
+            _pump: guard.pump.take(),
+            _channel: channel.clone(),
+        },
+        // The key is taken once, here.
+        None => return Reply::default(),
+    };
+    Reply::from_parts(metadata, Body::Stream(Box::new(stream)), Metadata::new())
+}
+
+/// Stands in line until a stream may be opened; leaving the line, for whatever reason, lets the next one have its turn.
+struct WaitingToOpen<'a> {
+    connection: &'a Connection,
+    waker: Option<Waker>,
+}
+
+impl Drop for WaitingToOpen<'_> {
+    fn drop(&mut self) {
+        if let Some(waker) = &self.waker {
+            self.connection.stop_waiting_to_open(waker);
+        }
+    }
+}
+
+/// Releases the stream of an attempt that was given up.
+struct Guard {
+    connection: Connection,
+    key: Option<StreamKey>,
+    pump: Option<Aborting>,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if let Some(key) = self.key {
+            self.connection.release_call(key);
+        }
+    }
+}
+
+/// A task that ends with its owner.
+struct Aborting(JoinHandle<()>);
+
+impl Drop for Aborting {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// A response's stream; keeps the channel, and with it the connection, alive.
+struct ClientStream {
+    receive: Receive,
+    _pump: Option<Aborting>,
+    _channel: Channel,
+}
+
+impl MessageStream for ClientStream {
+    fn poll_fill(&mut self, task: &mut Context<'_>, batch: &mut Batch) -> Poll<Result<bool, Status>> {
+        self.receive.poll_fill(task, batch)
+    }
+
+    fn take_trailers(&mut self) -> Metadata {
+        self.receive.take_trailers()
+    }
+}

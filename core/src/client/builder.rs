@@ -1,0 +1,188 @@
+//! Settings of a channel.
+
+use std::time::Duration;
+
+use super::channel::Channel;
+use super::subchannel::{Connector, Dial, Subchannel, SubchannelConfig};
+use crate::call::DEADLINE_DEFAULT;
+use crate::interceptor::{Chain, Interceptor};
+use crate::mux::MuxConfig;
+use crate::mux::config::ConfigError;
+use crate::policy::backoff::Backoff;
+use crate::status::{HandlerRan, Status};
+use crate::time::{DurationError, IntoDuration};
+use crate::transport::Address;
+use crate::transport::connect::CONNECT_TIMEOUT;
+
+/// Builds a [`Channel`]. A wrong setting is reported when the channel is made.
+#[derive(Debug)]
+pub struct ChannelBuilder {
+    mux: MuxConfig,
+    backoff: Backoff,
+    connect_timeout: Duration,
+    timeout: Option<Duration>,
+    wait_for_ready: bool,
+    dangerous_plaintext: bool,
+    chain: Chain,
+    wrong: Option<String>,
+}
+
+impl Default for ChannelBuilder {
+    fn default() -> Self {
+        Self {
+            mux: MuxConfig::default(),
+            backoff: Backoff::DEFAULT,
+            connect_timeout: CONNECT_TIMEOUT,
+            timeout: Some(DEADLINE_DEFAULT),
+            wait_for_ready: false,
+            dangerous_plaintext: false,
+            chain: Chain::default(),
+            wrong: None,
+        }
+    }
+}
+
+impl ChannelBuilder {
+    /// Sets the deadline of calls that have no other (default 10 s). It covers a unary call, or the opening of a stream.
+    #[must_use]
+    pub fn timeout(mut self, timeout: impl IntoDuration) -> Self {
+        self.timeout = self.duration("timeout", timeout.into_duration()).or(self.timeout);
+        self
+    }
+
+    /// Sets the time that one attempt to connect has (default 1 s).
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: impl IntoDuration) -> Self {
+        if let Some(timeout) = self.duration("connect_timeout", timeout.into_duration()) {
+            self.connect_timeout = timeout;
+        }
+        self
+    }
+
+    /// Sets how long to wait between attempts to connect (default 50 ms x 1.6, full jitter, at most 5 s).
+    #[must_use]
+    pub fn backoff(mut self, backoff: Backoff) -> Self {
+        self.backoff = backoff;
+        self
+    }
+
+    /// Lets calls wait for the connection instead of failing while it cannot be made (default off).
+    #[must_use]
+    pub fn wait_for_ready(mut self) -> Self {
+        self.wait_for_ready = true;
+        self
+    }
+
+    /// Sets the silence after which a ping is sent while calls run (default 10 s), and the time to answer it (default 5 s).
+    #[must_use]
+    pub fn keepalive(mut self, interval: impl IntoDuration, timeout: impl IntoDuration) -> Self {
+        let interval = self.duration("keepalive", interval.into_duration());
+        let timeout = self.duration("keepalive", timeout.into_duration());
+        self.mux.keepalive_interval = interval.or(self.mux.keepalive_interval);
+        self.mux.keepalive_timeout = timeout.unwrap_or(self.mux.keepalive_timeout);
+        self
+    }
+
+    /// Sets the time without calls after which the connection is closed (default 30 min); the next call makes a new one.
+    #[must_use]
+    pub fn idle_timeout(mut self, timeout: impl IntoDuration) -> Self {
+        let timeout = self.duration("idle_timeout", timeout.into_duration());
+        self.mux.idle_timeout = timeout.or(self.mux.idle_timeout);
+        self
+    }
+
+    /// Sets the largest response, or item of a stream, that is accepted, in bytes (default 4 MiB).
+    #[must_use]
+    pub fn max_message_bytes(mut self, bytes: usize) -> Self {
+        self.mux.max_message = bytes;
+        self.mux.assembly_bytes_max = self.mux.assembly_bytes_max.max(bytes);
+        self
+    }
+
+    /// Sets all limits of the connection at once.
+    #[must_use]
+    pub fn limits(mut self, limits: MuxConfig) -> Self {
+        self.mux = limits;
+        self
+    }
+
+    /// Allows clear text to addresses other than loopback.
+    #[must_use]
+    pub fn dangerous_plaintext(mut self) -> Self {
+        self.dangerous_plaintext = true;
+        self
+    }
+
+    /// Adds an interceptor around every call, inside those added before.
+    #[must_use]
+    pub fn interceptor(mut self, interceptor: impl Interceptor + 'static) -> Self {
+        self.chain = self.chain.with(interceptor);
+        self
+    }
+
+    /// Makes the channel without connecting.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT names the wrong target or setting.
+    pub fn lazy(self, target: &str) -> Result<Channel, Status> {
+        let mut address: Address = target.parse().map_err(|error| wrong(&error))?;
+        if self.dangerous_plaintext {
+            address = address.with_dangerous_plaintext();
+        }
+        let timeout = self.connect_timeout;
+        let target = address.to_string();
+        self.with_connector(&target, Dial { address, timeout })
+    }
+
+    /// Makes the channel with byte streams from elsewhere; `target` is shown in errors.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT names the wrong setting.
+    pub fn with_connector(self, target: &str, connector: impl Connector) -> Result<Channel, Status> {
+        if let Some(message) = self.wrong {
+            return Err(wrong(&message));
+        }
+        self.mux.check().map_err(|error| wrong(&error))?;
+        if self.connect_timeout.is_zero() {
+            let error = ConfigError::new("connect_timeout", "0", "longer than 0 ms");
+            return Err(wrong(&error));
+        }
+        let subchannel = Subchannel::new(SubchannelConfig {
+            target: target.to_owned(),
+            connector: Box::new(connector),
+            mux: self.mux,
+            backoff: self.backoff,
+            connect_timeout: self.connect_timeout,
+        });
+        Ok(Channel::remote(
+            subchannel,
+            self.chain,
+            self.timeout,
+            self.wait_for_ready,
+        ))
+    }
+
+    /// Makes the channel and waits until it is ready.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT names the wrong target or setting; UNAVAILABLE tells why it cannot be reached.
+    pub async fn connect(self, target: &str) -> Result<Channel, Status> {
+        let channel = self.lazy(target)?;
+        channel.wait_ready().await?;
+        Ok(channel)
+    }
+
+    fn duration(&mut self, name: &str, duration: Result<Duration, DurationError>) -> Option<Duration> {
+        match duration {
+            Ok(duration) => Some(duration),
+            Err(error) => {
+                self.wrong.get_or_insert_with(|| format!("{name}: {error}"));
+                None
+            }
+        }
+    }
+}
+
+fn wrong(error: &dyn std::fmt::Display) -> Status {
+    Status::invalid_argument(error.to_string()).with_handler_ran(HandlerRan::No)
+}

@@ -1,0 +1,197 @@
+//! The handle that generated clients hold.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::builder::ChannelBuilder;
+use super::raw::RawRequest;
+use super::state::{ConnectivityState, StateChanges};
+use super::subchannel::Subchannel;
+use crate::context::Cx;
+use crate::interceptor::{Chain, Interceptor};
+use crate::message::Outcome;
+use crate::status::Status;
+use crate::transport::Connection;
+
+/// A way to a service: connected when first needed, reconnected by itself, cheap to clone.
+///
+/// Dropping the last clone, and the last call and stream made through it, closes the connection.
+#[derive(Clone)]
+pub struct Channel {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    target: Arc<Target>,
+    chain: Chain,
+    timeout: Option<Duration>,
+    wait_for_ready: bool,
+}
+
+enum Target {
+    Remote(Subchannel),
+    Local(Box<dyn LocalCalls>),
+}
+
+/// Answers calls without a connection; `XClient::local` is made of it.
+pub trait LocalCalls: Send + Sync + 'static {
+    /// Answers one call; `cx` is the client's context of it.
+    fn call(&self, cx: &Cx, request: RawRequest) -> Pin<Box<dyn Future<Output = Outcome> + Send>>;
+}
+
+impl Channel {
+    /// A builder, for everything that is not the default.
+    #[must_use]
+    pub fn builder() -> ChannelBuilder {
+        ChannelBuilder::default()
+    }
+
+    /// Connects to `target` (`host:port`, `tcp://host:port`, `unix:path`, `mem:name`) and waits until the connection is ready.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT if the target is malformed; UNAVAILABLE with the cause if it cannot be reached in time.
+    pub async fn connect(target: &str) -> Result<Self, Status> {
+        Self::builder().connect(target).await
+    }
+
+    /// A channel to `target` that connects when it is first used; does no I/O.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT if the target is malformed.
+    pub fn lazy(target: &str) -> Result<Self, Status> {
+        Self::builder().lazy(target)
+    }
+
+    /// A channel whose calls are answered by `calls`.
+    #[must_use]
+    pub fn from_local(calls: impl LocalCalls) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                target: Arc::new(Target::Local(Box::new(calls))),
+                chain: Chain::default(),
+                timeout: Some(crate::call::DEADLINE_DEFAULT),
+                wait_for_ready: false,
+            }),
+        }
+    }
+
+    pub(super) fn remote(
+        subchannel: Subchannel,
+        chain: Chain,
+        timeout: Option<Duration>,
+        wait_for_ready: bool,
+    ) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                target: Arc::new(Target::Remote(subchannel)),
+                chain,
+                timeout,
+                wait_for_ready,
+            }),
+        }
+    }
+
+    /// The same channel with `interceptor` innermost of its interceptors.
+    #[must_use]
+    pub fn with_interceptor(&self, interceptor: impl Interceptor + 'static) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                target: Arc::clone(&self.inner.target),
+                chain: self.inner.chain.with(interceptor),
+                timeout: self.inner.timeout,
+                wait_for_ready: self.inner.wait_for_ready,
+            }),
+        }
+    }
+
+    /// Where the channel stands; a local one is always READY.
+    #[must_use]
+    pub fn state(&self) -> ConnectivityState {
+        match &*self.inner.target {
+            Target::Remote(subchannel) => *subchannel.state().borrow(),
+            Target::Local(_) => ConnectivityState::Ready,
+        }
+    }
+
+    /// Follows where the channel stands, beginning with the current state.
+    #[must_use]
+    pub fn states(&self) -> StateChanges {
+        match &*self.inner.target {
+            Target::Remote(subchannel) => StateChanges::new(subchannel.state()),
+            Target::Local(_) => StateChanges::new(tokio::sync::watch::channel(ConnectivityState::Ready).1),
+        }
+    }
+
+    /// Connects, if it is not connected, and waits for READY.
+    ///
+    /// # Errors
+    /// UNAVAILABLE with the cause.
+    pub async fn wait_ready(&self) -> Result<(), Status> {
+        match &*self.inner.target {
+            Target::Remote(subchannel) => subchannel.connect().await,
+            Target::Local(_) => Ok(()),
+        }
+    }
+
+    /// Closes the channel and all its clones for good; running calls end with UNAVAILABLE.
+    pub fn shut_down(&self) {
+        if let Target::Remote(subchannel) = &*self.inner.target {
+            subchannel.shut_down();
+        }
+    }
+
+    pub(super) fn chain(&self) -> &Chain {
+        &self.inner.chain
+    }
+
+    pub(super) fn default_timeout(&self) -> Option<Duration> {
+        self.inner.timeout
+    }
+
+    pub(super) fn waits_for_ready(&self) -> bool {
+        self.inner.wait_for_ready
+    }
+
+    pub(super) fn local_calls(&self) -> Option<&dyn LocalCalls> {
+        match &*self.inner.target {
+            Target::Local(calls) => Some(&**calls),
+            Target::Remote(_) => None,
+        }
+    }
+
+    pub(super) fn subchannel(&self) -> Option<&Subchannel> {
+        match &*self.inner.target {
+            Target::Remote(subchannel) => Some(subchannel),
+            Target::Local(_) => None,
+        }
+    }
+
+    /// The connection for a call, if one is there.
+    pub(super) fn current(&self) -> Option<arc_swap::Guard<Option<Arc<Connection>>>> {
+        self.subchannel().map(Subchannel::current)
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        if let Self::Remote(subchannel) = self {
+            subchannel.shut_down();
+        }
+    }
+}
+
+impl fmt::Debug for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let target = match &*self.inner.target {
+            Target::Remote(subchannel) => subchannel.target(),
+            Target::Local(_) => "local",
+        };
+        f.debug_struct("Channel")
+            .field("target", &target)
+            .field("state", &self.state())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,21 @@
+//! The side that makes calls.
+//!
+//! A [`Channel`] is what generated clients hold: cheap to clone, connected when first needed, reconnected by itself. A [`Call`] is one
+//! call before it is made; awaiting it takes the short way ([`future`]) when the connection is ready and nothing special is asked for, and the
+//! general way ([`attempt`]) otherwise.
+
+pub mod attempt;
+pub mod builder;
+pub mod call;
+pub mod channel;
+pub mod future;
+pub mod raw;
+pub mod state;
+mod subchannel;
+
+pub use builder::ChannelBuilder;
+pub use call::{Call, CallMeta, CallWithMeta};
+pub use channel::{Channel, LocalCalls};
+pub use raw::RawRequest;
+pub use state::{ConnectivityState, StateChanges};
+pub use subchannel::Connector;

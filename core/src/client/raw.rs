@@ -1,0 +1,177 @@
+//! Calls without types: what interceptors, proxies and dynamic clients see.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::attempt;
+use super::channel::Channel;
+use crate::context::{Cx, CxParts, Side};
+use crate::interceptor::Chain;
+use crate::message::{MessageStream, Outcome};
+use crate::metadata::Metadata;
+use crate::method::{MethodSpec, method_id};
+use crate::service::ServerRequest;
+use crate::status::Status;
+use crate::time;
+use crate::wire::head::PATH_KEY;
+use crate::wire::message::EncodedMessage;
+
+/// A call in its encoded form.
+pub struct RawRequest {
+    pub(crate) spec: Option<&'static MethodSpec>,
+    pub(crate) method: u64,
+    pub(crate) path: Option<Arc<str>>,
+    pub(crate) arguments: EncodedMessage,
+    pub(crate) outbound: Option<Box<dyn MessageStream>>,
+    /// The stream that follows the arguments was begun, so the request cannot be sent again.
+    pub(crate) outbound_spent: bool,
+    pub(crate) streaming: bool,
+    pub(crate) metadata: Metadata,
+    /// When this side ends the call, or its opening if it is a stream.
+    pub(crate) deadline: Option<Instant>,
+    /// The deadline bounds the whole stream, not only its opening.
+    pub(crate) bounds_stream: bool,
+    pub(crate) wait_for_ready: bool,
+}
+
+impl RawRequest {
+    /// The id of the method.
+    #[must_use]
+    pub fn method(&self) -> u64 {
+        self.method
+    }
+
+    /// What is known about the method.
+    #[must_use]
+    pub fn spec(&self) -> Option<&'static MethodSpec> {
+        self.spec
+    }
+
+    /// Service and method, if they are known.
+    #[must_use]
+    pub fn path(&self) -> Option<&str> {
+        match self.spec {
+            Some(spec) => Some(spec.path()),
+            None => self.path.as_deref(),
+        }
+    }
+
+    /// The encoded arguments.
+    #[must_use]
+    pub fn arguments(&self) -> &EncodedMessage {
+        &self.arguments
+    }
+
+    /// The request's metadata.
+    #[must_use]
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// When the call ends at the latest.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// The deadline as the server has it: none if it covers only the opening of a stream.
+    #[must_use]
+    pub fn bound(&self) -> Option<Instant> {
+        self.deadline.filter(|_| !self.streaming || self.bounds_stream)
+    }
+
+    /// Takes the stream that follows the arguments.
+    #[must_use]
+    pub fn take_outbound(&mut self) -> Option<Box<dyn MessageStream>> {
+        self.outbound.take()
+    }
+}
+
+impl fmt::Debug for RawRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RawRequest")
+            .field("method", &format_args!("{:#018x}", self.method))
+            .field("path", &self.path())
+            .field("arguments", &self.arguments)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Channel {
+    /// Passes a call on as it came: method, metadata, deadline, arguments and streams in both directions. A server's fallback that calls this is a
+    /// proxy.
+    ///
+    /// # Errors
+    /// The upstream server's status, or why it could not be reached.
+    pub async fn forward(&self, cx: &Cx, request: ServerRequest) -> Outcome {
+        let (arguments, inbound) = request.into_parts();
+        let mut metadata = cx.metadata().clone();
+        metadata.remove(PATH_KEY);
+        let path = Some(cx.path()).filter(|path| !path.is_empty()).map(Arc::from);
+        if let Some(path) = &path {
+            add_path(&mut metadata, path)?;
+        }
+        let raw = RawRequest {
+            spec: cx.method(),
+            method: cx.method_id(),
+            path,
+            arguments: EncodedMessage::from_encoded(arguments.to_bytes()),
+            outbound: inbound.into_messages(),
+            outbound_spent: false,
+            streaming: true,
+            metadata,
+            deadline: cx.deadline(),
+            bounds_stream: true,
+            wait_for_ready: self.waits_for_ready(),
+        };
+        attempt::boxed(self.clone(), raw, Some(cx.clone()), Chain::default()).await
+    }
+
+    /// Calls a method that is known by its path only, with encoded arguments: for tools and dynamic clients.
+    ///
+    /// # Errors
+    /// The server's status, or why it could not be reached.
+    pub async fn call_raw(
+        &self,
+        path: &str,
+        arguments: EncodedMessage,
+        outbound: Option<Box<dyn MessageStream>>,
+        timeout: Option<Duration>,
+    ) -> Outcome {
+        let mut metadata = Metadata::new();
+        add_path(&mut metadata, path)?;
+        let raw = RawRequest {
+            spec: None,
+            method: method_id(path),
+            path: Some(Arc::from(path)),
+            arguments,
+            outbound,
+            outbound_spent: false,
+            streaming: true,
+            metadata,
+            deadline: timeout.and_then(|timeout| time::now().checked_add(timeout)),
+            bounds_stream: true,
+            wait_for_ready: self.waits_for_ready(),
+        };
+        attempt::boxed(self.clone(), raw, Cx::current(), Chain::default()).await
+    }
+}
+
+fn add_path(metadata: &mut Metadata, path: &str) -> Result<(), Status> {
+    metadata.insert(PATH_KEY, path).map_err(|error| Status::invalid_argument(error.to_string()))
+}
+
+/// The client's context of a call.
+pub(super) fn context_of(request: &RawRequest, parent: Option<Cx>) -> Cx {
+    Cx::from_parts(CxParts {
+        method: request.spec,
+        path: request.path.clone(),
+        method_id: request.method,
+        side: Some(Side::Client),
+        deadline: request.deadline,
+        peer: None,
+        metadata: request.metadata.clone(),
+        parent,
+    })
+}

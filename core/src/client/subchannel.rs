@@ -1,0 +1,368 @@
+//! The connection to one target: made when needed, made again when lost.
+//!
+//! One task connects and watches. A connection is handed to calls as soon as the transport is there, so that the first calls leave in its
+//! first flight; READY, and with it the reset of the backoff, waits for the peer's HELLO. After a failure the state stays
+//! TRANSIENT_FAILURE until READY, so that calls which do not wait fail instead of hanging in ever new attempts.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::state::ConnectivityState;
+use crate::mux::{MuxConfig, Role};
+use crate::policy::backoff::Backoff;
+use crate::status::{HandlerRan, Origin, Status};
+use crate::time;
+use crate::transport::acceptor::NoCalls;
+use crate::transport::connection::Lifecycle;
+use crate::transport::driver;
+use crate::transport::io::ByteStream;
+use crate::transport::{Address, ConnectError, Connection, connect};
+use crate::wire::frame::ErrorCode;
+
+/// Makes byte streams to the target; the default dials the address.
+pub trait Connector: Send + Sync + 'static {
+    /// One attempt.
+    fn connect(&self) -> Pin<Box<dyn Future<Output = Result<ByteStream, ConnectError>> + Send + '_>>;
+}
+
+/// A connection that lived as long proves that the server is well.
+const STABLE_AFTER: Duration = Duration::from_secs(1);
+
+/// Dials an address.
+#[derive(Debug)]
+pub(super) struct Dial {
+    pub(super) address: Address,
+    pub(super) timeout: Duration,
+}
+
+impl Connector for Dial {
+    fn connect(&self) -> Pin<Box<dyn Future<Output = Result<ByteStream, ConnectError>> + Send + '_>> {
+        Box::pin(connect::connect(&self.address, self.timeout))
+    }
+}
+
+pub(super) struct Subchannel {
+    shared: Arc<Shared>,
+    task: Mutex<Option<Task>>,
+}
+
+struct Shared {
+    target: String,
+    connector: Box<dyn Connector>,
+    config: MuxConfig,
+    backoff: Backoff,
+    connect_timeout: Duration,
+    current: ArcSwapOption<Connection>,
+    state: watch::Sender<ConnectivityState>,
+    last_failure: Mutex<Option<Status>>,
+    /// The connecting task runs. Its handle knows only later that it ended, when those who wait have been told already.
+    running: AtomicBool,
+}
+
+/// The task that connects; stopped with the channel.
+struct Task(JoinHandle<()>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+pub(super) struct SubchannelConfig {
+    pub(super) target: String,
+    pub(super) connector: Box<dyn Connector>,
+    pub(super) mux: MuxConfig,
+    pub(super) backoff: Backoff,
+    pub(super) connect_timeout: Duration,
+}
+
+impl Subchannel {
+    pub(super) fn new(config: SubchannelConfig) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                target: config.target,
+                connector: config.connector,
+                config: config.mux,
+                backoff: config.backoff,
+                connect_timeout: config.connect_timeout,
+                current: ArcSwapOption::empty(),
+                state: watch::Sender::new(ConnectivityState::Idle),
+                last_failure: Mutex::new(None),
+                running: AtomicBool::new(false),
+            }),
+            task: Mutex::new(None),
+        }
+    }
+
+    pub(super) fn target(&self) -> &str {
+        &self.shared.target
+    }
+
+    pub(super) fn state(&self) -> watch::Receiver<ConnectivityState> {
+        self.shared.state.subscribe()
+    }
+
+    /// The connection for the next call, if there is one.
+    pub(super) fn current(&self) -> arc_swap::Guard<Option<Arc<Connection>>> {
+        self.shared.current.load()
+    }
+
+    /// Takes a connection that accepts no calls out of use.
+    pub(super) fn retire(&self, connection: &Connection) {
+        self.shared.retire(connection);
+    }
+
+    /// A connection for a call; waits for one to be made.
+    ///
+    /// # Errors
+    /// UNAVAILABLE with the cause if connecting fails and `wait_for_ready` is off, or the channel is closed.
+    ///
+    /// # Cancel safety
+    /// Cancel safe; connecting goes on for others.
+    pub(super) async fn acquire(&self, wait_for_ready: bool) -> Result<Arc<Connection>, Status> {
+        let mut state = self.shared.state.subscribe();
+        loop {
+            let now = *state.borrow_and_update();
+            if let Some(connection) = &*self.shared.current.load() {
+                return Ok(Arc::clone(connection));
+            }
+            match now {
+                ConnectivityState::Shutdown => return Err(closed()),
+                ConnectivityState::TransientFailure if !wait_for_ready => return Err(self.shared.failure()),
+                _ => self.start()?,
+            }
+            if state.changed().await.is_err() {
+                return Err(closed());
+            }
+        }
+    }
+
+    /// Connects and waits for READY.
+    ///
+    /// # Errors
+    /// UNAVAILABLE with the cause of the first failure, or when READY does not come in time.
+    pub(super) async fn connect(&self) -> Result<(), Status> {
+        let mut state = self.shared.state.subscribe();
+        self.start()?;
+        let ready = async {
+            loop {
+                match *state.borrow_and_update() {
+                    ConnectivityState::Ready => return Ok(()),
+                    ConnectivityState::TransientFailure => return Err(self.shared.failure()),
+                    ConnectivityState::Shutdown => return Err(closed()),
+                    // The task ended with its runtime, or because nothing was called: this one starts the next.
+                    ConnectivityState::Idle => self.start()?,
+                    ConnectivityState::Connecting => {}
+                }
+                if state.changed().await.is_err() {
+                    return Err(closed());
+                }
+            }
+        };
+        // Dialling has its own time-out; this one covers a peer that accepts and then says nothing.
+        match tokio::time::timeout(self.shared.connect_timeout * 2, ready).await {
+            Ok(result) => result,
+            Err(_) => Err(unreachable(format!(
+                "{} accepted the connection but did not answer within {:?}",
+                self.shared.target,
+                self.shared.connect_timeout * 2
+            ))),
+        }
+    }
+
+    /// Starts the connecting task unless it runs.
+    fn start(&self) -> Result<(), Status> {
+        let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.shared.running.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let runtime = Handle::try_current().map_err(|_| {
+            Status::internal("calls need a tokio runtime; await them inside one").with_handler_ran(HandlerRan::No)
+        })?;
+        self.shared.running.store(true, Ordering::Release);
+        let running = Running(Arc::clone(&self.shared));
+        *task = Some(Task(runtime.spawn(run(running))));
+        Ok(())
+    }
+
+    /// Closes the connection for good.
+    pub(super) fn shut_down(&self) {
+        self.shared.state.send_replace(ConnectivityState::Shutdown);
+        if let Some(connection) = self.shared.current.swap(None) {
+            connection.close(ErrorCode::None, "the channel was closed");
+        }
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(task);
+    }
+}
+
+/// Tidies up when the task ends, also when its runtime goes down: the next call starts a new task on its own runtime.
+struct Running(Arc<Shared>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.current.store(None);
+        self.0.running.store(false, Ordering::Release);
+        // Also if it was IDLE still: whoever waits for a connection has to start the next task.
+        self.0.state.send_modify(|state| {
+            if *state != ConnectivityState::Shutdown {
+                *state = ConnectivityState::Idle;
+            }
+        });
+    }
+}
+
+async fn run(running: Running) {
+    let shared = &running.0;
+    let mut failures = 0_u32;
+    // Connections in a row that ended soon after they were made.
+    let mut short_lived = 0_u32;
+    // Connections that are leaving in order: their calls still run.
+    let mut leaving: Vec<Task> = Vec::new();
+    loop {
+        leaving.retain(|task| !task.0.is_finished());
+        if *shared.state.borrow() != ConnectivityState::TransientFailure {
+            shared.set_state(ConnectivityState::Connecting);
+        }
+        match shared.connector.connect().await {
+            Ok(stream) => {
+                let (connection, driver) = driver::start(stream, Role::Client, shared.config.clone(), NoCalls);
+                let task = Task(tokio::spawn(driver));
+                let began = time::now();
+                match shared.watch(&connection, &mut failures).await {
+                    Watched::Lost => {}
+                    Watched::Leaving => leaving.push(task),
+                    Watched::Idle => {
+                        shared.set_state(ConnectivityState::Idle);
+                        return;
+                    }
+                }
+                let lived = time::now().saturating_duration_since(began);
+                short_lived = if lived < STABLE_AFTER {
+                    short_lived.saturating_add(1)
+                } else {
+                    0
+                };
+            }
+            Err(error) => shared.note_failure(&error),
+        }
+        if failures > 0 || *shared.state.borrow() == ConnectivityState::TransientFailure {
+            let delay = shared.backoff.delay(failures, fastrand::f64());
+            failures = failures.saturating_add(1);
+            tokio::time::sleep(delay).await;
+        } else if short_lived > 1 {
+            // READY alone is no proof of health: a server that greets everybody and hangs up must not be called again and again. Once may be
+            // an accident.
+            tokio::time::sleep(shared.backoff.delay(short_lived - 2, fastrand::f64())).await;
+        }
+    }
+}
+
+/// How a connection left use.
+enum Watched {
+    /// It broke.
+    Lost,
+    /// The server asked for it; calls that run are still answered.
+    Leaving,
+    /// It was closed because nothing was called.
+    Idle,
+}
+
+impl Shared {
+    /// Hands the connection to calls and waits until it leaves use.
+    async fn watch(&self, connection: &Connection, failures: &mut u32) -> Watched {
+        self.current.store(Some(Arc::new(connection.clone())));
+        // Calls wait for a connection, not for READY.
+        self.state.send_modify(|_| {});
+        let mut lifecycle = connection.lifecycle();
+        loop {
+            let now = lifecycle.borrow_and_update().clone();
+            match now {
+                Lifecycle::Connecting => {}
+                Lifecycle::Ready => {
+                    *failures = 0;
+                    self.set_state(ConnectivityState::Ready);
+                }
+                Lifecycle::GoingAway => {
+                    self.retire(connection);
+                    self.set_state(ConnectivityState::Connecting);
+                    return Watched::Leaving;
+                }
+                Lifecycle::Closed(end) => {
+                    self.retire(connection);
+                    if end.code() == ErrorCode::Idle {
+                        return Watched::Idle;
+                    }
+                    // The connection knows, not the state: READY and the end may have come at once, and only the last was seen here.
+                    if connection.was_ready() {
+                        *failures = 0;
+                        tracing::debug!(target = %self.target, cause = %end, "connection lost");
+                        self.set_state(ConnectivityState::Connecting);
+                    } else {
+                        self.note_failure(&end);
+                    }
+                    return Watched::Lost;
+                }
+            }
+            if lifecycle.changed().await.is_err() {
+                self.retire(connection);
+                return Watched::Lost;
+            }
+        }
+    }
+
+    fn retire(&self, connection: &Connection) {
+        let current = self.current.load();
+        if let Some(now) = &*current
+            && now.is_same(connection)
+        {
+            self.current.compare_and_swap(&current, None);
+        }
+    }
+
+    fn note_failure(&self, error: &(dyn std::error::Error + 'static)) {
+        let mut message = format!("cannot reach {}: {error}", self.target);
+        let mut source = error.source();
+        while let Some(cause) = source {
+            message = format!("{message}: {cause}");
+            source = cause.source();
+        }
+        tracing::debug!(target = %self.target, message, "connecting failed");
+        *self.failure_slot() = Some(unreachable(message));
+        self.set_state(ConnectivityState::TransientFailure);
+    }
+
+    fn failure(&self) -> Status {
+        self.failure_slot().clone().unwrap_or_else(|| unreachable(format!("cannot reach {}", self.target)))
+    }
+
+    fn failure_slot(&self) -> MutexGuard<'_, Option<Status>> {
+        self.last_failure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_state(&self, new: ConnectivityState) {
+        self.state.send_if_modified(|state| {
+            if *state == new || *state == ConnectivityState::Shutdown {
+                return false;
+            }
+            *state = new;
+            true
+        });
+    }
+}
+
+fn unreachable(message: String) -> Status {
+    Status::unavailable(message).with_origin(Origin::Transport).with_handler_ran(HandlerRan::No)
+}
+
+fn closed() -> Status {
+    Status::unavailable("the channel was closed").with_handler_ran(HandlerRan::No)
+}

@@ -1,0 +1,310 @@
+//! Frames <-> streams on one connection, without I/O.
+//!
+//! [`Mux`] is a value: bytes and instants go in, bytes and events come out. The driver (`transport`) calls, under the connection's lock,
+//! - [`Mux::handle_input`] with what it read, [`Mux::handle_timeout`] when [`Mux::next_timeout`] has come, [`Mux::handle_end`] when the
+//!   byte stream ended;
+//! - [`Mux::poll_transmit`] for what to write, and [`Transmit::advance`] with how much of it was written;
+//!
+//! and everybody else opens streams, sends and receives through the methods in `calls`. What must happen outside the lock (waking,
+//! dispatching) is collected in [`Events`].
+//!
+//! Invariants: a stream ends exactly once, with one cause; nothing is sent beyond credit; memory is bounded by [`MuxConfig`]'s named limits
+//! whatever the peer does; an OPEN leaves in the order of stream ids.
+//!
+//! Not here: deciding what a message means (`call`, `service`), reading clocks, I/O.
+
+pub mod calls;
+pub mod config;
+mod connection;
+pub mod error;
+mod flow;
+mod frames;
+mod heads;
+mod ids;
+mod lifecycle;
+mod nuisance;
+mod recv;
+mod send;
+mod stream;
+mod transmit;
+
+use std::collections::VecDeque;
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+pub use calls::{OpenRequest, StreamKey, UnaryReply};
+pub use config::MuxConfig;
+pub use error::{ConnectionEnd, OpenError, StreamError};
+pub(crate) use frames::CONTIGUOUS_BYTES_MAX;
+pub use recv::Chunk;
+pub use transmit::Transmit;
+
+use crate::wire::frame::{ErrorCode, StreamId};
+use crate::wire::head::RequestHead;
+use crate::wire::hello::Hello;
+use crate::wire::message::Payload;
+use flow::Window;
+use lifecycle::{Keepalive, Shutdown};
+use nuisance::Nuisance;
+use stream::Streams;
+use transmit::Outbox;
+
+/// Which side of a connection a [`Mux`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Role {
+    /// Opens streams.
+    Client,
+    /// Accepts them.
+    Server,
+}
+
+/// What the driver has to do outside the connection's lock.
+#[derive(Debug, Default)]
+pub struct Events {
+    /// Tasks to wake.
+    pub wakers: Vec<Waker>,
+    /// Calls that arrived, in order.
+    pub incoming: Vec<Incoming>,
+    /// Calls that are over for their client.
+    pub ended: Vec<Ended>,
+    /// The peer's HELLO arrived in this batch.
+    pub hello: bool,
+    /// The peer will accept no further streams.
+    pub going_away: bool,
+}
+
+impl Events {
+    /// Whether there is nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.wakers.is_empty() && self.incoming.is_empty() && self.ended.is_empty() && !self.hello && !self.going_away
+    }
+}
+
+/// A call that arrived at a server.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Incoming {
+    /// Its head, and its arguments if they came in the same frame.
+    Opened {
+        /// The stream.
+        key: StreamKey,
+        /// The request head.
+        head: RequestHead,
+        /// The arguments, if they are complete.
+        arguments: Option<Payload>,
+    },
+    /// The arguments of a call that was opened before.
+    Arguments {
+        /// The stream.
+        key: StreamKey,
+        /// The arguments.
+        arguments: Payload,
+    },
+}
+
+/// A call that is over for its client before the server answered.
+#[derive(Debug)]
+pub struct Ended {
+    /// The stream, which is gone already.
+    pub key: StreamKey,
+    /// Why.
+    pub cause: EndCause,
+}
+
+/// Why a call ended early at the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EndCause {
+    /// The client reset the stream.
+    Cancelled,
+    /// The deadline passed; the client was told.
+    DeadlineExceeded,
+    /// The message broke a limit; the client was told.
+    Refused,
+}
+
+/// The state of one connection; see the module's documentation.
+#[derive(Debug)]
+pub struct Mux {
+    role: Role,
+    config: MuxConfig,
+    /// What the peer accepts: the protocol's constants until its HELLO.
+    peer: Hello,
+    hello_received: bool,
+    preface_received: bool,
+    streams: Streams,
+    /// The newest stream that the peer (server role) or we (client role) opened.
+    newest: StreamId,
+    /// Handlers that still run though their stream is over; they count against `max_streams`.
+    held: usize,
+    input: frames::Input,
+    outbox: Outbox,
+    /// Streams with queued bytes and credit, in turn.
+    ready: VecDeque<StreamKey>,
+    /// Streams with queued bytes that wait for the connection's credit.
+    starved: VecDeque<StreamKey>,
+    /// Tasks that wait until a stream may be opened.
+    openers: VecDeque<Waker>,
+    send_credit: u32,
+    recv_window: Window,
+    /// Bytes of incomplete messages, over all streams.
+    assembling: usize,
+    /// Tasks to wake that were found where no [`Events`] was at hand.
+    woken: Vec<Waker>,
+    /// Calls whose deadlines begin with the next reading of the clock.
+    undated: Vec<(StreamKey, Duration)>,
+    nuisance: Nuisance,
+    /// The frame under way is tiny; it counts unless it completes a message.
+    nuisance_pending: bool,
+    keepalive: Keepalive,
+    shutdown: Shutdown,
+    end: Option<ConnectionEnd>,
+}
+
+impl Mux {
+    /// A connection's state; the preface and HELLO are queued for sending.
+    #[must_use]
+    pub fn new(role: Role, config: MuxConfig, now: Instant) -> Self {
+        let peer = Hello::default();
+        let mut mux = Self {
+            role,
+            recv_window: Window::new(config.connection_window),
+            send_credit: peer.connection_window,
+            peer,
+            hello_received: false,
+            preface_received: false,
+            streams: Streams::default(),
+            newest: StreamId::CONNECTION,
+            held: 0,
+            input: frames::Input::default(),
+            outbox: Outbox::default(),
+            ready: VecDeque::new(),
+            starved: VecDeque::new(),
+            openers: VecDeque::new(),
+            assembling: 0,
+            woken: Vec::new(),
+            undated: Vec::new(),
+            nuisance: Nuisance::new(now),
+            nuisance_pending: false,
+            keepalive: Keepalive::new(now),
+            shutdown: Shutdown::default(),
+            end: None,
+            config,
+        };
+        mux.outbox.push_preface(&mux.config.hello());
+        mux
+    }
+
+    /// Why the connection is over; `None` while it lives.
+    #[must_use]
+    pub fn end(&self) -> Option<&ConnectionEnd> {
+        self.end.as_ref()
+    }
+
+    /// How many streams are open.
+    #[must_use]
+    pub fn open_streams(&self) -> usize {
+        self.streams.len()
+    }
+
+    /// Counts a handler that runs on though its stream is over.
+    pub fn hold(&mut self) {
+        self.held += 1;
+    }
+
+    /// The handler of [`hold`](Self::hold) has ended.
+    pub fn release(&mut self) {
+        self.held = self.held.saturating_sub(1);
+    }
+
+    /// What the peer accepts: the protocol's constants until its HELLO arrived.
+    #[must_use]
+    pub fn peer(&self) -> &Hello {
+        &self.peer
+    }
+
+    /// Whether the peer's HELLO arrived.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.hello_received
+    }
+
+    /// The limits of this side.
+    #[must_use]
+    pub fn config(&self) -> &MuxConfig {
+        &self.config
+    }
+
+    /// Ends the connection because the peer broke the protocol: GOAWAY is queued and every stream fails.
+    fn fail(&mut self, code: ErrorCode, reason: impl Into<String>, events: &mut Events) {
+        let end = ConnectionEnd::ours(code, reason);
+        self.outbox.push_go_away(self.last_taken_up(), code, end.reason());
+        self.finish(end, events);
+    }
+
+    /// Ends every stream with the same cause.
+    fn finish(&mut self, end: ConnectionEnd, events: &mut Events) {
+        if self.end.is_some() {
+            return;
+        }
+        self.end = Some(end.clone());
+        let sent = self.outbox.sent();
+        let role = self.role;
+        self.streams.for_each(|stream| {
+            let error = StreamError::Connection {
+                end: end.clone(),
+                sent: stream.opened_at < sent,
+            };
+            stream.fail(error, events);
+            if role == Role::Server {
+                events.ended.push(Ended {
+                    key: stream.key(),
+                    cause: EndCause::Cancelled,
+                });
+            }
+        });
+        if role == Role::Server {
+            self.streams.clear();
+        }
+        self.ready.clear();
+        self.starved.clear();
+        self.assembling = 0;
+        events.wakers.extend(self.openers.drain(..));
+    }
+
+    /// Whether an operation left nobody to wake and no drain to finish.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.woken.is_empty() && (self.shutdown == Shutdown::No || !self.is_drained())
+    }
+
+    /// Moves the tasks to wake that [`poll_transmit`](Self::poll_transmit) and the calls found into `wakers`.
+    pub fn take_woken(&mut self, wakers: &mut Vec<Waker>) {
+        wakers.append(&mut self.woken);
+    }
+
+    /// Gives memory back; for a connection that is at rest.
+    pub fn shrink(&mut self) {
+        self.streams.shrink();
+        if self.outbox.small.is_empty() {
+            self.outbox.small = Vec::new();
+        }
+        self.ready = VecDeque::new();
+        self.starved = VecDeque::new();
+        self.openers.shrink_to_fit();
+        self.woken = Vec::new();
+        self.undated = Vec::new();
+    }
+
+    fn last_taken_up(&self) -> StreamId {
+        match self.role {
+            Role::Server => self.shutdown.last_stream().unwrap_or(self.newest).min(self.newest),
+            Role::Client => StreamId::CONNECTION,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

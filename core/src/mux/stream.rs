@@ -1,0 +1,195 @@
+//! One stream's state, and the table of all streams of a connection.
+//!
+//! Slots are used again with the memory that their queues own, so a call in the steady state allocates nothing here.
+
+use std::time::Instant;
+
+use super::calls::StreamKey;
+use super::error::StreamError;
+use super::ids::IdTable;
+use super::recv::RecvHalf;
+use super::send::SendHalf;
+use super::{Events, Window};
+use crate::wire::frame::StreamId;
+
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) id: StreamId,
+    slot: u32,
+    /// How many bytes stood before its OPEN in the outbox: tells whether any of it was sent.
+    pub(super) opened_at: u64,
+    pub(super) deadline: Option<Instant>,
+    pub(super) send: SendHalf,
+    pub(super) recv: RecvHalf,
+    /// Server: the arguments have not been handed out yet.
+    pub(super) awaits_arguments: bool,
+    pub(super) error: Option<StreamError>,
+}
+
+impl Stream {
+    fn new(slot: u32) -> Self {
+        Self {
+            id: StreamId::CONNECTION,
+            slot,
+            opened_at: 0,
+            deadline: None,
+            send: SendHalf::default(),
+            recv: RecvHalf::default(),
+            awaits_arguments: false,
+            error: None,
+        }
+    }
+
+    pub(super) fn key(&self) -> StreamKey {
+        StreamKey {
+            id: self.id,
+            slot: self.slot,
+        }
+    }
+
+    /// Ends the stream with `error`, unless its end arrived before.
+    pub(super) fn fail(&mut self, error: StreamError, events: &mut Events) {
+        if !self.recv.is_over() && self.error.is_none() {
+            self.error = Some(error);
+        }
+        self.send.abort(events);
+        events.wakers.extend(self.recv.waker.take());
+    }
+
+    fn reset(&mut self) {
+        self.id = StreamId::CONNECTION;
+        self.deadline = None;
+        self.awaits_arguments = false;
+        self.error = None;
+        self.send.reset();
+        self.recv.reset();
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Streams {
+    slots: Vec<Stream>,
+    free: Vec<u32>,
+    by_id: IdTable,
+    /// No deadline of an open stream is earlier than this.
+    earliest_deadline: Option<Instant>,
+}
+
+impl Streams {
+    pub(super) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
+    /// Opens a stream in a free slot.
+    pub(super) fn insert(
+        &mut self,
+        id: StreamId,
+        recv_window: u32,
+        send_credit: u32,
+        deadline: Option<Instant>,
+    ) -> &mut Stream {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            let slot = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
+            self.slots.push(Stream::new(slot));
+            slot
+        });
+        self.by_id.insert(id, slot);
+        if let Some(deadline) = deadline {
+            self.earliest_deadline = Some(self.earliest_deadline.map_or(deadline, |at| at.min(deadline)));
+        }
+        let stream = &mut self.slots[slot as usize];
+        stream.id = id;
+        stream.deadline = deadline;
+        stream.send.credit = send_credit;
+        stream.recv.window = Window::new(recv_window);
+        stream
+    }
+
+    /// Sets the deadline of a stream that was opened without one.
+    pub(super) fn set_deadline(&mut self, key: StreamKey, deadline: Instant) {
+        if let Some(stream) = self.get(key) {
+            stream.deadline = Some(deadline);
+            self.earliest_deadline = Some(self.earliest_deadline.map_or(deadline, |at| at.min(deadline)));
+        }
+    }
+
+    /// The stream of `key`, if it is still open.
+    pub(super) fn get(&mut self, key: StreamKey) -> Option<&mut Stream> {
+        self.slots.get_mut(key.slot as usize).filter(|stream| stream.id == key.id)
+    }
+
+    /// The open stream with this id.
+    pub(super) fn by_id(&mut self, id: StreamId) -> Option<&mut Stream> {
+        let slot = self.by_id.get(id)?;
+        self.slots.get_mut(slot as usize)
+    }
+
+    /// Closes the stream and frees its slot; returns the bytes of an incomplete message that it held.
+    pub(super) fn remove(&mut self, key: StreamKey) -> usize {
+        if key.id == StreamId::CONNECTION || self.get(key).is_none() {
+            return 0;
+        }
+        self.by_id.remove(key.id);
+        self.free.push(key.slot);
+        let stream = &mut self.slots[key.slot as usize];
+        let assembling = stream.recv.assembly_bytes();
+        stream.reset();
+        assembling
+    }
+
+    pub(super) fn clear(&mut self) {
+        for stream in &mut self.slots {
+            if stream.id != StreamId::CONNECTION {
+                self.free.push(stream.slot);
+                stream.reset();
+            }
+        }
+        self.by_id.clear();
+        self.earliest_deadline = None;
+    }
+
+    /// Gives memory back; for a connection without streams.
+    pub(super) fn shrink(&mut self) {
+        if self.by_id.is_empty() {
+            self.slots = Vec::new();
+            self.free = Vec::new();
+            self.by_id = IdTable::default();
+            self.earliest_deadline = None;
+        }
+    }
+
+    pub(super) fn for_each(&mut self, mut visit: impl FnMut(&mut Stream)) {
+        for stream in &mut self.slots {
+            if stream.id != StreamId::CONNECTION {
+                visit(stream);
+            }
+        }
+    }
+
+    pub(super) fn earliest_deadline(&self) -> Option<Instant> {
+        self.earliest_deadline
+    }
+
+    /// The keys of all streams whose deadline has come.
+    ///
+    /// One pass over the table replaces a timer per call: most calls end long before their deadline, so a pass is rare (at most one per
+    /// millisecond while deadlines do pass) and an entry costs nothing when its call ends.
+    pub(super) fn expired(&mut self, now: Instant) -> Vec<StreamKey> {
+        let mut expired = Vec::new();
+        if self.earliest_deadline.is_none_or(|earliest| earliest > now) {
+            return expired;
+        }
+        let mut earliest: Option<Instant> = None;
+        self.for_each(|stream| match stream.deadline {
+            Some(deadline) if deadline <= now => expired.push(stream.key()),
+            Some(deadline) => earliest = Some(earliest.map_or(deadline, |at| at.min(deadline))),
+            None => {}
+        });
+        self.earliest_deadline = earliest;
+        expired
+    }
+}

@@ -1,0 +1,10 @@
+//! Tests of the mux: two of them back to back with a virtual clock, and one against hand-made frames.
+
+mod calls;
+mod credit;
+mod end;
+mod hostile;
+mod pair;
+mod properties;
+mod raw;
+mod rules;

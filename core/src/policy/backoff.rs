@@ -1,0 +1,93 @@
+//! Exponential backoff with full jitter: how long to wait before the next attempt to connect.
+//!
+//! Full jitter spreads the clients of a server that restarts over the whole delay instead of a band around it.
+//!
+//! Source: "Exponential Backoff And Jitter" (AWS Architecture Blog); gRPC "connection backoff" for the growth by 1.6.
+
+use std::time::Duration;
+
+/// The parameters of a backoff.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Backoff {
+    initial: Duration,
+    factor: f64,
+    cap: Duration,
+}
+
+/// Parameters that make no backoff.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a backoff needs an initial delay above zero, a cap not below it, and a factor from 1 to 10")]
+pub struct BackoffError;
+
+impl Backoff {
+    /// 50 ms, growing by 1.6 up to 5 s: a LAN's numbers. A server that restarts is back within its first few attempts.
+    pub const DEFAULT: Self = Self {
+        initial: Duration::from_millis(50),
+        factor: 1.6,
+        cap: Duration::from_secs(5),
+    };
+
+    /// A backoff.
+    ///
+    /// # Errors
+    /// [`BackoffError`] if a parameter is out of range.
+    pub fn try_new(initial: Duration, factor: f64, cap: Duration) -> Result<Self, BackoffError> {
+        if initial.is_zero() || cap < initial || !(1.0..=10.0).contains(&factor) {
+            return Err(BackoffError);
+        }
+        Ok(Self { initial, factor, cap })
+    }
+
+    /// The longest delay before attempt `attempt` (the first retry is 0).
+    #[must_use]
+    pub fn ceiling(&self, attempt: u32) -> Duration {
+        let grown = self.initial.as_secs_f64() * self.factor.powi(i32::try_from(attempt.min(1_000)).unwrap_or(1_000));
+        Duration::try_from_secs_f64(grown).map_or(self.cap, |grown| grown.min(self.cap))
+    }
+
+    /// The delay before attempt `attempt`; `random` is uniform in 0..1.
+    #[must_use]
+    pub fn delay(&self, attempt: u32, random: f64) -> Duration {
+        self.ceiling(attempt).mul_f64(random.clamp(0.0, 1.0))
+    }
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::Backoff;
+
+    #[test]
+    fn the_ceiling_grows_to_the_cap_and_stays() {
+        let backoff = Backoff::DEFAULT;
+        let millis = |attempt| backoff.ceiling(attempt).as_millis();
+        assert_eq!([millis(0), millis(1), millis(2), millis(3)], [50, 80, 128, 204]);
+        assert_eq!(millis(10), 5_000);
+        assert_eq!(millis(u32::MAX), 5_000);
+    }
+
+    #[test]
+    fn full_jitter_reaches_from_zero_to_the_ceiling() {
+        let backoff = Backoff::DEFAULT;
+        assert_eq!(backoff.delay(0, 0.0), Duration::ZERO);
+        assert_eq!(backoff.delay(0, 1.0), Duration::from_millis(50));
+        assert_eq!(backoff.delay(0, 7.0), Duration::from_millis(50));
+    }
+
+    #[test]
+    fn bad_parameters_are_refused() {
+        let second = Duration::from_secs(1);
+        assert!(Backoff::try_new(Duration::ZERO, 2.0, second).is_err());
+        assert!(Backoff::try_new(second * 2, 2.0, second).is_err());
+        assert!(Backoff::try_new(second, 0.5, second).is_err());
+        assert!(Backoff::try_new(second, f64::NAN, second).is_err());
+        assert!(Backoff::try_new(second, 1.0, second).is_ok());
+    }
+}

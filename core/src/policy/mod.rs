@@ -1,0 +1,4 @@
+//! Pure decisions: `now`, elapsed times and seeds come in as arguments, a verdict goes out.
+
+pub mod backoff;
+pub mod inline;

@@ -1,0 +1,324 @@
+//! Settings of a server, and its start.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::router::{Collision, Fallback, Router};
+use super::shutdown::{Connections, Drain, Serving, Tasks};
+use super::watchdog::Watchdog;
+use super::{CONNECTIONS_MAX, Shared, accept};
+use crate::interceptor::{Chain, Interceptor};
+use crate::mux::MuxConfig;
+use crate::mux::config::ConfigError;
+use crate::service::Service;
+use crate::time::{DurationError, IntoDuration};
+use crate::transport::Address;
+use crate::transport::error::BindError;
+use crate::transport::listen::Listener;
+
+/// Where servers begin: [`Server::builder`].
+#[derive(Debug)]
+pub struct Server(());
+
+impl Server {
+    /// A builder with the defaults.
+    #[must_use]
+    pub fn builder() -> ServerBuilder {
+        ServerBuilder::default()
+    }
+}
+
+/// Why a server did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServerError {
+    /// Two methods cannot be told apart.
+    #[error(transparent)]
+    Collision(#[from] Collision),
+    /// A listener cannot be opened.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// A setting is out of its range.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A setting is not a duration.
+    #[error("{field}: {source}")]
+    Duration {
+        /// The name of the setting.
+        field: &'static str,
+        /// What is wrong.
+        source: DurationError,
+    },
+    /// There is nothing to serve.
+    #[error("the server has neither a service nor a fallback; add one with `.service(..)`")]
+    NoService,
+    /// Signals cannot be listened to.
+    #[error("cannot listen to signals")]
+    Signals(#[source] io::Error),
+}
+
+/// Builds a server. A wrong setting is reported when it starts.
+pub struct ServerBuilder {
+    services: Vec<Arc<dyn Service>>,
+    fallback: Option<Arc<dyn Fallback>>,
+    chain: Chain,
+    mux: MuxConfig,
+    connections_max: usize,
+    bind: Vec<String>,
+    handed_over: Vec<std::net::TcpListener>,
+    dangerous_plaintext: bool,
+    drain: Drain,
+    signals: bool,
+    wrong: Option<ServerError>,
+}
+
+impl Default for ServerBuilder {
+    fn default() -> Self {
+        Self {
+            services: Vec::new(),
+            fallback: None,
+            chain: Chain::default(),
+            mux: MuxConfig::default(),
+            connections_max: CONNECTIONS_MAX,
+            bind: Vec::new(),
+            handed_over: Vec::new(),
+            dangerous_plaintext: false,
+            drain: Drain::default(),
+            signals: false,
+            wrong: None,
+        }
+    }
+}
+
+impl ServerBuilder {
+    /// Adds a service.
+    #[must_use]
+    pub fn service(mut self, service: impl Service) -> Self {
+        self.services.push(Arc::new(service));
+        self
+    }
+
+    /// Sets who answers calls of methods that no service has; without it they end with UNIMPLEMENTED.
+    #[must_use]
+    pub fn fallback(mut self, fallback: impl Fallback) -> Self {
+        self.fallback = Some(Arc::new(fallback));
+        self
+    }
+
+    /// Adds an interceptor around every call, inside those added before.
+    #[must_use]
+    pub fn interceptor(mut self, interceptor: impl Interceptor + 'static) -> Self {
+        self.chain = self.chain.with(interceptor);
+        self
+    }
+
+    /// Adds an address to listen on: `host:port`, `tcp://host:port`, `unix:path` or `mem:name`; port 0 lets the system choose.
+    #[must_use]
+    pub fn bind(mut self, address: impl Into<String>) -> Self {
+        self.bind.push(address.into());
+        self
+    }
+
+    /// Adds a socket that is bound and listens already: from a service manager (socket activation), or a parent process.
+    #[must_use]
+    pub fn listener(mut self, listener: std::net::TcpListener) -> Self {
+        self.handed_over.push(listener);
+        self
+    }
+
+    /// Allows clear text on addresses other than loopback.
+    #[must_use]
+    pub fn dangerous_plaintext(mut self) -> Self {
+        self.dangerous_plaintext = true;
+        self
+    }
+
+    /// Sets how many connections may be open (default 16,384, at least 1); further ones are closed at once.
+    #[must_use]
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        self.connections_max = connections;
+        self
+    }
+
+    /// Sets how many calls of one connection may run at a time (default 1,024); clients wait above it.
+    #[must_use]
+    pub fn max_calls_per_connection(mut self, calls: u32) -> Self {
+        self.mux.max_streams = calls;
+        self
+    }
+
+    /// Sets the largest request, or item of a stream, that is accepted, in bytes (default 4 MiB).
+    #[must_use]
+    pub fn max_message_bytes(mut self, bytes: usize) -> Self {
+        self.mux.max_message = bytes;
+        self.mux.assembly_bytes_max = self.mux.assembly_bytes_max.max(bytes);
+        self
+    }
+
+    /// Sets the largest metadata of a request, in bytes (default 16 KiB, 256 to 32,768).
+    #[must_use]
+    pub fn max_head_bytes(mut self, bytes: usize) -> Self {
+        self.mux.max_head = bytes;
+        self
+    }
+
+    /// Sets the time that a new connection has for its HELLO (default 10 s).
+    #[must_use]
+    pub fn handshake_timeout(mut self, timeout: impl IntoDuration) -> Self {
+        if let Some(timeout) = self.duration("handshake_timeout", timeout.into_duration()) {
+            self.mux.handshake_timeout = timeout;
+        }
+        self
+    }
+
+    /// Sets the time without calls after which a connection is closed (default 30 min).
+    #[must_use]
+    pub fn idle_timeout(mut self, timeout: impl IntoDuration) -> Self {
+        if let Some(timeout) = self.duration("idle_timeout", timeout.into_duration()) {
+            self.mux.idle_timeout = Some(timeout);
+        }
+        self
+    }
+
+    /// Sets the silence after which a ping is sent while calls run (default 10 s), and the time to answer it (default 5 s).
+    #[must_use]
+    pub fn keepalive(mut self, interval: impl IntoDuration, timeout: impl IntoDuration) -> Self {
+        let interval = self.duration("keepalive", interval.into_duration());
+        let timeout = self.duration("keepalive", timeout.into_duration());
+        if let (Some(interval), Some(timeout)) = (interval, timeout) {
+            self.mux.keepalive_interval = Some(interval);
+            self.mux.keepalive_timeout = timeout;
+        }
+        self
+    }
+
+    /// Sets all limits of a connection at once.
+    #[must_use]
+    pub fn limits(mut self, limits: MuxConfig) -> Self {
+        self.mux = limits;
+        self
+    }
+
+    /// Sets how the server comes to an end.
+    #[must_use]
+    pub fn drain(mut self, drain: Drain) -> Self {
+        self.drain = drain;
+        self
+    }
+
+    /// Ends the server in order on SIGTERM and ctrl-c.
+    #[must_use]
+    pub fn shutdown_on_signals(mut self) -> Self {
+        self.signals = true;
+        self
+    }
+
+    /// Starts the server; it runs until the returned handle is shut down or dropped.
+    ///
+    /// # Errors
+    /// [`ServerError`] names the setting, method or address that is wrong; nothing is left running then.
+    pub async fn start(self) -> Result<Serving, ServerError> {
+        if let Some(wrong) = self.wrong {
+            return Err(wrong);
+        }
+        self.mux.check()?;
+        if self.connections_max == 0 {
+            return Err(ConfigError::new("max_connections", 0, "at least 1").into());
+        }
+        let mut router = Router::default();
+        for service in self.services {
+            router.add(service)?;
+        }
+        router.fallback = self.fallback;
+        if router.is_empty() {
+            return Err(ServerError::NoService);
+        }
+        let mut opened = Vec::new();
+        for text in &self.bind {
+            let mut address: Address = text.parse().map_err(BindError::from)?;
+            if self.dangerous_plaintext {
+                address = address.with_dangerous_plaintext();
+            }
+            opened.push(Listener::bind(&address).await?);
+        }
+        for listener in self.handed_over {
+            opened.push(Listener::from_tcp(listener, self.dangerous_plaintext)?);
+        }
+        let shared = Arc::new(Shared {
+            router,
+            chain: self.chain,
+            mux: self.mux,
+            connections_max: self.connections_max,
+            tasks: Arc::new(Tasks::default()),
+            watchdog: Arc::new(Watchdog::default()),
+            running: AtomicUsize::new(0),
+            panics: AtomicUsize::new(0),
+        });
+        Ok(launch(shared, opened, self.drain, self.signals))
+    }
+
+    /// Starts the server, logs what it bound, and runs it until it is told to end.
+    ///
+    /// # Errors
+    /// [`ServerError`] names what is wrong.
+    pub async fn serve(self) -> Result<(), ServerError> {
+        self.start().await?.wait().await
+    }
+
+    fn duration(&mut self, field: &'static str, duration: Result<Duration, DurationError>) -> Option<Duration> {
+        match duration {
+            Ok(duration) => Some(duration),
+            Err(source) => {
+                self.wrong.get_or_insert(ServerError::Duration { field, source });
+                None
+            }
+        }
+    }
+}
+
+fn launch(shared: Arc<Shared>, opened: Vec<Listener>, drain: Drain, signals: bool) -> Serving {
+    let connections = Arc::new(Connections::default());
+    let closing = watch::Sender::new(false);
+    let addresses: Vec<Address> = opened.iter().map(|listener| listener.bound().clone()).collect();
+    for address in &addresses {
+        tracing::info!(%address, "listening");
+    }
+    let listeners = opened
+        .into_iter()
+        .map(|listener| {
+            let accepting = accept::run(
+                listener,
+                Arc::clone(&shared),
+                Arc::clone(&connections),
+                closing.subscribe(),
+            );
+            tokio::spawn(accepting)
+        })
+        .collect();
+    shared.watchdog.start(&shared.tasks);
+    Serving {
+        shared,
+        connections,
+        addresses,
+        drain,
+        closing,
+        listeners,
+        signals,
+    }
+}
+
+impl fmt::Debug for ServerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerBuilder")
+            .field("services", &self.services.len())
+            .field("bind", &self.bind)
+            .field("limits", &self.mux)
+            .field("drain", &self.drain)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,580 @@
+//! Takes calls off one connection: finds the method, makes the context, decides where the handler runs.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use tokio::task::AbortHandle;
+
+use super::Shared;
+use super::dispatch::{Answer, Done, HandlerTask, Job};
+use super::router::Route;
+use crate::call::{Receive, ReceiveEnd, handler_span};
+use crate::context::{CancelCause, Cx, Side};
+use crate::interceptor::{Chain, Next};
+use crate::message::{Body, Outcome, Reply};
+use crate::metadata::Metadata;
+use crate::method::{Execution, MethodKind, MethodSpec};
+use crate::mux::{EndCause, Ended, Events, Incoming, StreamKey};
+use crate::policy::inline::{POLL_SLOW, TURN_BUDGET};
+use crate::service::{BoxSlot, Inbound, ServerRequest, slot};
+use crate::status::Status;
+use crate::time::{self, from_wire_timeout};
+use crate::transport::Connection;
+use crate::transport::acceptor::Acceptor;
+use crate::transport::driver::Baton;
+use crate::wire::frame::ErrorCode;
+use crate::wire::head::{PATH_KEY, RequestHead};
+use crate::wire::message::Payload;
+
+/// The calls of a connection whose handlers run in tasks.
+#[derive(Default)]
+pub(super) struct CallTable {
+    calls: Mutex<HashMap<StreamKey, Running>>,
+}
+
+/// The calls of a connection whose handlers run in tasks.
+pub(super) type Calls = Arc<CallTable>;
+
+pub(super) struct Running {
+    pub(super) cx: Cx,
+    /// `None` until the task is spawned.
+    pub(super) abort: Option<AbortHandle>,
+}
+
+impl CallTable {
+    pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<StreamKey, Running>> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the tasks of a connection's calls share.
+#[derive(Clone)]
+pub(super) struct Books {
+    pub(super) shared: Arc<Shared>,
+    pub(super) calls: Calls,
+}
+
+/// A call whose arguments are still under way.
+struct Waiting {
+    route: Option<usize>,
+    head: RequestHead,
+    deadline: Option<Instant>,
+}
+
+/// A call that is complete and waits for its turn. Its context and slot are made when the turn comes, so that one of each serves a whole batch.
+struct Ready {
+    key: StreamKey,
+    call: Waiting,
+    arguments: Payload,
+}
+
+/// The server's end of one connection.
+pub(super) struct ServerConnection {
+    books: Books,
+    waiting: HashMap<StreamKey, Waiting>,
+    ready: VecDeque<Ready>,
+    spare_slot: Option<(usize, BoxSlot)>,
+    spare_cx: Option<Cx>,
+    answers: Vec<(StreamKey, Answer)>,
+    reply_bytes_max: usize,
+    /// The call whose handler is polled now, inside the connection's task.
+    inline: Option<(StreamKey, Cx)>,
+    /// The watchdog looks at this connection.
+    watched: Arc<AtomicBool>,
+    clock: TurnClock,
+}
+
+/// Measures handlers without reading the clock for each: of a run of quick ones only the run is timed.
+struct TurnClock {
+    turn_began: Instant,
+    last_read: Instant,
+    /// Handlers since the clock was read.
+    unread: u32,
+    /// Handlers that are timed one by one, because a run of them was slow.
+    precise: u32,
+    over_budget: bool,
+}
+
+/// Handlers between two readings of the clock.
+const CLOCK_EVERY: u32 = 8;
+/// Handlers that are timed one by one after a slow run.
+const PRECISE_RUN: u32 = 64;
+
+impl TurnClock {
+    fn new(now: Instant) -> Self {
+        Self {
+            turn_began: now,
+            last_read: now,
+            unread: 0,
+            precise: PRECISE_RUN,
+            over_budget: false,
+        }
+    }
+
+    fn begin_turn(&mut self, now: Instant) {
+        self.turn_began = now;
+        self.last_read = now;
+        self.unread = 0;
+    }
+
+    /// A handler was polled; returns how long it took, if that was measured.
+    fn handler_done(&mut self) -> Option<Duration> {
+        self.unread += 1;
+        if self.precise == 0 && self.unread < CLOCK_EVERY {
+            return None;
+        }
+        let now = time::now();
+        let took = now.saturating_duration_since(self.last_read) / self.unread;
+        self.last_read = now;
+        let alone = std::mem::take(&mut self.unread) == 1;
+        self.precise = self.precise.saturating_sub(1);
+        if took > POLL_SLOW / 4 {
+            self.precise = PRECISE_RUN;
+        }
+        if now.saturating_duration_since(self.turn_began) > TURN_BUDGET {
+            self.over_budget = true;
+            self.turn_began = now;
+        }
+        alone.then_some(took)
+    }
+}
+
+impl ServerConnection {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            books: Books {
+                shared,
+                calls: Calls::default(),
+            },
+            waiting: HashMap::new(),
+            ready: VecDeque::new(),
+            spare_slot: None,
+            spare_cx: None,
+            answers: Vec::new(),
+            reply_bytes_max: 0,
+            inline: None,
+            watched: Arc::new(AtomicBool::new(false)),
+            clock: TurnClock::new(time::now()),
+        }
+    }
+
+    fn opened(&mut self, key: StreamKey, head: RequestHead, arguments: Option<Payload>, now: Instant) {
+        let router = &self.books.shared.router;
+        let route = router.find(head.method);
+        if route.is_none() && router.fallback.is_none() {
+            let answer = Answer::Failed {
+                status: unknown_method(&head),
+                trailers: Metadata::new(),
+            };
+            self.answers.push((key, answer));
+            return;
+        }
+        let deadline = from_wire_timeout(head.timeout, now);
+        let call = Waiting { route, head, deadline };
+        match arguments {
+            Some(arguments) => self.ready.push_back(Ready { key, call, arguments }),
+            None => {
+                self.waiting.insert(key, call);
+            }
+        }
+    }
+
+    /// Makes the context and the slot of a call whose turn has come.
+    fn begin(&mut self, connection: &Connection, ready: Ready) -> Job {
+        let Ready { key, call, arguments } = ready;
+        let shared = &self.books.shared;
+        let route = call.route.and_then(|at| shared.router.route(at));
+        let spec = route.map(|route| route.spec);
+        let streams = spec.is_none_or(|spec| spec.kind().client_streams());
+        let inbound = if streams {
+            let receive = Receive::new(connection.clone(), key, ReceiveEnd::StopReading);
+            Inbound::new(Box::new(receive))
+        } else {
+            Inbound::default()
+        };
+        let cx = Cx::renew(self.spare_cx.take(), |parts| {
+            parts.method = spec;
+            parts.path = match spec {
+                Some(_) => None,
+                None => call.head.metadata.get(PATH_KEY).map(Arc::from),
+            };
+            parts.method_id = call.head.method;
+            parts.side = Some(Side::Server);
+            parts.deadline = call.deadline;
+            parts.metadata = call.head.metadata;
+            if parts.peer.is_none() {
+                parts.peer = Some(connection.peer().clone());
+            }
+        });
+        let span = handler_span(&cx);
+        let request = ServerRequest::new(arguments, inbound);
+        let spare = self.spare_slot.take();
+        let slot = slot_for(&self.books.shared, spare, route, &cx, request);
+        Job {
+            key,
+            slot,
+            cx: Some(cx),
+            route: call.route,
+            span,
+            panicked: false,
+            booked: false,
+        }
+    }
+
+    fn ended(&mut self, connection: &Connection, ended: &Ended) {
+        self.waiting.remove(&ended.key);
+        self.ready.retain(|ready| ready.key != ended.key);
+        let cause = match ended.cause {
+            EndCause::DeadlineExceeded => CancelCause::DeadlineExceeded,
+            EndCause::Cancelled | EndCause::Refused if connection.batch(|mux| mux.end().is_some()) => {
+                CancelCause::ClientGone
+            }
+            EndCause::Cancelled | EndCause::Refused => CancelCause::ClientCancelled,
+        };
+        cancel(connection, &self.books.calls, ended.key, cause);
+    }
+
+    /// Keeps what the next call can use again.
+    fn keep(&mut self, mut job: Job) {
+        let clean = job.clear();
+        if let Some(route) = job.route.and_then(|at| self.books.shared.router.route(at))
+            && clean
+        {
+            self.spare_slot = Some((route.service, job.slot));
+        }
+        self.spare_cx = job.cx;
+    }
+}
+
+/// A slot with the call begun in it.
+fn slot_for(
+    shared: &Arc<Shared>,
+    spare: Option<(usize, BoxSlot)>,
+    route: Option<&Route>,
+    cx: &Cx,
+    request: ServerRequest,
+) -> BoxSlot {
+    let Some(route) = route else {
+        return fallback_slot(shared, cx, request);
+    };
+    let mut found = match (spare, shared.router.service(route.service)) {
+        (Some((service, spare)), _) if service == route.service => spare,
+        (_, Some(service)) if shared.chain.is_empty() => service.slot(),
+        (_, Some(service)) => chained_slot(shared.chain.clone(), Arc::clone(service)),
+        (_, None) => slot(|_, _, _| async { Err(Status::internal("the service is gone")) }),
+    };
+    found.as_mut().start(route.spec, cx.clone(), request);
+    found
+}
+
+fn fallback_slot(shared: &Arc<Shared>, cx: &Cx, request: ServerRequest) -> BoxSlot {
+    let Some(fallback) = shared.router.fallback.clone() else {
+        return slot(|_, _, _| async { Err(Status::unimplemented("no such method")) });
+    };
+    let chain = shared.chain.clone();
+    let mut made = slot(move |_, mut cx: Cx, request| {
+        let fallback = Arc::clone(&fallback);
+        let chain = chain.clone();
+        async move { chain.run(&mut cx, Last { fallback, request }).await }
+    });
+    static UNKNOWN: MethodSpec = MethodSpec::new("unknown/unknown", 0, MethodKind::Bidirectional);
+    made.as_mut().start(&UNKNOWN, cx.clone(), request);
+    made
+}
+
+/// Ends a call whose client does not wait for it any more. Its handler is dropped; until that has happened it counts as running.
+fn cancel(connection: &Connection, calls: &Calls, key: StreamKey, cause: CancelCause) {
+    let mut booked = calls.lock();
+    let Some(running) = booked.remove(&key) else { return };
+    // Before its task can see that it is off the books, because that gives the place free again.
+    connection.hold();
+    drop(booked);
+    running.cx.cancel(cause);
+    if let Some(abort) = running.abort {
+        abort.abort();
+    }
+}
+
+/// Runs a handler in a task of its own.
+fn spawn(connection: &Connection, books: &Books, job: Job, measured: bool) {
+    let key = job.key;
+    let shared = &books.shared;
+    let route = job.route.and_then(|at| shared.router.route(at));
+    let blocking = route.is_some_and(|route| route.spec.runs() == Execution::Blocking);
+    if !job.booked {
+        let cx = job.cx.clone().unwrap_or_default();
+        books.calls.lock().insert(key, Running { cx, abort: None });
+    }
+    let task = HandlerTask::new(job, connection.clone(), books, measured);
+    let abort = if blocking {
+        shared.tasks.spawn_blocking(task)
+    } else {
+        shared.tasks.spawn(task)
+    };
+    match books.calls.lock().get_mut(&key) {
+        Some(running) => running.abort = Some(abort),
+        // It has ended, or its client gave it up before there was anything to abort.
+        None => abort.abort(),
+    }
+}
+
+impl Acceptor for ServerConnection {
+    type Job = Job;
+    type Done = Done;
+    type Context = Books;
+
+    fn context(&self) -> Books {
+        self.books.clone()
+    }
+
+    fn take_events(&mut self, connection: &Connection, events: &mut Events, now: Instant) {
+        self.clock.begin_turn(now);
+        for incoming in events.incoming.drain(..) {
+            match incoming {
+                Incoming::Opened { key, head, arguments } => self.opened(key, head, arguments, now),
+                Incoming::Arguments { key, arguments } => {
+                    if let Some(call) = self.waiting.remove(&key) {
+                        self.ready.push_back(Ready { key, call, arguments });
+                    }
+                }
+            }
+        }
+        for ended in events.ended.drain(..) {
+            self.ended(connection, &ended);
+        }
+        self.flush(connection);
+    }
+
+    fn next_job(&mut self, connection: &Connection) -> Option<Job> {
+        loop {
+            if std::mem::take(&mut self.clock.over_budget) {
+                return None;
+            }
+            let ready = self.ready.pop_front()?;
+            let route = ready.call.route.and_then(|at| self.books.shared.router.route(at));
+            let inline = route.is_some_and(|route| route.spec.runs() == Execution::Inline && route.gate.is_inline());
+            let job = self.begin(connection, ready);
+            if inline {
+                self.inline = job.cx.clone().map(|cx| (job.key, cx));
+                return Some(job);
+            }
+            spawn(connection, &self.books, job, false);
+        }
+    }
+
+    fn has_more(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    fn run(job: Job, _connection: &Connection) -> Done {
+        job.poll_inline()
+    }
+
+    fn taken_over(&mut self) {
+        if let Some((key, cx)) = self.inline.take() {
+            self.books.shared.running.fetch_add(1, Ordering::Relaxed);
+            self.books.calls.lock().insert(key, Running { cx, abort: None });
+        }
+    }
+
+    fn done(&mut self, connection: &Connection, done: Done) {
+        self.inline = None;
+        let Done { job, result } = done;
+        if job.panicked {
+            self.books.shared.panics.fetch_add(1, Ordering::Relaxed);
+        }
+        let took = self.clock.handler_done();
+        if took.is_some() || result.is_pending() {
+            let route = job.route.and_then(|at| self.books.shared.router.route(at));
+            if let Some(route) = route {
+                route.gate.note(took.unwrap_or_default(), result.is_ready());
+            }
+        }
+        let outcome = match result {
+            Poll::Ready(outcome) => outcome,
+            Poll::Pending => {
+                spawn(connection, &self.books, job, true);
+                return;
+            }
+        };
+        if self.reply_bytes_max == 0 {
+            self.reply_bytes_max = connection.reply_bytes_max();
+        }
+        match job.answer(outcome, self.reply_bytes_max) {
+            Answer::Stream {
+                metadata,
+                stream,
+                trailers,
+            } => {
+                let reply = Reply::from_parts(metadata, Body::Stream(stream), trailers);
+                ready_job(connection, &self.books, job, Ok(reply));
+            }
+            answer => {
+                self.answers.push((job.key, answer));
+                self.keep(job);
+            }
+        }
+    }
+
+    fn done_elsewhere(connection: &Connection, books: &Books, done: Done) {
+        let Done { mut job, result } = done;
+        // Taken, because the job may go on in a task that looks again.
+        if std::mem::take(&mut job.panicked) {
+            books.shared.panics.fetch_add(1, Ordering::Relaxed);
+        }
+        job.booked = true;
+        if !books.calls.lock().contains_key(&job.key) {
+            // The call was over before its handler: it was counted as one that runs on.
+            job.clear();
+            connection.release();
+            books.shared.running.fetch_sub(1, Ordering::Relaxed);
+            return;
+        }
+        match result {
+            Poll::Pending => spawn(connection, books, job, true),
+            Poll::Ready(outcome) => {
+                if let Some(route) = job.route.and_then(|at| books.shared.router.route(at)) {
+                    // It blocked its thread: from now on the method has tasks of its own.
+                    for _ in 0..4 {
+                        route.gate.note(TURN_BUDGET, true);
+                    }
+                }
+                ready_job(connection, books, job, outcome);
+            }
+        }
+        // Only now: the handler, or its task, counts without a gap.
+        books.shared.running.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn flush(&mut self, connection: &Connection) {
+        if self.answers.is_empty() {
+            return;
+        }
+        connection.batch(|mux| {
+            for (key, answer) in &self.answers {
+                match answer {
+                    Answer::Unary {
+                        metadata,
+                        message,
+                        trailers,
+                    } => mux.reply(*key, metadata, message, trailers),
+                    Answer::Failed { status, trailers } => mux.finish_call(*key, Some(status), trailers),
+                    Answer::Stream { .. } => {}
+                }
+            }
+        });
+        self.answers.clear();
+    }
+
+    fn before_jobs(&mut self, baton: &Arc<Baton<Self>>) {
+        if !self.watched.load(Ordering::Acquire) {
+            self.watched.store(true, Ordering::Release);
+            self.books.shared.watchdog.watch(baton, &self.watched);
+        }
+    }
+
+    fn closed(&mut self, connection: &Connection) {
+        self.ready.clear();
+        self.waiting.clear();
+        self.answers.clear();
+        let keys: Vec<StreamKey> = self.books.calls.lock().keys().copied().collect();
+        for key in keys {
+            cancel(connection, &self.books.calls, key, CancelCause::ClientGone);
+        }
+    }
+}
+
+/// Answers from a task, with an outcome that is there already.
+fn ready_job(connection: &Connection, books: &Books, mut job: Job, outcome: Outcome) {
+    job.clear();
+    let outcome = Mutex::new(Some(outcome));
+    let mut made = slot(move |_, _, _| {
+        let outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
+        async move { outcome.unwrap_or_else(|| Err(Status::internal("an answer is given once"))) }
+    });
+    static READY: MethodSpec = MethodSpec::new("ready/ready", 0, MethodKind::Unary);
+    let request = ServerRequest::new(Payload::empty(), Inbound::default());
+    made.as_mut().start(&READY, job.cx.clone().unwrap_or_default(), request);
+    job.slot = made;
+    spawn(connection, books, job, true);
+}
+
+/// The end of a server's chain for calls that no service has.
+struct Last {
+    fallback: Arc<dyn super::router::Fallback>,
+    request: ServerRequest,
+}
+
+impl Next for Last {
+    async fn run(self, cx: &mut Cx) -> Outcome {
+        self.fallback.call(cx.clone(), self.request).await
+    }
+}
+
+/// A slot of a service behind the server's own interceptors.
+fn chained_slot(chain: Chain, service: Arc<dyn crate::service::Service>) -> BoxSlot {
+    slot(move |spec, mut cx: Cx, request| {
+        let chain = chain.clone();
+        let inner = service.slot();
+        async move { chain.run(&mut cx, Chained { inner, spec, request }).await }
+    })
+}
+
+struct Chained {
+    inner: BoxSlot,
+    spec: &'static MethodSpec,
+    request: ServerRequest,
+}
+
+impl Next for Chained {
+    async fn run(mut self, cx: &mut Cx) -> Outcome {
+        self.inner.as_mut().start(self.spec, cx.clone(), self.request);
+        std::future::poll_fn(|task| self.inner.as_mut().poll(task)).await
+    }
+}
+
+fn unknown_method(head: &RequestHead) -> Status {
+    match head.metadata.get(PATH_KEY) {
+        Some(path) => Status::unimplemented(format!("no method {path} here")),
+        None => Status::unimplemented(format!("no method with id {:#018x} here", head.method)),
+    }
+}
+
+/// A connection of a server as its owner sees it.
+pub(super) struct Accepted {
+    pub(super) connection: Connection,
+    pub(super) calls: Calls,
+}
+
+impl Accepted {
+    /// Tells the client to leave and the handlers that the server goes.
+    pub(super) fn start_drain(&self) {
+        for running in self.calls.lock().values() {
+            running.cx.set_draining();
+        }
+        self.connection.start_drain(time::now());
+    }
+
+    /// Ends everything now.
+    pub(super) fn stop(&self) {
+        let keys: Vec<StreamKey> = self.calls.lock().keys().copied().collect();
+        for key in keys {
+            self.connection.finish_call(
+                key,
+                Some(&Status::unavailable("the server is shutting down")),
+                &Metadata::new(),
+            );
+            cancel(&self.connection, &self.calls, key, CancelCause::ServerStopped);
+        }
+        self.connection.close(ErrorCode::None, "the server stopped");
+    }
+}
+
+impl ServerConnection {
+    pub(super) fn calls(&self) -> Calls {
+        Arc::clone(&self.books.calls)
+    }
+}

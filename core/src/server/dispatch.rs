@@ -1,0 +1,263 @@
+//! Runs one handler: polls it, catches its panics, sends its answer.
+
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, Waker};
+
+use super::connection::Books;
+use crate::call::{Pump, PumpEnd};
+use crate::code::Code;
+use crate::context::{self, Cx};
+use crate::message::{Body, MessageStream, Outcome};
+use crate::metadata::Metadata;
+use crate::mux::StreamKey;
+use crate::service::BoxSlot;
+use crate::status::Status;
+use crate::time;
+use crate::transport::Connection;
+use crate::wire::message::EncodedMessage;
+
+/// A call that is ready to be polled.
+pub(super) struct Job {
+    pub(super) key: StreamKey,
+    pub(super) slot: BoxSlot,
+    /// The call's context; elsewhere only while the handler is polled.
+    pub(super) cx: Option<Cx>,
+    /// Index of the method's route; `None` for the fallback.
+    pub(super) route: Option<usize>,
+    pub(super) span: tracing::Span,
+    pub(super) panicked: bool,
+    /// Its call is in the books already.
+    pub(super) booked: bool,
+}
+
+/// What a poll came to.
+pub(super) struct Done {
+    pub(super) job: Job,
+    pub(super) result: Poll<Outcome>,
+}
+
+/// An answer in the form in which the mux takes it.
+pub(super) enum Answer {
+    Unary {
+        metadata: Metadata,
+        message: EncodedMessage,
+        trailers: Metadata,
+    },
+    Stream {
+        metadata: Metadata,
+        stream: Box<dyn MessageStream>,
+        trailers: Metadata,
+    },
+    Failed {
+        status: Status,
+        trailers: Metadata,
+    },
+}
+
+impl Job {
+    /// Polls the handler once, with its context as the ambient one; a panic is its end.
+    pub(super) fn poll(&mut self, task: &mut Context<'_>) -> Poll<Outcome> {
+        let slot = &mut self.slot;
+        let span = &self.span;
+        let ambient = &mut self.cx;
+        let polled = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            context::enter(ambient, || {
+                if span.is_disabled() {
+                    slot.as_mut().poll(task)
+                } else {
+                    span.in_scope(|| slot.as_mut().poll(task))
+                }
+            })
+        }));
+        match polled {
+            Ok(polled) => polled,
+            Err(_) => {
+                self.panicked = true;
+                tracing::error!(method = self.cx.as_ref().map(Cx::path), "a handler panicked");
+                // What the panic said stays here: it may hold data of other callers.
+                Poll::Ready(Err(Status::internal("the handler panicked")))
+            }
+        }
+    }
+
+    /// Polls once with nobody to wake: a handler that waits is polled again by its own task at once.
+    pub(super) fn poll_inline(mut self) -> Done {
+        let mut task = Context::from_waker(Waker::noop());
+        let result = self.poll(&mut task);
+        Done { job: self, result }
+    }
+
+    /// Drops the handler's future; a panic in a destructor goes no further.
+    pub(super) fn clear(&mut self) -> bool {
+        let slot = &mut self.slot;
+        std::panic::catch_unwind(AssertUnwindSafe(|| slot.as_mut().clear())).is_ok()
+    }
+
+    /// The answer to an outcome, with what the handler put into its context.
+    pub(super) fn answer(&self, outcome: Outcome, bytes_max: usize) -> Answer {
+        let (mut metadata, mut trailers) = self.cx.as_ref().and_then(Cx::take_reply).unwrap_or_default();
+        let status = match outcome {
+            Ok(reply) => {
+                let (own_metadata, body, own_trailers) = reply.into_parts();
+                metadata.merge(&own_metadata);
+                trailers.merge(&own_trailers);
+                let message = match body {
+                    Body::Stream(stream) => {
+                        return Answer::Stream {
+                            metadata,
+                            stream,
+                            trailers,
+                        };
+                    }
+                    Body::Encoded(message) => message,
+                    Body::Received(payload) => EncodedMessage::from_encoded(payload.to_bytes()),
+                    Body::Empty => EncodedMessage::from_encoded(bytes::Bytes::from_static(&[0xc0])),
+                };
+                if message.message_len() <= bytes_max {
+                    return Answer::Unary {
+                        metadata,
+                        message,
+                        trailers,
+                    };
+                }
+                Status::resource_exhausted(format!(
+                    "the response has {} bytes; the client accepts {bytes_max}",
+                    message.message_len()
+                ))
+            }
+            Err(status) => status,
+        };
+        trailers.merge(status.metadata());
+        if status.code() == Code::Ok {
+            let status = Status::internal("the handler failed with the code OK");
+            return Answer::Failed { status, trailers };
+        }
+        Answer::Failed { status, trailers }
+    }
+}
+
+/// A handler in a task of its own.
+pub(super) struct HandlerTask {
+    job: Option<Job>,
+    connection: Connection,
+    /// The first poll tells whether the method may run inside its connection's task.
+    measured: bool,
+    pump: Option<Pump>,
+    /// The context, once the handler has returned.
+    cx: Option<Cx>,
+    span: tracing::Span,
+    finished: Finished,
+}
+
+impl HandlerTask {
+    pub(super) fn new(job: Job, connection: Connection, books: &Books, measured: bool) -> Self {
+        books.shared.running.fetch_add(1, Ordering::Relaxed);
+        let finished = Finished {
+            connection: connection.clone(),
+            books: books.clone(),
+            key: job.key,
+        };
+        Self {
+            job: Some(job),
+            connection,
+            measured,
+            pump: None,
+            cx: None,
+            span: tracing::Span::none(),
+            finished,
+        }
+    }
+
+    fn send(&mut self, job: &Job, outcome: Outcome) {
+        let key = self.finished.key;
+        match job.answer(outcome, self.connection.reply_bytes_max()) {
+            Answer::Unary {
+                metadata,
+                message,
+                trailers,
+            } => self.connection.reply(key, &metadata, &message, &trailers),
+            Answer::Failed { status, trailers } => self.connection.finish_call(key, Some(&status), &trailers),
+            Answer::Stream {
+                metadata,
+                stream,
+                trailers,
+            } => {
+                self.connection.reply_head(key, &metadata);
+                let end = PumpEnd::EndCall(trailers);
+                self.pump = Some(Pump::new(self.connection.clone(), key, stream, end));
+            }
+        }
+    }
+}
+
+impl Future for HandlerTask {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        if let Some(mut job) = this.job.take() {
+            let began = (!std::mem::replace(&mut this.measured, true)).then(time::now);
+            let polled = job.poll(task);
+            if job.panicked {
+                this.finished.books.shared.panics.fetch_add(1, Ordering::Relaxed);
+            }
+            let route = job.route.and_then(|at| this.finished.books.shared.router.route(at));
+            if let (Some(began), Some(route)) = (began, route) {
+                route.gate.note(time::now().saturating_duration_since(began), polled.is_ready());
+            }
+            let Poll::Ready(outcome) = polled else {
+                this.job = Some(job);
+                return Poll::Pending;
+            };
+            job.clear();
+            this.send(&job, outcome);
+            this.cx = job.cx.take();
+            this.span = job.span;
+        }
+        let Some(pump) = &mut this.pump else {
+            return Poll::Ready(());
+        };
+        // The stream's items are made by user code: its context stays the ambient one, and its span is entered.
+        let (finished, span) = (&this.finished, &this.span);
+        let polled = context::enter(&mut this.cx, || span.in_scope(|| finished.poll_pump(pump, task)));
+        if pump.is_interrupted() {
+            // The call is over for its client. The connection is about to stop this task, and only it can tell the context why.
+            return Poll::Pending;
+        }
+        polled
+    }
+}
+
+/// Takes the call off the books when its task ends, however it ends.
+struct Finished {
+    connection: Connection,
+    books: Books,
+    key: StreamKey,
+}
+
+impl Finished {
+    fn poll_pump(&self, pump: &mut Pump, task: &mut Context<'_>) -> Poll<()> {
+        let polled = std::panic::catch_unwind(AssertUnwindSafe(|| Pin::new(pump).poll(task)));
+        polled.unwrap_or_else(|_| {
+            self.books.shared.panics.fetch_add(1, Ordering::Relaxed);
+            tracing::error!("a stream panicked");
+            let status = Status::internal("the handler panicked");
+            self.connection.finish_call(self.key, Some(&status), &Metadata::new());
+            Poll::Ready(())
+        })
+    }
+}
+
+impl Drop for Finished {
+    fn drop(&mut self) {
+        self.books.shared.running.fetch_sub(1, Ordering::Relaxed);
+        let ours = self.books.calls.lock().remove(&self.key);
+        if ours.is_none() {
+            // The call was over before its handler: it was counted as one that runs on.
+            self.connection.release();
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! The side that answers calls.
+//!
+//! `accept` takes connections, `connection` takes calls off one connection, `router` finds the method, `dispatch` runs the handler,
+//! [`shutdown`] brings all of it to an end in order, and `watchdog` sees to it that a handler which blocks its thread blocks nobody else.
+
+mod accept;
+pub mod builder;
+mod connection;
+mod dispatch;
+mod router;
+pub mod shutdown;
+mod watchdog;
+
+pub use builder::{Server, ServerBuilder, ServerError};
+pub use router::{Collision, Fallback};
+pub use shutdown::{Drain, Serving};
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use crate::interceptor::Chain;
+use crate::mux::MuxConfig;
+use router::Router;
+use shutdown::Tasks;
+use watchdog::Watchdog;
+
+/// Connections that a server holds at most by default: what a few hundred MiB of idle connections come to.
+const CONNECTIONS_MAX: usize = 16_384;
+
+/// What all connections of a server share.
+struct Shared {
+    router: Router,
+    chain: Chain,
+    mux: MuxConfig,
+    connections_max: usize,
+    tasks: Arc<Tasks>,
+    watchdog: Arc<Watchdog>,
+    /// Handlers that run now.
+    running: AtomicUsize,
+    /// Handlers that panicked since the start.
+    panics: AtomicUsize,
+}

@@ -1,0 +1,169 @@
+//! Method id -> service and method.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::pin::Pin;
+use std::sync::Arc;
+
+use crate::context::Cx;
+use crate::message::Outcome;
+use crate::method::MethodSpec;
+use crate::policy::inline::InlineGate;
+use crate::service::{ServerRequest, Service};
+
+/// Answers calls of methods that no service has.
+pub trait Fallback: Send + Sync + 'static {
+    /// Answers one call; the context tells id and, if the caller sent it, path.
+    fn call(&self, cx: Cx, request: ServerRequest) -> Pin<Box<dyn Future<Output = Outcome> + Send>>;
+}
+
+impl<F, R> Fallback for F
+where
+    F: Fn(Cx, ServerRequest) -> R + Send + Sync + 'static,
+    R: Future<Output = Outcome> + Send + 'static,
+{
+    fn call(&self, cx: Cx, request: ServerRequest) -> Pin<Box<dyn Future<Output = Outcome> + Send>> {
+        Box::pin(self(cx, request))
+    }
+}
+
+/// Where a method is found.
+pub(super) struct Route {
+    pub(super) service: usize,
+    pub(super) spec: &'static MethodSpec,
+    pub(super) gate: InlineGate,
+}
+
+#[derive(Default)]
+pub(super) struct Router {
+    services: Vec<Arc<dyn Service>>,
+    routes: Vec<Route>,
+    by_id: HashMap<u64, usize, BuildHasherDefault<MethodHasher>>,
+    pub(super) fallback: Option<Arc<dyn Fallback>>,
+}
+
+/// Two methods that cannot be told apart on the wire.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{first} and {second} have the same id on the wire; rename one with `#[service(name = ..)]` or `#[rpc(name = ..)]`"
+)]
+pub struct Collision {
+    /// The path that was there first.
+    pub first: String,
+    /// The path that collides with it.
+    pub second: String,
+}
+
+impl Router {
+    pub(super) fn add(&mut self, service: Arc<dyn Service>) -> Result<(), Collision> {
+        let index = self.services.len();
+        for spec in service.methods() {
+            let route = self.routes.len();
+            self.routes.push(Route {
+                service: index,
+                spec,
+                gate: InlineGate::default(),
+            });
+            self.insert(spec.id(), spec.path(), route)?;
+            for alias in spec.other_names() {
+                self.insert(alias.id(), alias.path(), route)?;
+            }
+        }
+        self.services.push(service);
+        Ok(())
+    }
+
+    fn insert(&mut self, id: u64, path: &str, route: usize) -> Result<(), Collision> {
+        match self.by_id.insert(id, route) {
+            None => Ok(()),
+            Some(known) => Err(Collision {
+                first: self.routes[known].spec.path().to_owned(),
+                second: path.to_owned(),
+            }),
+        }
+    }
+
+    /// The index of the route of a method id.
+    pub(super) fn find(&self, id: u64) -> Option<usize> {
+        self.by_id.get(&id).copied()
+    }
+
+    pub(super) fn route(&self, index: usize) -> Option<&Route> {
+        self.routes.get(index)
+    }
+
+    pub(super) fn service(&self, index: usize) -> Option<&Arc<dyn Service>> {
+        self.services.get(index)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.services.is_empty() && self.fallback.is_none()
+    }
+}
+
+impl fmt::Debug for Router {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut paths: Vec<_> = self.routes.iter().map(|route| route.spec.path()).collect();
+        paths.sort_unstable();
+        f.debug_list().entries(paths).finish()
+    }
+}
+
+/// Method ids are hashes already, and the table holds only what this process registered.
+#[derive(Default)]
+pub(super) struct MethodHasher(u64);
+
+impl Hasher for MethodHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = number;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::Router;
+    use crate::method::{MethodKind, MethodSpec, method_id};
+    use crate::service::{BoxSlot, Service, slot};
+    use crate::status::Status;
+
+    struct Named(&'static [MethodSpec]);
+
+    impl Service for Named {
+        fn methods(&self) -> &'static [MethodSpec] {
+            self.0
+        }
+
+        fn slot(&self) -> BoxSlot {
+            slot(|_, _, _| async { Err(Status::internal("not called")) })
+        }
+    }
+
+    const fn get(path: &'static str) -> MethodSpec {
+        MethodSpec::new(path, method_id(path), MethodKind::Unary)
+    }
+
+    #[test]
+    fn services_that_collide_are_named() {
+        static FIRST: [MethodSpec; 1] = [get("8yn0iYCKYHlIj4-BwPqk/get")];
+        static SECOND: [MethodSpec; 1] = [get("GReLUrM4wMqfg9yzV3KQ/get")];
+        let mut router = Router::default();
+        router.add(Arc::new(Named(&FIRST))).unwrap();
+        let collision = router.add(Arc::new(Named(&SECOND))).unwrap_err();
+        assert_eq!(collision.first, "8yn0iYCKYHlIj4-BwPqk/get");
+        assert_eq!(collision.second, "GReLUrM4wMqfg9yzV3KQ/get");
+    }
+}

@@ -1,0 +1,285 @@
+//! A running server, and how it comes to an end: lame duck, GOAWAY, drain, hard stop; every step is bounded.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::task::{AbortHandle, JoinHandle};
+
+use super::Shared;
+use super::accept;
+use super::builder::ServerError;
+use super::connection::Accepted;
+use crate::time::{self, DurationError, IntoDuration};
+use crate::transport::Address;
+use crate::transport::io::ByteStream;
+
+/// How a server comes to an end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drain {
+    lame_duck: Duration,
+    bound: Duration,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self {
+            lame_duck: Duration::from_secs(5),
+            bound: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Drain {
+    /// Sets the time in which the server still takes everything, so that clients hear of its end first (default 5 s). Zero is right where nothing
+    /// watches the server.
+    ///
+    /// # Errors
+    /// [`DurationError`] if the text is not a duration.
+    pub fn lame_duck(mut self, time: impl IntoDuration) -> Result<Self, DurationError> {
+        self.lame_duck = time.into_duration()?;
+        Ok(self)
+    }
+
+    /// Sets the time after which what still runs is ended with UNAVAILABLE, lame duck included (default 30 s).
+    ///
+    /// # Errors
+    /// [`DurationError`] if the text is not a duration.
+    pub fn within(mut self, time: impl IntoDuration) -> Result<Self, DurationError> {
+        self.bound = time.into_duration()?;
+        Ok(self)
+    }
+}
+
+/// The tasks of a server: spawned here, counted here, ended here.
+#[derive(Default)]
+pub(super) struct Tasks {
+    running: AtomicUsize,
+    none_left: Notify,
+}
+
+/// Counts a task for as long as it lives.
+struct Counted(Arc<Tasks>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if self.0.running.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.none_left.notify_waiters();
+        }
+    }
+}
+
+impl Tasks {
+    pub(super) fn spawn(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+        let counted = self.count();
+        tokio::spawn(async move {
+            let _counted = counted;
+            task.await;
+        })
+        .abort_handle()
+    }
+
+    pub(super) fn spawn_blocking(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+        let counted = self.count();
+        let runtime = tokio::runtime::Handle::current();
+        tokio::task::spawn_blocking(move || {
+            let _counted = counted;
+            runtime.block_on(task);
+        })
+        .abort_handle()
+    }
+
+    fn count(self: &Arc<Self>) -> Counted {
+        self.running.fetch_add(1, Ordering::AcqRel);
+        Counted(Arc::clone(self))
+    }
+
+    /// Resolves when no task is left.
+    async fn wait(&self) {
+        loop {
+            let notified = self.none_left.notified();
+            if self.running.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            notified.await;
+        }
+    }
+}
+
+/// The connections of a server.
+#[derive(Default)]
+pub(super) struct Connections {
+    accepted: Mutex<HashMap<u64, Accepted>>,
+    next: AtomicU64,
+    gone: Notify,
+}
+
+impl Connections {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Accepted>> {
+        self.accepted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    pub(super) fn insert(&self, accepted: Accepted) -> u64 {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        self.lock().insert(id, accepted);
+        id
+    }
+
+    pub(super) fn remove(&self, id: u64) {
+        self.lock().remove(&id);
+        self.gone.notify_waiters();
+    }
+
+    fn for_each(&self, visit: impl Fn(&Accepted)) {
+        self.lock().values().for_each(visit);
+    }
+
+    async fn wait_for_none(&self) {
+        loop {
+            let gone = self.gone.notified();
+            if self.lock().is_empty() {
+                return;
+            }
+            gone.await;
+        }
+    }
+}
+
+/// A server that runs. Dropping it stops the server at once.
+pub struct Serving {
+    pub(super) shared: Arc<Shared>,
+    pub(super) connections: Arc<Connections>,
+    pub(super) addresses: Vec<Address>,
+    pub(super) drain: Drain,
+    /// Set to true when the listeners are to close.
+    pub(super) closing: watch::Sender<bool>,
+    pub(super) listeners: Vec<JoinHandle<()>>,
+    pub(super) signals: bool,
+}
+
+impl Serving {
+    /// Where the server listens: with the ports that the system chose, in the order of `bind`.
+    #[must_use]
+    pub fn addresses(&self) -> &[Address] {
+        &self.addresses
+    }
+
+    /// The first address as a target for a client; empty if the server listens nowhere.
+    #[must_use]
+    pub fn target(&self) -> String {
+        self.addresses.first().map(ToString::to_string).unwrap_or_default()
+    }
+
+    /// How many connections are open.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// How many handlers run in tasks.
+    #[must_use]
+    pub fn running_handlers(&self) -> usize {
+        self.shared.running.load(Ordering::Relaxed)
+    }
+
+    /// How many handlers panicked so far.
+    #[must_use]
+    pub fn panics(&self) -> usize {
+        self.shared.panics.load(Ordering::Relaxed)
+    }
+
+    /// Serves a byte stream that was accepted elsewhere.
+    pub fn accept(&self, stream: ByteStream) {
+        accept::serve(&self.shared, &self.connections, stream);
+    }
+
+    /// Runs until a signal, if [`shutdown_on_signals`](super::ServerBuilder::shutdown_on_signals) was set, else for ever.
+    ///
+    /// # Errors
+    /// [`ServerError::Signals`] if the signals cannot be listened to.
+    pub async fn wait(self) -> Result<(), ServerError> {
+        if self.signals {
+            signal().await.map_err(ServerError::Signals)?;
+            self.shutdown().await;
+        } else {
+            std::future::pending::<()>().await;
+        }
+        Ok(())
+    }
+
+    /// Ends the server in order: it goes on for the lame-duck time, then closes its listeners, tells clients to leave, waits for running calls, and at the
+    /// bound ends what is left with UNAVAILABLE.
+    pub async fn shutdown(mut self) {
+        let bound = time::now() + self.drain.bound;
+        tracing::info!(connections = self.connections(), "shutting down");
+        tokio::time::sleep(self.drain.lame_duck.min(self.drain.bound)).await;
+        self.closing.send_replace(true);
+        for listener in self.listeners.drain(..) {
+            // Closed before clients are told to leave: those that come back at once must be refused, not be left in a backlog. However it ended, its
+            // address is free then for the next server.
+            let _closed = tokio::time::timeout_at(bound.into(), listener).await;
+        }
+        self.connections.for_each(Accepted::start_drain);
+        let drained = tokio::time::timeout_at(bound.into(), self.connections.wait_for_none()).await;
+        if drained.is_err() {
+            tracing::warn!(
+                connections = self.connections(),
+                "the drain's time is up; the rest is ended"
+            );
+        }
+        self.stop();
+        // Handlers that do not yield cannot be waited for; everything else ends at once.
+        let _bounded = tokio::time::timeout(STOP_TIMEOUT, self.shared.tasks.wait()).await;
+    }
+
+    fn stop(&self) {
+        self.closing.send_replace(true);
+        self.connections.for_each(Accepted::stop);
+        for listener in &self.listeners {
+            listener.abort();
+        }
+        self.shared.watchdog.stop();
+    }
+}
+
+/// Time that aborted tasks have to end.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl fmt::Debug for Serving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Serving")
+            .field("addresses", &self.addresses)
+            .field("connections", &self.connections())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(unix)]
+async fn signal() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        // Both are cancel safe: a signal that is not received here is received by the other listeners of the process.
+        interrupted = tokio::signal::ctrl_c() => interrupted,
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+#[cfg(not(unix))]
+async fn signal() -> std::io::Result<()> {
+    tokio::signal::ctrl_c().await
+}

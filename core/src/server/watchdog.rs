@@ -1,0 +1,124 @@
+//! Rescues connections from handlers that block their thread.
+//!
+//! A handler is polled inside its connection's task. Should it compute or sleep for long without yielding, the watchdog takes the connection away
+//! from that task and lets another one drive it; the handler goes on where it is, and its answer is sent when it comes.
+//!
+//! Only connections that ran handlers lately are looked at, every [`TICK`]; while there are none, the watchdog sleeps.
+//!
+//! It is a thread, not a task: the worker that a handler blocks may be the one that waits for sockets and timers on behalf of all others, and then no
+//! task of the runtime is ever woken. Spawning from outside wakes another worker, which takes that duty over.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::runtime::{Handle, RuntimeFlavor};
+
+use super::connection::ServerConnection;
+use super::shutdown::Tasks;
+use crate::transport::driver::Baton;
+
+/// How often busy connections are looked at. A handler blocks its connection for at most two ticks.
+const TICK: Duration = Duration::from_millis(10);
+
+type Watched = Arc<Baton<ServerConnection>>;
+
+#[derive(Default)]
+pub(super) struct Watchdog {
+    state: Mutex<State>,
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    arrivals: Vec<(Watched, Arc<AtomicBool>)>,
+    stopped: bool,
+}
+
+struct Entry {
+    baton: Watched,
+    /// Cleared when the connection is no longer looked at.
+    watched: Arc<AtomicBool>,
+    handlers: u64,
+}
+
+impl Watchdog {
+    /// Looks at a connection until it has been at rest for a tick.
+    pub(super) fn watch(&self, baton: &Watched, watched: &Arc<AtomicBool>) {
+        if self.lock().stopped {
+            return;
+        }
+        self.lock().arrivals.push((Arc::clone(baton), Arc::clone(watched)));
+        self.wake.notify_one();
+    }
+
+    /// Starts the watchdog's thread. A runtime with one thread has nobody else to go on with a connection, so it needs none.
+    pub(super) fn start(self: &Arc<Self>, tasks: &Arc<Tasks>) {
+        let runtime = Handle::current();
+        if runtime.runtime_flavor() == RuntimeFlavor::CurrentThread {
+            self.stop();
+            return;
+        }
+        let (watchdog, tasks) = (Arc::clone(self), Arc::clone(tasks));
+        let started = std::thread::Builder::new()
+            .name("sinew-watchdog".to_owned())
+            .spawn(move || watchdog.run(&runtime, &tasks));
+        if let Err(error) = started {
+            tracing::warn!(%error, "no thread for the watchdog; a handler that blocks its thread blocks its connection");
+            self.stop();
+        }
+    }
+
+    /// Ends the thread.
+    pub(super) fn stop(&self) {
+        let mut state = self.lock();
+        state.stopped = true;
+        state.arrivals.clear();
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    fn run(&self, runtime: &Handle, tasks: &Arc<Tasks>) {
+        let mut entries: Vec<Entry> = Vec::new();
+        loop {
+            let mut state = self.lock();
+            while state.arrivals.is_empty() && entries.is_empty() && !state.stopped {
+                state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+            if state.stopped {
+                return;
+            }
+            entries.extend(state.arrivals.drain(..).map(|(baton, watched)| Entry {
+                handlers: baton.handlers(),
+                baton,
+                watched,
+            }));
+            let ticked = self.wake.wait_timeout_while(state, TICK, |state| !state.stopped);
+            drop(ticked);
+            let _within = runtime.enter();
+            entries.retain_mut(|entry| entry.look(tasks));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    /// Rescues the connection if the same handler still runs; tells whether to keep looking.
+    fn look(&mut self, tasks: &Arc<Tasks>) -> bool {
+        let handlers = self.baton.handlers();
+        if handlers != self.handlers {
+            self.handlers = handlers;
+            return true;
+        }
+        if let Some(driver) = self.baton.steal() {
+            tracing::warn!(connection = ?self.baton, "a handler blocks its thread; the connection goes on without it");
+            tasks.spawn(driver);
+            return true;
+        }
+        self.watched.store(false, Ordering::Release);
+        false
+    }
+}

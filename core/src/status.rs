@@ -1,0 +1,304 @@
+//! How a call failed: code, message, details, where it arose and whether the handler may have run.
+//!
+//! A [`Status`] is one pointer wide, so a `Result<T, Status>` costs no more than `T`.
+//! Retry decides on [`Status::handler_ran`], never on the text.
+
+use std::borrow::Cow;
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::code::Code;
+use crate::metadata::Metadata;
+
+/// Where a [`Status`] arose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Origin {
+    /// In this process, before or instead of the network: a limit, a deadline, a wrong argument, a handler.
+    Local,
+    /// In the connection that carried the call.
+    Transport,
+    /// In the peer, which said so.
+    Remote,
+}
+
+/// Whether the handler of a failed call may have run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum HandlerRan {
+    /// It provably did not: the request never left, or the server said that it did not process it.
+    No,
+    /// Nobody can tell: the request left and no answer came.
+    Maybe,
+    /// It did, or the server answered in its place.
+    Yes,
+}
+
+/// The error side of every call.
+///
+/// # Examples
+/// ```
+/// use sinew_core::{code::Code, status::Status};
+///
+/// let status = Status::not_found("no order 7");
+/// assert_eq!(status.code(), Code::NotFound);
+/// assert_eq!(status.to_string(), "NOT_FOUND: no order 7");
+/// ```
+#[derive(Clone)]
+pub struct Status(Box<Inner>);
+
+#[derive(Clone)]
+struct Inner {
+    code: Code,
+    origin: Origin,
+    ran: HandlerRan,
+    retryable: Option<bool>,
+    message: Cow<'static, str>,
+    details: Bytes,
+    app: Bytes,
+    metadata: Metadata,
+    source: Option<Arc<dyn Error + Send + Sync>>,
+}
+
+impl Status {
+    /// A status that arose here.
+    #[must_use]
+    pub fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
+        Self(Box::new(Inner {
+            code,
+            origin: Origin::Local,
+            ran: HandlerRan::Yes,
+            retryable: None,
+            message: message.into(),
+            details: Bytes::new(),
+            app: Bytes::new(),
+            metadata: Metadata::new(),
+            source: None,
+        }))
+    }
+
+    /// The class of the failure.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        self.0.code
+    }
+
+    /// What went wrong, for people.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    /// Machine-readable details that the server attached; empty if none.
+    #[must_use]
+    pub fn details(&self) -> &[u8] {
+        &self.0.details
+    }
+
+    /// The trailers that came with the status.
+    #[must_use]
+    pub fn metadata(&self) -> &Metadata {
+        &self.0.metadata
+    }
+
+    /// The trailers, to add to.
+    pub fn metadata_mut(&mut self) -> &mut Metadata {
+        &mut self.0.metadata
+    }
+
+    /// Where the status arose.
+    #[must_use]
+    pub fn origin(&self) -> Origin {
+        self.0.origin
+    }
+
+    /// Whether the handler may have run.
+    #[must_use]
+    pub fn handler_ran(&self) -> HandlerRan {
+        self.0.ran
+    }
+
+    /// Whether the same call may succeed when tried again: the code says so, unless the error's own rule overrides it.
+    ///
+    /// Says nothing about safety: a call that is not idempotent may be repeated only when [`Status::handler_ran`] is
+    /// [`HandlerRan::No`].
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        self.0.retryable.unwrap_or(matches!(
+            self.0.code,
+            Code::Unavailable | Code::ResourceExhausted | Code::Aborted
+        ))
+    }
+
+    /// The application error in its encoded form; empty if there is none.
+    #[must_use]
+    pub fn app_bytes(&self) -> &Bytes {
+        &self.0.app
+    }
+
+    /// Sets the details.
+    #[must_use]
+    pub fn with_details(mut self, details: impl Into<Bytes>) -> Self {
+        self.0.details = details.into();
+        self
+    }
+
+    /// Sets the encoded application error.
+    #[must_use]
+    pub fn with_app_bytes(mut self, app: impl Into<Bytes>) -> Self {
+        self.0.app = app.into();
+        self
+    }
+
+    /// Sets the trailers.
+    #[must_use]
+    pub fn with_metadata(mut self, metadata: Metadata) -> Self {
+        self.0.metadata = metadata;
+        self
+    }
+
+    /// Sets where the status arose.
+    #[must_use]
+    pub fn with_origin(mut self, origin: Origin) -> Self {
+        self.0.origin = origin;
+        self
+    }
+
+    /// Sets whether the handler may have run.
+    #[must_use]
+    pub fn with_handler_ran(mut self, ran: HandlerRan) -> Self {
+        self.0.ran = ran;
+        self
+    }
+
+    /// Overrides what the code says about retrying.
+    #[must_use]
+    pub fn with_retryable(mut self, retryable: bool) -> Self {
+        self.0.retryable = Some(retryable);
+        self
+    }
+
+    /// Keeps the cause, for [`Error::source`]; it never travels.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Error + Send + Sync + 'static) -> Self {
+        self.0.source = Some(Arc::new(source));
+        self
+    }
+
+    /// What the error's own rule says about retrying, if it has one.
+    #[must_use]
+    pub fn retryable_override(&self) -> Option<bool> {
+        self.0.retryable
+    }
+}
+
+macro_rules! constructors {
+    ($($name:ident => $code:ident, $when:literal;)*) => {
+        impl Status {
+            $(
+                #[doc = concat!("A [`Code::", stringify!($code), "`] status: ", $when, ".")]
+                #[must_use]
+                pub fn $name(message: impl Into<Cow<'static, str>>) -> Self {
+                    Self::new(Code::$code, message)
+                }
+            )*
+        }
+    };
+}
+
+constructors! {
+    cancelled => Cancelled, "the caller gave up";
+    unknown => Unknown, "nothing more is known";
+    invalid_argument => InvalidArgument, "the request is wrong in itself";
+    deadline_exceeded => DeadlineExceeded, "time ran out";
+    not_found => NotFound, "the thing does not exist";
+    already_exists => AlreadyExists, "the thing exists already";
+    permission_denied => PermissionDenied, "the caller may not do this";
+    resource_exhausted => ResourceExhausted, "a limit is reached";
+    failed_precondition => FailedPrecondition, "the system is in the wrong state";
+    aborted => Aborted, "a race was lost";
+    out_of_range => OutOfRange, "past the valid range";
+    unimplemented => Unimplemented, "no such method here";
+    internal => Internal, "an invariant broke";
+    unavailable => Unavailable, "not reachable now";
+    data_loss => DataLoss, "data is gone";
+    unauthenticated => Unauthenticated, "the caller is not known";
+}
+
+impl PartialEq for Status {
+    /// Equal in what travels: code, message, details, application error and metadata.
+    fn eq(&self, other: &Self) -> bool {
+        self.0.code == other.0.code
+            && self.0.message == other.0.message
+            && self.0.details == other.0.details
+            && self.0.app == other.0.app
+            && self.0.metadata == other.0.metadata
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.message.is_empty() {
+            return write!(f, "{}", self.0.code);
+        }
+        write!(f, "{}: {}", self.0.code, self.0.message)
+    }
+}
+
+impl fmt::Debug for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = f.debug_struct("Status");
+        out.field("code", &self.0.code)
+            .field("message", &self.0.message)
+            .field("origin", &self.0.origin)
+            .field("handler_ran", &self.0.ran);
+        if !self.0.details.is_empty() {
+            out.field("details_bytes", &self.0.details.len());
+        }
+        if !self.0.app.is_empty() {
+            out.field("app_bytes", &self.0.app.len());
+        }
+        if !self.0.metadata.is_empty() {
+            out.field("metadata", &self.0.metadata);
+        }
+        if let Some(source) = &self.0.source {
+            out.field("source", source);
+        }
+        out.finish()
+    }
+}
+
+impl Error for Status {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.0.source.as_deref().map(|source| source as &(dyn Error + 'static))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{HandlerRan, Origin, Status};
+    use crate::code::Code;
+
+    #[test]
+    fn a_status_is_one_pointer() {
+        assert_eq!(size_of::<Status>(), size_of::<usize>());
+        assert_eq!(size_of::<Result<(), Status>>(), size_of::<usize>());
+    }
+
+    #[test]
+    fn retryable_follows_the_code_unless_overridden() {
+        assert!(Status::unavailable("x").is_retryable());
+        assert!(!Status::not_found("x").is_retryable());
+        assert!(!Status::unavailable("x").with_retryable(false).is_retryable());
+    }
+
+    #[test]
+    fn equality_ignores_where_it_arose() {
+        let here = Status::new(Code::Aborted, "race");
+        let there = here.clone().with_origin(Origin::Remote).with_handler_ran(HandlerRan::Maybe);
+        assert_eq!(here, there);
+    }
+}

@@ -1,0 +1,459 @@
+//! One connection as everybody but its driver sees it: a lock around the mux, and the rule about who writes.
+//!
+//! A caller queues frames under the lock. If its stream is the only one, it writes them itself, outside the lock, before it returns;
+//! otherwise the driver is woken once and writes for all. No caller is ever left with a duty that outlasts its poll, so a call that is
+//! polled once and then forgotten delays nobody.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use super::io::Writer;
+use super::write::{Written, write_out};
+use crate::context::Peer;
+use crate::metadata::Metadata;
+use crate::mux::{
+    Chunk, ConnectionEnd, Events, Mux, OpenError, OpenRequest, StreamError, StreamKey, Transmit, UnaryReply,
+};
+use crate::status::Status;
+use crate::time;
+use crate::wire::frame::ErrorCode;
+use crate::wire::message::EncodedMessage;
+
+/// Where a connection stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Lifecycle {
+    /// The peer's HELLO has not arrived; calls may leave already.
+    Connecting,
+    /// The peer's HELLO arrived.
+    Ready,
+    /// The peer accepts no further calls.
+    GoingAway,
+    /// Over.
+    Closed(ConnectionEnd),
+}
+
+/// A handle to a connection; cheap to clone.
+#[derive(Clone)]
+pub struct Connection {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    pub(super) writer: Writer,
+    peer: Peer,
+    lifecycle: watch::Sender<Lifecycle>,
+}
+
+pub(super) struct State {
+    pub(super) mux: Mux,
+    pub(super) transmit: Transmit,
+    /// Somebody writes outside the lock.
+    pub(super) writing: bool,
+    /// The driver was woken to write.
+    pub(super) flush_queued: bool,
+    pub(super) driver: Option<Waker>,
+    /// When the driver's timer fires.
+    pub(super) timer_at: Option<Instant>,
+    /// A write failed; the driver ends the connection.
+    pub(super) broken: Option<String>,
+}
+
+impl Connection {
+    pub(super) fn new(mux: Mux, writer: Writer, peer: Peer) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                state: Mutex::new(State {
+                    mux,
+                    transmit: Transmit::default(),
+                    writing: false,
+                    flush_queued: false,
+                    driver: None,
+                    timer_at: None,
+                    broken: None,
+                }),
+                writer,
+                peer,
+                lifecycle: watch::Sender::new(Lifecycle::Connecting),
+            }),
+        }
+    }
+
+    /// The other end.
+    #[must_use]
+    pub fn peer(&self) -> &Peer {
+        &self.shared.peer
+    }
+
+    /// Follows where the connection stands.
+    #[must_use]
+    pub fn lifecycle(&self) -> watch::Receiver<Lifecycle> {
+        self.shared.lifecycle.subscribe()
+    }
+
+    /// Where the connection stands now.
+    #[must_use]
+    pub fn current(&self) -> Lifecycle {
+        self.shared.lifecycle.borrow().clone()
+    }
+
+    /// Whether the peer's HELLO ever arrived, also when the connection is over.
+    #[must_use]
+    pub fn was_ready(&self) -> bool {
+        self.lock().mux.is_ready()
+    }
+
+    /// Whether both are handles to the same connection.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
+    /// How many streams are open.
+    #[must_use]
+    pub fn open_streams(&self) -> usize {
+        self.lock().mux.open_streams()
+    }
+
+    /// Opens a call and registers `task` for its answer.
+    ///
+    /// # Errors
+    /// [`OpenError`]; on [`OpenError::Full`], `task` is woken when there is room.
+    pub fn open(&self, now: Instant, request: &OpenRequest<'_>, task: &Context<'_>) -> Result<StreamKey, OpenError> {
+        let mut state = self.lock();
+        let was_at_rest = state.mux.open_streams() == 0;
+        match state.mux.open(now, request) {
+            Ok(key) => {
+                if request.fin {
+                    // A fresh stream has no answer yet; this only registers the task.
+                    let _pending = state.mux.poll_reply(key, task);
+                }
+                // Only the first stream (keepalive) and an earlier deadline can move the timer forward.
+                let timers = was_at_rest
+                    || match (request.deadline, state.timer_at) {
+                        (Some(deadline), Some(at)) => deadline < at,
+                        (deadline, None) => deadline.is_some(),
+                        (None, Some(_)) => false,
+                    };
+                self.after(state, timers);
+                Ok(key)
+            }
+            Err(error) => {
+                if error == OpenError::Full {
+                    state.mux.wait_to_open(task);
+                }
+                drop(state);
+                if error == OpenError::GoingAway {
+                    // Used-up ids say so here for the first time: whoever keeps the connection has to make another.
+                    self.announce(Lifecycle::GoingAway);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// A call of `waker`'s task no longer waits for [`OpenError::Full`] to pass; see [`Mux::stop_waiting_to_open`].
+    pub fn stop_waiting_to_open(&self, waker: &Waker) {
+        self.act(|mux| mux.stop_waiting_to_open(waker));
+    }
+
+    /// Opens a unary call that ends `timeout` from now at the latest, and registers `task` for its answer.
+    ///
+    /// Reads no clock while other calls share the connection: the driver, which is about to send them all, does it for all.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_within(
+        &self,
+        timeout: Duration,
+        request: &mut OpenRequest<'_>,
+        task: &Context<'_>,
+    ) -> Result<StreamKey, OpenError> {
+        let mut state = self.lock();
+        if state.mux.open_streams() == 0 {
+            drop(state);
+            let now = time::now();
+            request.deadline = now.checked_add(timeout);
+            return self.open(now, request, task);
+        }
+        match state.mux.open_within(timeout, request) {
+            Ok(key) => {
+                // A fresh stream has no answer yet; this only registers the task.
+                let _pending = state.mux.poll_reply(key, task);
+                self.after(state, false);
+                Ok(key)
+            }
+            Err(error) => {
+                if error == OpenError::Full {
+                    state.mux.wait_to_open(task);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// The answer to a unary call; see [`Mux::poll_answer`].
+    ///
+    /// # Errors
+    /// [`StreamError`].
+    pub fn poll_reply(&self, key: StreamKey, task: &Context<'_>) -> Poll<Result<UnaryReply, StreamError>> {
+        self.act(|mux| mux.poll_answer(key, task))
+    }
+
+    /// When an open call ends at the latest.
+    #[must_use]
+    pub fn deadline(&self, key: StreamKey) -> Option<Instant> {
+        self.lock().mux.deadline(key)
+    }
+
+    /// The response head of a streaming call; see [`Mux::poll_head`].
+    ///
+    /// # Errors
+    /// [`StreamError`].
+    pub fn poll_head(&self, key: StreamKey, task: &Context<'_>) -> Poll<Result<Metadata, StreamError>> {
+        self.act(|mux| mux.poll_head(key, task))
+    }
+
+    /// The status of a call whose opening failed; see [`Mux::take_failure`].
+    #[must_use]
+    pub fn take_failure(&self, key: StreamKey) -> Option<(Status, Metadata)> {
+        self.act(|mux| mux.take_failure(key))
+    }
+
+    /// The next messages of a stream; see [`Mux::poll_chunk`].
+    ///
+    /// # Errors
+    /// [`StreamError`].
+    pub fn poll_chunk(&self, key: StreamKey, task: &Context<'_>) -> Poll<Result<Option<Chunk>, StreamError>> {
+        self.act(|mux| mux.poll_chunk(key, task))
+    }
+
+    /// How a call ended; see [`Mux::take_status`].
+    #[must_use]
+    pub fn take_status(&self, key: StreamKey) -> (Option<Status>, Metadata) {
+        self.act(|mux| mux.take_status(key))
+    }
+
+    /// Whether a stream takes more; see [`Mux::poll_send_ready`].
+    ///
+    /// # Errors
+    /// [`StreamError`].
+    pub fn poll_send_ready(&self, key: StreamKey, task: &Context<'_>) -> Poll<Result<(), StreamError>> {
+        self.act(|mux| mux.poll_send_ready(key, task))
+    }
+
+    /// Sends bytes of whole messages; see [`Mux::send`].
+    pub fn send(&self, key: StreamKey, batch: Vec<u8>, fin: bool) {
+        self.act(|mux| mux.send(key, batch, fin));
+    }
+
+    /// Sends one message; see [`Mux::send_message`].
+    pub fn send_message(&self, key: StreamKey, message: EncodedMessage) {
+        self.act(|mux| mux.send_message(key, message));
+    }
+
+    /// Client: done with a call; see [`Mux::release_call`].
+    pub fn release_call(&self, key: StreamKey) {
+        self.act(|mux| mux.release_call(key));
+    }
+
+    /// Client: gives a call up with a reason; see [`Mux::abort_call`].
+    pub fn abort_call(&self, key: StreamKey, reason: String) {
+        let mut events = Events::default();
+        self.act(|mux| mux.abort_call(key, reason, &mut events));
+        for waker in events.wakers {
+            waker.wake();
+        }
+    }
+
+    /// Server: answers a unary call; see [`Mux::reply`].
+    pub fn reply(&self, key: StreamKey, metadata: &Metadata, message: &EncodedMessage, trailers: &Metadata) {
+        self.act(|mux| mux.reply(key, metadata, message, trailers));
+    }
+
+    /// Server: sends the response head of a streaming call; see [`Mux::reply_head`].
+    pub fn reply_head(&self, key: StreamKey, metadata: &Metadata) {
+        self.act(|mux| mux.reply_head(key, metadata));
+    }
+
+    /// Server: ends a call with a status; see [`Mux::finish_call`].
+    pub fn finish_call(&self, key: StreamKey, status: Option<&Status>, trailers: &Metadata) {
+        self.act(|mux| mux.finish_call(key, status, trailers));
+    }
+
+    /// Server: refuses a call that was not processed; see [`Mux::refuse_call`].
+    pub fn refuse_call(&self, key: StreamKey) {
+        self.act(|mux| mux.refuse_call(key));
+    }
+
+    /// Server: drops what arrives on a stream; see [`Mux::stop_reading`].
+    pub fn stop_reading(&self, key: StreamKey) {
+        self.act(|mux| mux.stop_reading(key));
+    }
+
+    /// Server: counts a handler that runs on though its stream is over; see [`Mux::hold`].
+    pub fn hold(&self) {
+        self.lock().mux.hold();
+    }
+
+    /// Server: such a handler has ended; see [`Mux::release`].
+    pub fn release(&self) {
+        let mut state = self.lock();
+        state.mux.release();
+        // The last handler may have been all that held off the end of a drain, or of an idle connection.
+        let due = state.mux.next_timeout();
+        let sooner = due.is_some_and(|due| state.timer_at.is_none_or(|at| due < at));
+        let driver = (sooner || state.mux.is_drained()).then(|| state.driver.clone()).flatten();
+        drop(state);
+        if let Some(driver) = driver {
+            driver.wake();
+        }
+    }
+
+    /// The largest message that the peer takes.
+    #[must_use]
+    pub fn reply_bytes_max(&self) -> usize {
+        self.lock().mux.reply_bytes_max()
+    }
+
+    /// Server: asks the client to leave; running calls are still answered.
+    pub fn start_drain(&self, now: Instant) {
+        let mut state = self.lock();
+        state.mux.start_drain(now);
+        self.after(state, true);
+        self.wake_driver();
+    }
+
+    /// Ends the connection at once: every call ends with the same cause.
+    pub fn close(&self, code: ErrorCode, reason: &str) {
+        let mut events = Events::default();
+        self.lock().mux.close(code, reason, &mut events);
+        for waker in events.wakers.drain(..) {
+            waker.wake();
+        }
+        self.wake_driver();
+    }
+
+    pub(super) fn announce(&self, lifecycle: Lifecycle) {
+        self.shared.lifecycle.send_if_modified(|current| {
+            if matches!(current, Lifecycle::Closed(_)) || *current == lifecycle {
+                return false;
+            }
+            *current = lifecycle;
+            true
+        });
+    }
+
+    pub(super) fn wake_driver(&self) {
+        let driver = self.lock().driver.clone();
+        if let Some(driver) = driver {
+            driver.wake();
+        }
+    }
+
+    pub(super) fn writer(&self) -> &Writer {
+        &self.shared.writer
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        // Only code of this crate runs under the lock; should it panic, the connection is as good as its last consistent write.
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Applies many operations under one lock; the driver flushes afterwards.
+    pub(crate) fn batch<T>(&self, work: impl FnOnce(&mut Mux) -> T) -> T {
+        let mut state = self.lock();
+        let result = work(&mut state.mux);
+        let mut wakers = Vec::new();
+        state.mux.take_woken(&mut wakers);
+        drop(state);
+        for waker in wakers {
+            waker.wake();
+        }
+        result
+    }
+
+    fn act<T>(&self, work: impl FnOnce(&mut Mux) -> T) -> T {
+        let mut state = self.lock();
+        let result = work(&mut state.mux);
+        self.after(state, false);
+        result
+    }
+
+    /// After an operation: writes at once if alone, else leaves it to the driver.
+    fn after(&self, mut state: MutexGuard<'_, State>, timers: bool) {
+        if !timers && (state.flush_queued || !state.mux.wants_transmit()) && state.mux.is_quiet() {
+            return;
+        }
+        let mut wakers = Vec::new();
+        state.mux.take_woken(&mut wakers);
+        let mut need_driver = timers && {
+            let due = state.mux.next_timeout();
+            due.is_some_and(|due| state.timer_at.is_none_or(|at| due < at))
+        };
+        let mut write_now = false;
+        // While a turn is blocked, the driver waits for the stream to take more, and writes what has gathered then.
+        if state.mux.wants_transmit() && !state.writing && !state.flush_queued && state.transmit.is_empty() {
+            if state.mux.is_alone() {
+                write_now = true;
+            } else {
+                state.flush_queued = true;
+                need_driver = true;
+            }
+        }
+        need_driver |= state.mux.is_drained();
+        let driver = need_driver.then(|| state.driver.clone()).flatten();
+        if write_now {
+            self.write_now(state);
+        } else {
+            drop(state);
+        }
+        for waker in wakers {
+            waker.wake();
+        }
+        if let Some(driver) = driver {
+            driver.wake();
+        }
+    }
+
+    fn write_now(&self, mut state: MutexGuard<'_, State>) {
+        let mut transmit = std::mem::take(&mut state.transmit);
+        state.mux.poll_transmit(&mut transmit);
+        state.writing = true;
+        drop(state);
+        let outcome = write_out(&self.shared.writer, &mut transmit);
+        let mut state = self.lock();
+        state.transmit = transmit;
+        state.writing = false;
+        let unfinished = match outcome {
+            Ok(Written::All) => state.mux.wants_transmit(),
+            Ok(Written::Blocked) => true,
+            Err(error) => {
+                state.broken = Some(error.to_string());
+                true
+            }
+        };
+        if unfinished {
+            state.flush_queued = true;
+            let driver = state.driver.clone();
+            drop(state);
+            if let Some(driver) = driver {
+                driver.wake();
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("peer", &self.shared.peer)
+            .field("lifecycle", &self.current())
+            .finish_non_exhaustive()
+    }
+}

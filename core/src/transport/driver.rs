@@ -1,0 +1,573 @@
+//! The task of one connection: reads, dispatches, flushes, keeps time.
+//!
+//! **Reading** takes everything that is there, hands it to the mux under the lock, and acts on the events outside of it. Bytes are read into
+//! a buffer that the *thread* owns, so an idle connection holds none; a large body is read straight into its own memory.
+//!
+//! **Flushing** on behalf of callers is put off once: the driver goes to the back of the run queue, so that every task that is ready now
+//! queues its frame first, and one write takes them all. There is no delay timer.
+//!
+//! **Handlers** run inside this task ([`Acceptor::run`]), which makes the common short ones cheap. While one runs, the `Core` lies in the
+//! [`Baton`], free to be taken: should the handler block its thread, a watchdog takes the core and drives the connection from
+//! another task, so that no other call, ping or deadline waits.
+
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
+use tokio::time::Sleep;
+
+use bytes::BufMut;
+
+use super::acceptor::Acceptor;
+use super::buffer::with_buffer;
+use super::connection::{Connection, Lifecycle};
+use super::io::{ByteStream, Reader, SharedWrite};
+use super::write::{Written, write_out};
+use crate::context::Peer;
+use crate::mux::{Events, Mux, MuxConfig, Role};
+use crate::time;
+use crate::wire::pool;
+
+/// Reads of one turn before other tasks get their turn.
+const READS_PER_TURN: usize = 16;
+/// Writes of one turn before other tasks get their turn.
+const WRITES_PER_TURN: usize = 16;
+/// Unsent bytes above which nothing more is read: a peer that asks without reading answers stops being heard.
+const UNSENT_BYTES_MAX: usize = 1024 * 1024;
+/// Time that the last frames of a connection have to leave, and the peer to hang up.
+const LINGER: Duration = Duration::from_secs(1);
+/// Rest after which a connection gives its buffers back.
+const SHRINK_AFTER: Duration = Duration::from_secs(1);
+
+/// Where the core of a connection lies while a handler runs.
+pub struct Baton<A: Acceptor> {
+    context: A::Context,
+    core: Mutex<Option<Box<Core<A>>>>,
+    connection: Connection,
+    /// Counts handlers, so that a watchdog can tell whether the same one still runs.
+    handlers: AtomicU64,
+}
+
+impl<A: Acceptor> Baton<A> {
+    /// How many handlers began so far.
+    #[must_use]
+    pub fn handlers(&self) -> u64 {
+        self.handlers.load(Ordering::Relaxed)
+    }
+
+    /// Takes the connection away from a task whose handler does not return; to be spawned. `None` if no handler runs.
+    #[must_use]
+    pub fn steal(self: &Arc<Self>) -> Option<Driver<A>> {
+        let mut lying = self.lock();
+        let mut core = lying.take()?;
+        // Under the lock: the handler may return at any moment, and must find its call in the books.
+        core.acceptor.taken_over();
+        drop(lying);
+        Some(Driver {
+            core: Some(core),
+            baton: Arc::clone(self),
+        })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Box<Core<A>>>> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<A: Acceptor> std::fmt::Debug for Baton<A> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Baton").field("connection", &self.connection).finish_non_exhaustive()
+    }
+}
+
+/// What only the task of the connection touches.
+struct Core<A> {
+    reader: Reader,
+    /// Bytes of an incomplete frame.
+    leftover: Vec<u8>,
+    timer: Option<Pin<Box<Sleep>>>,
+    /// The flush that callers asked for was put off once already.
+    put_off: bool,
+    /// Nothing was read because too much was unsent, so nothing is registered that would bring the next read.
+    held_back: bool,
+    events: Events,
+    acceptor: A,
+    /// The connection is over; what is left is to be sent until then.
+    linger_until: Option<Instant>,
+    shrink_at: Option<Instant>,
+    closed: bool,
+}
+
+/// The task of a connection; resolves when the connection is over or another task drives it.
+pub struct Driver<A: Acceptor> {
+    core: Option<Box<Core<A>>>,
+    baton: Arc<Baton<A>>,
+}
+
+impl<A: Acceptor> std::fmt::Debug for Driver<A> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Driver").field("connection", &self.baton.connection).finish_non_exhaustive()
+    }
+}
+
+/// Starts the protocol on a byte stream: returns the handle, and the driver to be spawned.
+pub fn start<A: Acceptor>(stream: ByteStream, role: Role, config: MuxConfig, acceptor: A) -> (Connection, Driver<A>) {
+    let peer = Peer::new(stream.peer());
+    let mux = Mux::new(role, config, time::now());
+    let connection = Connection::new(mux, stream.writer, peer);
+    let context = acceptor.context();
+    let core = Core {
+        reader: stream.reader,
+        leftover: Vec::new(),
+        timer: None,
+        put_off: false,
+        held_back: false,
+        events: Events::default(),
+        acceptor,
+        linger_until: None,
+        shrink_at: None,
+        closed: false,
+    };
+    let driver = Driver {
+        core: Some(Box::new(core)),
+        baton: Arc::new(Baton {
+            context,
+            core: Mutex::new(None),
+            connection: connection.clone(),
+            handlers: AtomicU64::new(0),
+        }),
+    };
+    (connection, driver)
+}
+
+/// How far a turn of the driver got.
+enum Turn {
+    /// Waits for the stream, the timer or a caller.
+    Wait,
+    /// There is more to do at once.
+    Again,
+    /// The connection is over.
+    Over,
+}
+
+impl<A: Acceptor> Future for Driver<A> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<()> {
+        let Some(core) = self.core.take() else {
+            return Poll::Ready(());
+        };
+        let baton = Arc::clone(&self.baton);
+        let Some((mut core, turn)) = turn(core, &baton, task) else {
+            // Another task drives the connection now.
+            return Poll::Ready(());
+        };
+        match turn {
+            Turn::Over => {
+                core.finish(&baton.connection);
+                return Poll::Ready(());
+            }
+            Turn::Again => task.waker().wake_by_ref(),
+            Turn::Wait => {}
+        }
+        self.core = Some(core);
+        Poll::Pending
+    }
+}
+
+impl<A: Acceptor> Drop for Driver<A> {
+    fn drop(&mut self) {
+        if let Some(mut core) = self.core.take() {
+            // The runtime of this task is going down, or the owner gave the connection up.
+            let connection = &self.baton.connection;
+            connection.lock().mux.handle_end("the task that drove the connection was stopped", &mut core.events);
+            core.finish(connection);
+        }
+    }
+}
+
+/// One turn: time, reading, handlers, writing. `None` if the core was taken away while a handler ran.
+fn turn<A: Acceptor>(
+    mut core: Box<Core<A>>,
+    baton: &Arc<Baton<A>>,
+    task: &mut Context<'_>,
+) -> Option<(Box<Core<A>>, Turn)> {
+    let connection = &baton.connection;
+    let flush_asked = core.begin(connection, task);
+    let mut again = false;
+    let mut reads = 0;
+    loop {
+        let read = core.read(connection, task);
+        core.act_on_events(connection);
+        let had_jobs;
+        (core, had_jobs) = run_jobs(core, baton)?;
+        again |= core.acceptor.has_more();
+        reads += 1;
+        if had_jobs && core.write(connection, task) {
+            again = true;
+        }
+        match read {
+            Read::Some if reads < READS_PER_TURN && !again => {}
+            Read::Some => {
+                again = true;
+                break;
+            }
+            Read::Wait | Read::Over => break,
+        }
+    }
+    if flush_asked && !core.put_off {
+        core.put_off = true;
+        again = true;
+    } else {
+        core.put_off = false;
+        again |= core.write(connection, task);
+    }
+    let turn = core.end_of_turn(connection, task, again);
+    Some((core, turn))
+}
+
+/// Polls the handlers that are ready, each with the core within reach of a watchdog.
+fn run_jobs<A: Acceptor>(mut core: Box<Core<A>>, baton: &Arc<Baton<A>>) -> Option<(Box<Core<A>>, bool)> {
+    let connection = &baton.connection;
+    let Some(mut job) = core.acceptor.next_job(connection) else {
+        // Answers may be left from a turn that did not end, because its last handler blocked.
+        core.acceptor.flush(connection);
+        return Some((core, false));
+    };
+    core.acceptor.before_jobs(baton);
+    loop {
+        baton.handlers.fetch_add(1, Ordering::Relaxed);
+        *baton.lock() = Some(core);
+        let done = A::run(job, connection);
+        let reclaimed = baton.lock().take();
+        core = match reclaimed {
+            Some(core) => core,
+            None => {
+                A::done_elsewhere(connection, &baton.context, done);
+                return None;
+            }
+        };
+        core.acceptor.done(connection, done);
+        match core.acceptor.next_job(connection) {
+            Some(next) => job = next,
+            None => break,
+        }
+    }
+    core.acceptor.flush(connection);
+    Some((core, true))
+}
+
+/// How a read ended.
+enum Read {
+    /// Bytes were read; there may be more.
+    Some,
+    /// Nothing is there.
+    Wait,
+    /// Nothing will come.
+    Over,
+}
+
+impl<A: Acceptor> Core<A> {
+    /// Registers the task, does what is due, and tells whether callers asked for a flush.
+    fn begin(&mut self, connection: &Connection, task: &Context<'_>) -> bool {
+        let mut state = connection.lock();
+        match &mut state.driver {
+            Some(waker) => waker.clone_from(task.waker()),
+            None => state.driver = Some(task.waker().clone()),
+        }
+        if let Some(reason) = state.broken.take() {
+            state.mux.handle_end(&format!("writing failed: {reason}"), &mut self.events);
+        }
+        if state.mux.has_undated() {
+            state.mux.date(time::now());
+        }
+        if self.timer.as_ref().is_some_and(|timer| timer.is_elapsed()) {
+            self.timer = None;
+            state.timer_at = None;
+            let now = time::now();
+            state.mux.handle_timeout(now, &mut self.events);
+            if self.shrink_at.is_some_and(|at| at <= now) {
+                self.shrink_at = None;
+                if state.mux.open_streams() == 0 && !state.writing {
+                    state.mux.shrink();
+                    state.transmit.shrink();
+                    pool::shrink_large();
+                    self.leftover.shrink_to_fit();
+                    self.events = std::mem::take(&mut self.events).shrunk();
+                }
+            }
+        }
+        state.flush_queued
+    }
+
+    fn read(&mut self, connection: &Connection, task: &mut Context<'_>) -> Read {
+        if self.closed {
+            return self.read_in_vain(task);
+        }
+        let mut state = connection.lock();
+        if state.mux.end().is_some() {
+            return Read::Wait;
+        }
+        if state.mux.unsent_bytes() > UNSENT_BYTES_MAX {
+            // Reading goes on when the driver has written.
+            self.held_back = true;
+            return Read::Wait;
+        }
+        if self.leftover.is_empty()
+            && let Some((id, bytes, want)) = state.mux.lend_body()
+        {
+            drop(state);
+            return self.read_body(connection, task, id, bytes, want);
+        }
+        drop(state);
+        with_buffer(|buffer| self.read_frames(connection, task, buffer))
+    }
+
+    fn read_frames(&mut self, connection: &Connection, task: &mut Context<'_>, buffer: &mut [u8]) -> Read {
+        let start = self.leftover.len();
+        buffer[..start].copy_from_slice(&self.leftover);
+        let mut read = ReadBuf::new(&mut buffer[start..]);
+        let result = match Pin::new(&mut self.reader).poll_read(task, &mut read) {
+            Poll::Pending => return Read::Wait,
+            Poll::Ready(result) => result.map(|()| read.filled().len()),
+        };
+        let mut state = connection.lock();
+        match result {
+            Ok(0) => {
+                state.mux.handle_end("the peer closed the connection", &mut self.events);
+                Read::Over
+            }
+            Err(error) => {
+                state.mux.handle_end(&format!("reading failed: {error}"), &mut self.events);
+                Read::Over
+            }
+            Ok(len) => {
+                let bytes = &buffer[..start + len];
+                let used = state.mux.handle_input(time::now(), bytes, &mut self.events);
+                drop(state);
+                self.leftover.clear();
+                self.leftover.extend_from_slice(&bytes[used..]);
+                Read::Some
+            }
+        }
+    }
+
+    fn read_body(
+        &mut self,
+        connection: &Connection,
+        task: &mut Context<'_>,
+        id: crate::wire::frame::StreamId,
+        mut bytes: Vec<u8>,
+        want: usize,
+    ) -> Read {
+        let result = {
+            let mut room = (&mut bytes).limit(want);
+            let reading = pin!(self.reader.read_buf(&mut room));
+            reading.poll(task)
+        };
+        let added = match &result {
+            Poll::Ready(Ok(added)) => *added,
+            Poll::Ready(Err(_)) | Poll::Pending => 0,
+        };
+        let mut state = connection.lock();
+        state.mux.return_body(time::now(), id, bytes, added, &mut self.events);
+        match result {
+            Poll::Pending => Read::Wait,
+            Poll::Ready(Ok(0)) => {
+                state.mux.handle_end("the peer closed the connection", &mut self.events);
+                Read::Over
+            }
+            Poll::Ready(Ok(_)) => Read::Some,
+            Poll::Ready(Err(error)) => {
+                state.mux.handle_end(&format!("reading failed: {error}"), &mut self.events);
+                Read::Over
+            }
+        }
+    }
+
+    /// After the end: reads what the peer still sends, so that it can read our last frames before the system resets the connection.
+    fn read_in_vain(&mut self, task: &mut Context<'_>) -> Read {
+        with_buffer(|buffer| {
+            for _ in 0..READS_PER_TURN {
+                let mut read = ReadBuf::new(buffer);
+                match Pin::new(&mut self.reader).poll_read(task, &mut read) {
+                    Poll::Pending => return Read::Wait,
+                    Poll::Ready(Ok(())) if !read.filled().is_empty() => {}
+                    Poll::Ready(Ok(()) | Err(_)) => {
+                        self.linger_until = None;
+                        return Read::Over;
+                    }
+                }
+            }
+            Read::Some
+        })
+    }
+
+    fn act_on_events(&mut self, connection: &Connection) {
+        if self.events.is_empty() {
+            return;
+        }
+        for waker in self.events.wakers.drain(..) {
+            waker.wake();
+        }
+        if std::mem::take(&mut self.events.hello) {
+            connection.announce(Lifecycle::Ready);
+        }
+        if std::mem::take(&mut self.events.going_away) {
+            connection.announce(Lifecycle::GoingAway);
+        }
+        if !self.events.incoming.is_empty() || !self.events.ended.is_empty() {
+            self.acceptor.take_events(connection, &mut self.events, time::now());
+        }
+    }
+
+    /// Writes what is queued; true if the turn's share is used up and there is more.
+    fn write(&mut self, connection: &Connection, task: &mut Context<'_>) -> bool {
+        for _ in 0..WRITES_PER_TURN {
+            let mut state = connection.lock();
+            // Cleared before the next look, so that it never outlives the flush it asked for: with it set, callers leave writing to this task.
+            state.flush_queued = false;
+            if state.writing || state.broken.is_some() {
+                // A caller is writing; it wakes this task if something is left.
+                return false;
+            }
+            let mut transmit = std::mem::take(&mut state.transmit);
+            if transmit.is_empty() && !state.mux.poll_transmit(&mut transmit) {
+                state.transmit = transmit;
+                return false;
+            }
+            state.mux.take_woken(&mut self.events.wakers);
+            state.writing = true;
+            drop(state);
+            for waker in self.events.wakers.drain(..) {
+                waker.wake();
+            }
+            let outcome = write_out(connection.writer(), &mut transmit);
+            let mut state = connection.lock();
+            state.transmit = transmit;
+            state.writing = false;
+            match outcome {
+                Ok(Written::All) => {}
+                Ok(Written::Blocked) => {
+                    drop(state);
+                    match connection.writer().poll_write_ready(task) {
+                        Poll::Pending | Poll::Ready(Err(_)) => return false,
+                        Poll::Ready(Ok(())) => {}
+                    }
+                }
+                Err(error) => {
+                    self.write_failed(&mut state.mux, &error);
+                    return true;
+                }
+            }
+        }
+        true
+    }
+
+    fn write_failed(&mut self, mux: &mut Mux, error: &io::Error) {
+        self.linger_until = None;
+        mux.handle_end(&format!("writing failed: {error}"), &mut self.events);
+    }
+
+    /// Decides how the task goes on, and sets the timer.
+    fn end_of_turn(&mut self, connection: &Connection, task: &mut Context<'_>, again: bool) -> Turn {
+        self.act_on_events(connection);
+        let state = connection.lock();
+        if state.mux.end().is_some() || state.mux.is_drained() {
+            let pending = !state.transmit.is_empty() || state.mux.wants_transmit();
+            let by_peer = state.mux.end().is_some_and(|end| end.is_by_peer());
+            let now = time::now();
+            if !self.closed {
+                self.closed = true;
+                self.linger_until = (!by_peer).then(|| now + LINGER);
+            }
+            drop(state);
+            if !pending {
+                connection.writer().shutdown();
+            }
+            return match self.linger_until {
+                Some(until) if now < until => {
+                    self.set_timer(connection, task, Some(until));
+                    if again { Turn::Again } else { Turn::Wait }
+                }
+                _ => Turn::Over,
+            };
+        }
+        let room = state.mux.unsent_bytes() <= UNSENT_BYTES_MAX;
+        let again = again | (std::mem::take(&mut self.held_back) && room);
+        let mut due = state.mux.next_timeout();
+        let at_rest = state.mux.open_streams() == 0;
+        drop(state);
+        if at_rest && (self.shrink_at.is_some() || !self.is_shrunk()) {
+            let at = *self.shrink_at.get_or_insert_with(|| time::now() + SHRINK_AFTER);
+            due = Some(due.map_or(at, |due| due.min(at)));
+        }
+        self.set_timer(connection, task, due);
+        if again { Turn::Again } else { Turn::Wait }
+    }
+
+    fn is_shrunk(&self) -> bool {
+        self.events.wakers.capacity() == 0 && self.events.incoming.capacity() == 0
+    }
+
+    fn set_timer(&mut self, connection: &Connection, task: &mut Context<'_>, due: Option<Instant>) {
+        {
+            let mut state = connection.lock();
+            // A timer that fires early looks and sets itself again, which is cheaper than moving it for every call.
+            if self.timer.is_some() && state.timer_at.is_some_and(|at| due.is_none_or(|due| at <= due)) {
+                return;
+            }
+            state.timer_at = due;
+        }
+        let Some(due) = due else {
+            self.timer = None;
+            return;
+        };
+        let due = tokio::time::Instant::from_std(due);
+        let timer = match &mut self.timer {
+            Some(timer) => {
+                timer.as_mut().reset(due);
+                timer
+            }
+            None => self.timer.insert(Box::pin(tokio::time::sleep_until(due))),
+        };
+        if timer.as_mut().poll(task).is_ready() {
+            task.waker().wake_by_ref();
+        }
+    }
+
+    /// The connection is over: everybody who waits for it is told.
+    fn finish(&mut self, connection: &Connection) {
+        {
+            let mut state = connection.lock();
+            if state.mux.end().is_none() {
+                let reason = "the connection was closed";
+                state.mux.handle_end(reason, &mut self.events);
+            }
+            state.mux.take_woken(&mut self.events.wakers);
+            state.driver = None;
+        }
+        self.act_on_events(connection);
+        connection.writer().shutdown();
+        self.acceptor.closed(connection);
+        let end = connection.lock().mux.end().cloned();
+        if let Some(end) = end {
+            connection.announce(Lifecycle::Closed(end));
+        }
+    }
+}
+
+impl Events {
+    /// The same events in as little memory as they need.
+    fn shrunk(mut self) -> Self {
+        self.wakers.shrink_to_fit();
+        self.incoming.shrink_to_fit();
+        self.ended.shrink_to_fit();
+        self
+    }
+}

@@ -1,0 +1,203 @@
+//! The byte streams that the mux runs over: a reading half that the driver owns, and a writing half that callers share.
+
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::net::{TcpStream, tcp};
+#[cfg(unix)]
+use tokio::net::{UnixStream, unix};
+
+use super::address::is_loopback;
+use super::mem::{PipeReader, PipeWriter};
+
+/// Unsent bytes that the kernel holds for a TCP connection: enough to keep a link busy, little enough that a small call does not queue
+/// behind megabytes of a large one.
+const NOTSENT_LOWAT_BYTES: u32 = 256 * 1024;
+
+/// The send buffer of a connection within this machine, measured with `blob1m` of benches/peers; elsewhere the system finds its own.
+const LOOPBACK_SEND_BYTES: usize = 168 * 1024;
+
+/// A writing half that is shared: every method takes `&self`.
+pub trait SharedWrite: Send + Sync {
+    /// Writes what the stream takes now; `WouldBlock` if nothing.
+    ///
+    /// # Errors
+    /// The stream's own.
+    fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
+    /// Ready when writing makes sense again; registers `task` otherwise.
+    fn poll_write_ready(&self, task: &mut Context<'_>) -> Poll<io::Result<()>>;
+    /// Ends the writing direction.
+    fn shutdown(&self);
+}
+
+/// A connected byte stream, in its two halves.
+pub struct ByteStream {
+    pub(crate) reader: Reader,
+    pub(crate) writer: Writer,
+    peer: String,
+}
+
+pub(crate) enum Reader {
+    Tcp(tcp::OwnedReadHalf),
+    #[cfg(unix)]
+    Unix(unix::OwnedReadHalf),
+    Mem(PipeReader),
+    Other(Pin<Box<dyn AsyncRead + Send>>),
+}
+
+pub(crate) enum Writer {
+    Tcp(tcp::OwnedWriteHalf),
+    #[cfg(unix)]
+    Unix(unix::OwnedWriteHalf),
+    Mem(PipeWriter),
+    Other(Box<dyn SharedWrite>),
+}
+
+impl ByteStream {
+    /// A TCP connection, with the socket's options set as RPC wants them.
+    #[must_use]
+    pub fn tcp(stream: TcpStream, peer: SocketAddr) -> Self {
+        // None of these is needed to work; a system that refuses one is slower, not wrong.
+        let socket = socket2::SockRef::from(&stream);
+        let _optional = socket.set_tcp_nodelay(true);
+        #[cfg(target_os = "linux")]
+        let _optional = set_notsent_lowat(&socket);
+        if is_loopback(peer.ip()) {
+            // There is no delay to fill on loopback: a longer queue only pushes large bodies out of the cache before they are read.
+            let _optional = socket.set_send_buffer_size(LOOPBACK_SEND_BYTES);
+        }
+        let (reader, writer) = stream.into_split();
+        Self {
+            reader: Reader::Tcp(reader),
+            writer: Writer::Tcp(writer),
+            peer: format!("tcp://{peer}"),
+        }
+    }
+
+    /// A connection over a unix socket.
+    #[cfg(unix)]
+    #[must_use]
+    pub fn unix(stream: UnixStream) -> Self {
+        let (reader, writer) = stream.into_split();
+        Self {
+            reader: Reader::Unix(reader),
+            writer: Writer::Unix(writer),
+            peer: "unix:".to_owned(),
+        }
+    }
+
+    pub(super) fn mem(reader: PipeReader, writer: PipeWriter) -> Self {
+        Self {
+            reader: Reader::Mem(reader),
+            writer: Writer::Mem(writer),
+            peer: "mem:".to_owned(),
+        }
+    }
+
+    /// A byte stream of another kind; `peer` is shown to handlers.
+    #[must_use]
+    pub fn other(
+        reader: impl AsyncRead + Send + 'static,
+        writer: impl SharedWrite + 'static,
+        peer: impl Into<String>,
+    ) -> Self {
+        Self {
+            reader: Reader::Other(Box::pin(reader)),
+            writer: Writer::Other(Box::new(writer)),
+            peer: peer.into(),
+        }
+    }
+
+    /// Who is at the other end, in the form of a target.
+    #[must_use]
+    pub fn peer(&self) -> &str {
+        &self.peer
+    }
+
+    /// The same stream with its halves wrapped by `wrap`; for tests that hurt it.
+    #[must_use]
+    pub fn wrapped(
+        self,
+        wrap: impl FnOnce(
+            Pin<Box<dyn AsyncRead + Send>>,
+            Box<dyn SharedWrite>,
+        ) -> (Pin<Box<dyn AsyncRead + Send>>, Box<dyn SharedWrite>),
+    ) -> Self {
+        let (reader, writer) = wrap(Box::pin(self.reader), Box::new(self.writer));
+        Self {
+            reader: Reader::Other(reader),
+            writer: Writer::Other(writer),
+            peer: self.peer,
+        }
+    }
+}
+
+impl fmt::Debug for ByteStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ByteStream({})", self.peer)
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn set_notsent_lowat(socket: &socket2::SockRef<'_>) -> io::Result<()> {
+    socket.set_tcp_notsent_lowat(NOTSENT_LOWAT_BYTES)
+}
+
+impl AsyncRead for Reader {
+    fn poll_read(self: Pin<&mut Self>, task: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(reader) => Pin::new(reader).poll_read(task, buf),
+            #[cfg(unix)]
+            Self::Unix(reader) => Pin::new(reader).poll_read(task, buf),
+            Self::Mem(reader) => Pin::new(reader).poll_read(task, buf),
+            Self::Other(reader) => reader.as_mut().poll_read(task, buf),
+        }
+    }
+}
+
+impl SharedWrite for Writer {
+    fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(writer) => match slices {
+                [one] => writer.try_write(one),
+                many => writer.try_write_vectored(many),
+            },
+            #[cfg(unix)]
+            Self::Unix(writer) => match slices {
+                [one] => writer.try_write(one),
+                many => writer.try_write_vectored(many),
+            },
+            Self::Mem(writer) => writer.try_write_vectored(slices),
+            Self::Other(writer) => writer.try_write_vectored(slices),
+        }
+    }
+
+    fn poll_write_ready(&self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(writer) => writer.as_ref().poll_write_ready(task),
+            #[cfg(unix)]
+            Self::Unix(writer) => writer.as_ref().poll_write_ready(task),
+            Self::Mem(writer) => writer.poll_write_ready(task),
+            Self::Other(writer) => writer.poll_write_ready(task),
+        }
+    }
+
+    fn shutdown(&self) {
+        // A socket that cannot be shut down is gone already.
+        match self {
+            Self::Tcp(writer) => {
+                let _gone = socket2::SockRef::from(writer.as_ref()).shutdown(std::net::Shutdown::Write);
+            }
+            #[cfg(unix)]
+            Self::Unix(writer) => {
+                let _gone = socket2::SockRef::from(writer.as_ref()).shutdown(std::net::Shutdown::Write);
+            }
+            Self::Mem(writer) => writer.shutdown(),
+            Self::Other(writer) => writer.shutdown(),
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Listeners: where connections come from.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use tokio::net::TcpListener;
+#[cfg(unix)]
+use tokio::net::UnixListener;
+
+use super::address::{Address, is_loopback};
+use super::error::BindError;
+use super::io::ByteStream;
+use super::mem::MemListener;
+
+/// Connections that the kernel holds until they are accepted.
+pub const BACKLOG: u32 = 1024;
+
+/// Accepts connections at one address.
+#[derive(Debug)]
+pub struct Listener {
+    kind: Kind,
+    bound: Address,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Tcp(TcpListener),
+    #[cfg(unix)]
+    Unix {
+        listener: UnixListener,
+        /// Kept for its destructor.
+        _file: SocketFile,
+    },
+    Mem(MemListener),
+}
+
+/// Removes a unix socket's file when its listener goes.
+#[derive(Debug)]
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Somebody removed it before; there is nothing left to do.
+        let _gone = std::fs::remove_file(&self.0);
+    }
+}
+
+impl Listener {
+    /// Opens a listener.
+    ///
+    /// # Errors
+    /// [`BindError`]: the system refused, the name is taken, or clear text would be accepted from other machines.
+    pub async fn bind(address: &Address) -> Result<Self, BindError> {
+        let io_error = |source| BindError::Io {
+            address: address.to_string(),
+            source,
+        };
+        match address {
+            Address::Tcp {
+                host,
+                port,
+                dangerous_plaintext,
+            } => {
+                let listener = bind_tcp(host, *port, *dangerous_plaintext, address).await?;
+                let local = listener.local_addr().map_err(io_error)?;
+                Ok(Self {
+                    kind: Kind::Tcp(listener),
+                    bound: Address::Tcp {
+                        host: local.ip().to_string(),
+                        port: local.port(),
+                        dangerous_plaintext: *dangerous_plaintext,
+                    },
+                })
+            }
+            #[cfg(unix)]
+            Address::Unix { path } => {
+                remove_stale(path).await.map_err(io_error)?;
+                let listener = UnixListener::bind(path).map_err(io_error)?;
+                Ok(Self {
+                    kind: Kind::Unix {
+                        listener,
+                        _file: SocketFile(path.clone()),
+                    },
+                    bound: address.clone(),
+                })
+            }
+            #[cfg(not(unix))]
+            Address::Unix { .. } => Err(io_error(io::ErrorKind::Unsupported.into())),
+            Address::Mem { name } => Ok(Self {
+                kind: Kind::Mem(MemListener::bind(name)?),
+                bound: address.clone(),
+            }),
+        }
+    }
+
+    /// A listener over a socket that is bound and listens already: from a service manager, or a parent process.
+    ///
+    /// # Errors
+    /// [`BindError`] if the system refuses, or clear text would be accepted from other machines.
+    pub fn from_tcp(listener: std::net::TcpListener, dangerous_plaintext: bool) -> Result<Self, BindError> {
+        let io_error = |source| BindError::Io {
+            address: "a socket that was handed over".to_owned(),
+            source,
+        };
+        let local = listener.local_addr().map_err(io_error)?;
+        if !dangerous_plaintext && !is_loopback(local.ip()) {
+            return Err(BindError::Plaintext {
+                address: format!("tcp://{local}"),
+            });
+        }
+        listener.set_nonblocking(true).map_err(io_error)?;
+        Ok(Self {
+            kind: Kind::Tcp(TcpListener::from_std(listener).map_err(io_error)?),
+            bound: Address::Tcp {
+                host: local.ip().to_string(),
+                port: local.port(),
+                dangerous_plaintext,
+            },
+        })
+    }
+
+    /// The address as bound: with the port that the system chose.
+    #[must_use]
+    pub fn bound(&self) -> &Address {
+        &self.bound
+    }
+
+    /// The next connection.
+    ///
+    /// # Errors
+    /// The system's; the listener stays usable.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: no connection is lost.
+    pub async fn accept(&mut self) -> io::Result<ByteStream> {
+        match &mut self.kind {
+            Kind::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                Ok(ByteStream::tcp(stream, peer))
+            }
+            #[cfg(unix)]
+            Kind::Unix { listener, .. } => {
+                let (stream, _) = listener.accept().await?;
+                Ok(ByteStream::unix(stream))
+            }
+            Kind::Mem(listener) => listener.accept().await,
+        }
+    }
+}
+
+async fn bind_tcp(host: &str, port: u16, plaintext: bool, address: &Address) -> Result<TcpListener, BindError> {
+    let io_error = |source| BindError::Io {
+        address: address.to_string(),
+        source,
+    };
+    let candidates: Vec<SocketAddr> = tokio::net::lookup_host((host, port)).await.map_err(io_error)?.collect();
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for candidate in candidates {
+        if !plaintext && !is_loopback(candidate.ip()) {
+            return Err(BindError::Plaintext {
+                address: address.to_string(),
+            });
+        }
+        match listen_at(candidate) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => last = error,
+        }
+    }
+    Err(io_error(last))
+}
+
+fn listen_at(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() {
+        tokio::net::TcpSocket::new_v4()?
+    } else {
+        tokio::net::TcpSocket::new_v6()?
+    };
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Removes the file of a server that died without tidying up; a live server's stays, and binding fails.
+#[cfg(unix)]
+async fn remove_stale(path: &std::path::Path) -> io::Result<()> {
+    use std::os::unix::fs::FileTypeExt;
+    let Ok(found) = std::fs::symlink_metadata(path) else {
+        return Ok(());
+    };
+    if found.file_type().is_socket() && tokio::net::UnixStream::connect(path).await.is_err() {
+        std::fs::remove_file(path)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,8 @@
+use sinew::AppError;
+
+#[derive(AppError)]
+pub union OrderError {
+    a: u32,
+}
+
+fn main() {}

@@ -1,0 +1,18 @@
+use sinew::{interceptor, service};
+
+#[service]
+pub trait Orders {
+    async fn get(&self, id: u64) -> u64;
+}
+
+pub struct Shop;
+
+#[interceptor]
+#[service]
+impl Orders for Shop {
+    async fn get(&self, id: u64) -> u64 {
+        id
+    }
+}
+
+fn main() {}

@@ -1,0 +1,20 @@
+use sinew::service;
+
+#[service]
+pub trait Orders {
+    async fn get(&self, id: u64) -> u64;
+}
+
+pub struct Shop {
+    name: &'static str,
+}
+
+#[service]
+#[interceptor(role(self.name))]
+impl Orders for Shop {
+    async fn get(&self, id: u64) -> u64 {
+        id
+    }
+}
+
+fn main() {}

@@ -1,0 +1,6 @@
+use sinew::interceptor;
+
+#[interceptor]
+pub struct Audit;
+
+fn main() {}

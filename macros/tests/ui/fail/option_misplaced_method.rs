@@ -1,0 +1,9 @@
+use sinew::service;
+
+#[service]
+pub trait Orders {
+    #[rpc(default)]
+    async fn get(&self, id: u64) -> u64;
+}
+
+fn main() {}

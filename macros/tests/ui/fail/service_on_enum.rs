@@ -1,0 +1,8 @@
+use sinew::service;
+
+#[service]
+pub enum Orders {
+    A,
+}
+
+fn main() {}

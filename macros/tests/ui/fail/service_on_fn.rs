@@ -1,0 +1,6 @@
+use sinew::service;
+
+#[service]
+pub fn orders() {}
+
+fn main() {}

@@ -1,0 +1,8 @@
+use sinew::service;
+
+pub struct Shop;
+
+#[service]
+impl Shop {}
+
+fn main() {}

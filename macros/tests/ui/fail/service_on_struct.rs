@@ -1,0 +1,6 @@
+use sinew::service;
+
+#[service]
+pub struct Orders;
+
+fn main() {}

@@ -1,0 +1,43 @@
+//! `#[cfg]`, documentation, `#[deprecated]` and `#[must_use]` reach everything that is generated.
+
+#![deny(warnings)]
+
+use sinew::service;
+
+#[service(dyn, mock)]
+pub trait Orders {
+    /// Counts the orders.
+    ///
+    /// Slowly.
+    #[must_use = "counting is slow"]
+    async fn count(&self) -> u64;
+    #[deprecated = "use `count`"]
+    async fn total(&self) -> u64 {
+        0
+    }
+    #[cfg(any())]
+    async fn hidden(&self, what: DoesNotExist) -> u64;
+    #[cfg(any())]
+    async fn either(&self, id: u64) -> u64;
+    #[cfg(all())]
+    async fn either(&self, id: &str) -> u64;
+}
+
+pub struct Shop;
+
+impl Orders for Shop {
+    async fn count(&self) -> u64 {
+        3
+    }
+    async fn either(&self, id: &str) -> u64 {
+        id.len() as u64
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() {
+    let specs = OrdersClient::METHODS;
+    let paths: Vec<&str> = specs.iter().map(|spec| spec.path()).collect();
+    assert_eq!(paths, ["Orders/count", "Orders/total", "Orders/either"]);
+    assert_eq!(OrdersClient::local(Shop).either("abc").await.unwrap(), 3);
+}

@@ -1,0 +1,6 @@
+//! One call: what goes in, what comes out, what may be asked for, and what happens when a handler panics.
+
+mod kinds;
+mod options;
+mod panics;
+mod routing;

@@ -1,0 +1,21 @@
+//! The behaviour that a user of `sinew` may rely on, one module per subject, over real byte streams.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "in a test, a failure is to stop it where it happens"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod calls;
+mod cancellation;
+mod deadlines;
+mod evolution;
+mod interceptors;
+mod interop;
+mod lifecycle;
+mod processes;
+mod streaming;
+mod tracing;
