@@ -1,0 +1,79 @@
+//! The contenders: the peers, and for two of them a second encoding.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+use load::{Cell, Workload};
+
+use crate::options::Options;
+
+/// One column of the comparison.
+#[derive(Clone, Debug)]
+pub(crate) struct Contender {
+    /// The name in reports and on the command line.
+    pub(crate) name: &'static str,
+    pub(crate) binary: PathBuf,
+    pub(crate) encoding: &'static str,
+}
+
+/// What the framework under test is called, in its two encodings, and what each is compared with.
+pub(crate) const PAIRS: [(&str, &str); 7] = [
+    ("sinew", "raw"),
+    ("sinew", "tarpc"),
+    ("sinew", "tonic"),
+    ("sinew", "volo-thrift"),
+    ("sinew", "capnp"),
+    ("sinew-named", "raw-named"),
+    ("sinew-named", "sinew"),
+];
+
+/// Name, binary, encoding. Everybody but sinew must be there.
+const ALL: [(&str, &str, &str); 8] = [
+    ("raw", "peer-raw", "compact"),
+    ("raw-named", "peer-raw", "named"),
+    ("sinew", "peer-sinew", "compact"),
+    ("sinew-named", "peer-sinew", "named"),
+    ("tarpc", "peer-tarpc", "compact"),
+    ("tonic", "peer-tonic", "compact"),
+    ("volo-thrift", "peer-volo", "compact"),
+    ("capnp", "peer-capnp", "compact"),
+];
+
+impl Contender {
+    /// Finds the contenders that the options name, or all.
+    pub(crate) fn find(options: &Options) -> Result<Vec<Self>> {
+        for peer in &options.peers {
+            let names = ALL.map(|(name, ..)| name).join(", ");
+            ensure!(
+                ALL.iter().any(|(name, ..)| name == peer),
+                "no peer is called {peer:?}; there are: {names}"
+            );
+        }
+        let mut found = Vec::new();
+        for (name, binary, encoding) in ALL {
+            if !options.peers.is_empty() && !options.peers.iter().any(|peer| peer == name) {
+                continue;
+            }
+            let contender = Self {
+                name,
+                binary: options.binaries.join(binary),
+                encoding,
+            };
+            if contender.binary.exists() {
+                found.push(contender);
+            } else {
+                eprintln!("MISSING {name}: there is no {}", contender.binary.display());
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether this contender is measured in `cell`: names of fields only matter where structs travel.
+    pub(crate) fn enters(&self, cell: Cell) -> bool {
+        let structs = matches!(
+            cell.workload,
+            Workload::Echo32 | Workload::User | Workload::Stream | Workload::PingPong
+        );
+        structs || self.encoding == "compact"
+    }
+}
