@@ -6,6 +6,10 @@
 //! **Flushing** on behalf of callers is put off once: the driver goes to the back of the run queue, so that every task that is ready now
 //! queues its frame first, and one write takes them all. There is no delay timer.
 //!
+//! **Waking** several callers is put off to the next turn, by which the runtime has another worker up. A task that wakes many others otherwise
+//! gets that worker out of its sleep for the first one, which is all it finds; it falls asleep and is woken for the next, and so on, at the
+//! price of two context switches each.
+//!
 //! **Handlers** run inside this task ([`Acceptor::run`]), which makes the common short ones cheap. While one runs, the `Core` lies in the
 //! [`Baton`], free to be taken: should the handler block its thread, a watchdog takes the core and drives the connection from
 //! another task, so that no other call, ping or deadline waits.
@@ -198,7 +202,8 @@ fn turn<A: Acceptor>(
     task: &mut Context<'_>,
 ) -> Option<(Box<Core<A>>, Turn)> {
     let connection = &baton.connection;
-    let flush_asked = core.begin(connection, task);
+    core.begin(connection, task);
+    core.wake_held();
     let mut again = false;
     let mut reads = 0;
     loop {
@@ -220,11 +225,10 @@ fn turn<A: Acceptor>(
             Read::Wait | Read::Over => break,
         }
     }
-    if flush_asked && !core.put_off {
-        core.put_off = true;
+    core.put_off = !core.put_off && connection.lock().flush_queued;
+    if core.put_off {
         again = true;
     } else {
-        core.put_off = false;
         again |= core.write(connection, task);
     }
     let turn = core.end_of_turn(connection, task, again);
@@ -273,8 +277,8 @@ enum Read {
 }
 
 impl<A: Acceptor> Core<A> {
-    /// Registers the task, does what is due, and tells whether callers asked for a flush.
-    fn begin(&mut self, connection: &Connection, task: &Context<'_>) -> bool {
+    /// Registers the task and does what is due.
+    fn begin(&mut self, connection: &Connection, task: &Context<'_>) {
         let mut state = connection.lock();
         match &mut state.driver {
             Some(waker) => waker.clone_from(task.waker()),
@@ -286,6 +290,8 @@ impl<A: Acceptor> Core<A> {
         if state.mux.has_undated() {
             state.mux.date(time::now());
         }
+        // Most of those that were held back will send something: this task flushes for them without being asked.
+        state.flush_queued |= !self.events.wakers.is_empty();
         if self.timer.as_ref().is_some_and(|timer| timer.is_elapsed()) {
             self.timer = None;
             state.timer_at = None;
@@ -302,7 +308,6 @@ impl<A: Acceptor> Core<A> {
                 }
             }
         }
-        state.flush_queued
     }
 
     fn read(&mut self, connection: &Connection, task: &mut Context<'_>) -> Read {
@@ -408,12 +413,19 @@ impl<A: Acceptor> Core<A> {
         })
     }
 
+    fn wake_held(&mut self) {
+        for waker in self.events.wakers.drain(..) {
+            waker.wake();
+        }
+    }
+
+    /// Acts on what the mux found, except that several tasks at once are woken by the next turn.
     fn act_on_events(&mut self, connection: &Connection) {
         if self.events.is_empty() {
             return;
         }
-        for waker in self.events.wakers.drain(..) {
-            waker.wake();
+        if self.events.wakers.len() <= 1 || !self.events.incoming.is_empty() {
+            self.wake_held();
         }
         if std::mem::take(&mut self.events.hello) {
             connection.announce(Lifecycle::Ready);
@@ -444,9 +456,7 @@ impl<A: Acceptor> Core<A> {
             state.mux.take_woken(&mut self.events.wakers);
             state.writing = true;
             drop(state);
-            for waker in self.events.wakers.drain(..) {
-                waker.wake();
-            }
+            self.wake_held();
             let outcome = write_out(connection.writer(), &mut transmit);
             let mut state = connection.lock();
             state.transmit = transmit;
@@ -499,7 +509,7 @@ impl<A: Acceptor> Core<A> {
             };
         }
         let room = state.mux.unsent_bytes() <= UNSENT_BYTES_MAX;
-        let again = again | (std::mem::take(&mut self.held_back) && room);
+        let again = again | (std::mem::take(&mut self.held_back) && room) | !self.events.wakers.is_empty();
         let mut due = state.mux.next_timeout();
         let at_rest = state.mux.open_streams() == 0;
         drop(state);
@@ -552,6 +562,7 @@ impl<A: Acceptor> Core<A> {
             state.mux.take_woken(&mut self.events.wakers);
             state.driver = None;
         }
+        self.wake_held();
         self.act_on_events(connection);
         connection.writer().shutdown();
         self.acceptor.closed(connection);
