@@ -12,7 +12,7 @@ use crate::call::{open_status, stream_status};
 use crate::message::{Body, FromStatus, Outcome, Reply, ReplyShape};
 use crate::metadata::Metadata;
 use crate::method::MethodSpec;
-use crate::mux::{OpenRequest, StreamKey, UnaryReply};
+use crate::mux::{OpenError, OpenRequest, StreamKey, UnaryReply};
 use crate::status::{HandlerRan, Status};
 use crate::time;
 use crate::transport::Connection;
@@ -27,16 +27,26 @@ pub struct CallFuture<T, E> {
 #[must_use = "futures do nothing unless polled"]
 pub struct MetaFuture<T, E> {
     spec: &'static MethodSpec,
-    state: State<T, E>,
+    /// Kept while the call runs, in case the server provably did not take it up.
+    call: Option<Call<T, E>>,
+    state: State,
 }
 
-enum State<T, E> {
-    Prepared(Call<T, E>),
-    /// On a connection, by the short way; the call is kept in case the server provably did not take it up.
-    Running(Running, Call<T, E>),
+enum State {
+    Prepared,
+    /// On a connection, by the short way.
+    Running(Running),
     /// By the general way.
-    Boxed(Pin<Box<dyn Future<Output = Outcome> + Send>>),
+    Boxed(BoxOutcome),
     Done,
+}
+
+type BoxOutcome = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+
+/// How a call ended, by which way.
+enum Ended {
+    Short(UnaryReply),
+    General(Outcome),
 }
 
 /// A stream that is released when its call is done with.
@@ -67,83 +77,104 @@ impl<T: ReplyShape, E: FromStatus> MetaFuture<T, E> {
     pub(super) fn new(call: Call<T, E>) -> Self {
         Self {
             spec: call.spec,
-            state: State::Prepared(call),
+            call: Some(call),
+            state: State::Prepared,
         }
     }
 
-    fn poll_outcome(&mut self, task: &mut Context<'_>) -> Poll<Outcome> {
+    fn poll_ended(&mut self, task: &mut Context<'_>) -> Poll<Ended> {
         loop {
-            // The running state is looked at in place: it is the one that is polled most.
-            if let State::Running(running, _) = &mut self.state {
-                let status = match std::task::ready!(running.connection.poll_reply(running.key, task)) {
-                    Ok(reply) => {
-                        running.answered = true;
-                        self.state = State::Done;
-                        return Poll::Ready(outcome(reply));
-                    }
-                    Err(error) => stream_status(error),
-                };
-                let State::Running(running, call) = std::mem::replace(&mut self.state, State::Done) else {
-                    return Poll::Ready(Err(status));
-                };
-                if status.handler_ran() != HandlerRan::No {
-                    return Poll::Ready(Err(status));
-                }
-                // The server provably did not take it up, so it may be sent again whatever it does; within what is left of its time.
-                let deadline = running.connection.deadline(running.key);
-                drop(running);
-                self.state = State::Boxed(general(call, deadline)?);
-                continue;
-            }
-            match std::mem::replace(&mut self.state, State::Done) {
-                State::Prepared(call) => {
-                    self.state = begin(call, task)?;
-                    if matches!(self.state, State::Running(..)) {
-                        // Opening registered the task already.
-                        return Poll::Pending;
+            match &mut self.state {
+                State::Running(running) => {
+                    let status = match std::task::ready!(running.connection.poll_reply(running.key, task)) {
+                        Ok(reply) => {
+                            running.answered = true;
+                            self.state = State::Done;
+                            return Poll::Ready(Ended::Short(reply));
+                        }
+                        Err(error) => stream_status(error),
+                    };
+                    // The server provably did not take it up, so it may be sent again whatever it does; within what is left of its time.
+                    let again = status.handler_ran() == HandlerRan::No;
+                    let deadline = if again {
+                        running.connection.deadline(running.key)
+                    } else {
+                        None
+                    };
+                    self.state = State::Done;
+                    match self.call.take() {
+                        Some(call) if again => self.state = general(call, deadline),
+                        _ => return Poll::Ready(Ended::General(Err(status))),
                     }
                 }
-                State::Boxed(mut future) => {
-                    let polled = future.as_mut().poll(task);
-                    if polled.is_pending() {
-                        self.state = State::Boxed(future);
+                State::Prepared => {
+                    let begun = match &mut self.call {
+                        Some(call) => begin(call, task),
+                        None => Begun::Over(ended_already()),
+                    };
+                    match begun {
+                        Begun::Running(running) => {
+                            // Opening registered the task already.
+                            self.state = State::Running(running);
+                            return Poll::Pending;
+                        }
+                        Begun::Over(status) => {
+                            self.state = State::Done;
+                            return Poll::Ready(Ended::General(Err(status)));
+                        }
+                        Begun::General => {
+                            self.state = State::Done;
+                            if let Some(call) = self.call.take() {
+                                self.state = general(call, None);
+                            }
+                        }
                     }
-                    return polled;
                 }
-                State::Running(..) | State::Done => {
-                    return Poll::Ready(Err(Status::internal("the call was polled after it had ended")));
+                State::Boxed(future) => {
+                    let outcome = std::task::ready!(future.as_mut().poll(task));
+                    self.state = State::Done;
+                    return Poll::Ready(Ended::General(outcome));
                 }
+                State::Done => return Poll::Ready(Ended::General(Err(ended_already()))),
             }
         }
-    }
-
-    fn poll_meta(&mut self, task: &mut Context<'_>) -> Poll<Result<(T, CallMeta), E>> {
-        let result = match std::task::ready!(self.poll_outcome(task)) {
-            Ok(reply) => {
-                let (metadata, body, trailers) = reply.into_parts();
-                T::from_body(body, self.spec).map(|value| (value, CallMeta::new(metadata, trailers)))
-            }
-            Err(status) => Err(status),
-        };
-        Poll::Ready(result.map_err(E::from_status))
     }
 }
 
-/// Opens the call on the ready connection, or goes the general way.
-fn begin<T: ReplyShape, E: FromStatus>(mut call: Call<T, E>, task: &Context<'_>) -> Result<State<T, E>, Status> {
+impl Ended {
+    fn into_outcome(self) -> Outcome {
+        match self {
+            Self::Short(reply) => outcome(reply),
+            Self::General(outcome) => outcome,
+        }
+    }
+}
+
+fn ended_already() -> Status {
+    Status::internal("the call was polled after it had ended")
+}
+
+/// How a call began.
+enum Begun {
+    Running(Running),
+    /// It has to go the general way.
+    General,
+    /// It cannot be made.
+    Over(Status),
+}
+
+/// Opens the call on the ready connection, if it is a plain one.
+fn begin<T: ReplyShape, E: FromStatus>(call: &mut Call<T, E>, task: &Context<'_>) -> Begun {
     let plain = !T::STREAMING
         && call.outbound.is_none()
         && call.channel.chain().is_empty()
         && call.options.as_ref().is_none_or(|options| options.chain.is_empty() && options.wrong.is_none());
     if !plain || call.arguments.is_err() {
-        return general(call, None).map(State::Boxed);
+        return Begun::General;
     }
-    let connection = match call.channel.current() {
-        Some(current) => match &*current {
-            Some(connection) => Connection::clone(connection),
-            None => return general(call, None).map(State::Boxed),
-        },
-        None => return general(call, None).map(State::Boxed),
+    let connection = match call.channel.current().as_deref() {
+        Some(Some(connection)) => Connection::clone(connection),
+        _ => return Begun::General,
     };
     let metadata = if call.options.is_none() && call.parent.is_none() {
         Metadata::new()
@@ -151,7 +182,7 @@ fn begin<T: ReplyShape, E: FromStatus>(mut call: Call<T, E>, task: &Context<'_>)
         call.take_metadata()
     };
     let Ok(arguments) = &call.arguments else {
-        return general(call, None).map(State::Boxed);
+        return Begun::General;
     };
     let mut request = OpenRequest {
         method: call.spec.id(),
@@ -170,44 +201,35 @@ fn begin<T: ReplyShape, E: FromStatus>(mut call: Call<T, E>, task: &Context<'_>)
             let now = time::now();
             let (deadline, _) = call.deadline(now);
             if let Some(status) = Call::<T, E>::expired(deadline, now) {
-                return Err(status);
+                return Begun::Over(status);
             }
             request.timeout = deadline.map_or(0, |deadline| time::to_wire_timeout(deadline, now));
             request.deadline = deadline;
             connection.open(now, &request, task)
         }
     };
+    if !metadata.is_empty()
+        && let Some(options) = &mut call.options
+    {
+        // Kept for the case that the call has to be sent again; what was inherited is found again then.
+        options.metadata = metadata;
+    }
     match opened {
-        Ok(key) => {
-            // Kept for the case that the call has to be sent again.
-            if !metadata.is_empty()
-                && let Some(options) = &mut call.options
-            {
-                options.metadata = metadata;
-            }
-            let running = Running {
-                connection,
-                key,
-                answered: false,
-            };
-            Ok(State::Running(running, call))
-        }
-        Err(error @ crate::mux::OpenError::TooLarge { .. }) => Err(open_status(error)),
-        Err(_) => {
-            if !metadata.is_empty() {
-                call.options.get_or_insert_default().metadata = metadata;
-            }
-            general(call, None).map(State::Boxed)
-        }
+        Ok(key) => Begun::Running(Running {
+            connection,
+            key,
+            answered: false,
+        }),
+        Err(error @ OpenError::TooLarge { .. }) => Begun::Over(open_status(error)),
+        Err(_) => Begun::General,
     }
 }
 
-fn general<T: ReplyShape, E>(
-    call: Call<T, E>,
-    limit: Option<Instant>,
-) -> Result<Pin<Box<dyn Future<Output = Outcome> + Send>>, Status> {
-    let (channel, request, parent, chain) = call.into_request(time::now(), limit)?;
-    Ok(attempt::boxed(channel, request, parent, chain))
+fn general<T: ReplyShape, E>(call: Call<T, E>, limit: Option<Instant>) -> State {
+    match call.into_request(time::now(), limit) {
+        Ok((channel, request, parent, chain)) => State::Boxed(attempt::boxed(channel, request, parent, chain)),
+        Err(status) => State::Boxed(Box::pin(std::future::ready(Err(status)))),
+    }
 }
 
 /// The outcome of a unary call, from what came over the wire.
@@ -225,7 +247,16 @@ impl<T: ReplyShape, E: FromStatus> Future for CallFuture<T, E> {
     type Output = Result<T, E>;
 
     fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Self::Output> {
-        self.get_mut().inner.poll_meta(task).map(|result| result.map(|(value, _)| value))
+        let this = &mut self.get_mut().inner;
+        let result = match std::task::ready!(this.poll_ended(task)) {
+            Ended::Short(reply) => match reply.status {
+                None => T::from_body(reply.message.map_or(Body::Empty, Body::Received), this.spec),
+                Some(status) => Err(status.with_metadata(reply.trailers)),
+            },
+            Ended::General(Ok(reply)) => T::from_body(reply.into_parts().1, this.spec),
+            Ended::General(Err(status)) => Err(status),
+        };
+        Poll::Ready(result.map_err(E::from_status))
     }
 }
 
@@ -233,7 +264,12 @@ impl<T: ReplyShape, E: FromStatus> Future for MetaFuture<T, E> {
     type Output = Result<(T, CallMeta), E>;
 
     fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Self::Output> {
-        self.get_mut().poll_meta(task)
+        let this = self.get_mut();
+        let result = std::task::ready!(this.poll_ended(task)).into_outcome().and_then(|reply| {
+            let (metadata, body, trailers) = reply.into_parts();
+            T::from_body(body, this.spec).map(|value| (value, CallMeta::new(metadata, trailers)))
+        });
+        Poll::Ready(result.map_err(E::from_status))
     }
 }
 
@@ -250,8 +286,8 @@ impl<T, E> fmt::Debug for CallFuture<T, E> {
 impl<T, E> fmt::Debug for MetaFuture<T, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match self.state {
-            State::Prepared(_) => "prepared",
-            State::Running(..) => "running",
+            State::Prepared => "prepared",
+            State::Running(_) => "running",
             State::Boxed(_) => "general",
             State::Done => "done",
         };

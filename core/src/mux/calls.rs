@@ -210,6 +210,13 @@ impl Mux {
         self.streams.get(key)?.deadline
     }
 
+    /// Registers a task for the answer of a call that was opened just now.
+    pub fn await_reply(&mut self, key: StreamKey, task: &Context<'_>) {
+        if let Some(stream) = self.streams.get(key) {
+            register(&mut stream.recv.waker, task);
+        }
+    }
+
     /// The answer to a unary call. The stream is gone once it is ready.
     pub fn poll_reply(&mut self, key: StreamKey, task: &Context<'_>) -> Poll<Result<UnaryReply, StreamError>> {
         let polled = self.poll_answer(key, task);
@@ -232,10 +239,13 @@ impl Mux {
             register(&mut stream.recv.waker, task);
             return Poll::Pending;
         }
-        let (message, credit) = match stream.recv.take() {
-            Some((Chunk::One(payload), credit)) => (Some(payload), credit),
-            Some((Chunk::Batch(batch), credit)) => (Some(stream.recv.split_first(batch)), credit),
-            None => (None, 0),
+        let (message, credit) = match stream.recv.whole() {
+            Some((payload, credit)) => (Some(payload), credit),
+            None => match stream.recv.take() {
+                Some((Chunk::One(payload), credit)) => (Some(payload), credit),
+                Some((Chunk::Batch(batch), credit)) => (Some(stream.recv.split_first(batch)), credit),
+                None => (None, 0),
+            },
         };
         let reply = UnaryReply {
             metadata: stream.recv.head.take().unwrap_or_default(),

@@ -557,15 +557,17 @@ impl Mux {
 
     /// Closes a stream and frees what it holds.
     pub(super) fn remove(&mut self, key: StreamKey) {
-        if let Some(stream) = self.streams.get(key) {
-            let unread = stream.recv.unread();
-            if !stream.recv.fin {
-                let credit = stream.recv.window.left();
-                self.expect_late(credit);
-            }
+        let Some(stream) = self.streams.remove(key) else { return };
+        let late = (!stream.recv.fin).then(|| stream.recv.window.left());
+        let unread = stream.recv.unread();
+        self.assembling = self.assembling.saturating_sub(stream.recv.assembly_bytes());
+        stream.reset();
+        if let Some(credit) = late {
+            self.expect_late(credit);
+        }
+        if unread > 0 {
             self.credit_connection(unread);
         }
-        self.assembling = self.assembling.saturating_sub(self.streams.remove(key));
         if let Some(waker) = self.openers.pop_front() {
             self.woken.push(waker);
         }

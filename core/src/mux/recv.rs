@@ -29,7 +29,8 @@ pub(super) struct RecvHalf {
     pub(super) headed: bool,
     prefix: [u8; MESSAGE_PREFIX_BYTES],
     prefix_len: usize,
-    assembly: Option<Assembly>,
+    /// Apart, because only large messages need one.
+    assembly: Option<Box<Assembly>>,
     /// Nobody reads any more: bytes are dropped as they come.
     pub(super) discarding: bool,
     /// Unread messages, each with the credit that is given back when it is taken.
@@ -40,6 +41,8 @@ pub(super) struct RecvHalf {
     pub(super) waker: Option<Waker>,
     /// A buffer that the caller lent for its reply.
     pub(super) lent: Vec<u8>,
+    /// The lent buffer holds the whole response.
+    whole: bool,
 }
 
 #[derive(Debug)]
@@ -81,6 +84,7 @@ impl Default for RecvHalf {
             trailers: Metadata::new(),
             waker: None,
             lent: Vec::new(),
+            whole: false,
         }
     }
 }
@@ -103,6 +107,7 @@ impl RecvHalf {
         self.assembly = None;
         self.prefix_len = 0;
         self.chunks.clear();
+        self.whole = false;
         freed
     }
 
@@ -136,15 +141,20 @@ impl RecvHalf {
         if !head.is_empty() {
             self.head = Some(head);
         }
-        let mut buffer = std::mem::take(&mut self.lent);
-        if buffer.capacity() == 0 {
-            buffer = pool::take();
-        }
-        buffer.extend_from_slice(message);
-        let credit = message.len() + MESSAGE_PREFIX_BYTES;
-        self.chunks.push_back((Chunk::One(Payload::pooled(buffer)), credit));
+        self.lent.extend_from_slice(message);
+        self.whole = true;
         self.headed = true;
         self.fin = true;
+    }
+
+    /// The response that [`take_whole`](Self::take_whole) took up, with the credit to give back.
+    #[inline]
+    pub(super) fn whole(&mut self) -> Option<(Payload, usize)> {
+        if !std::mem::take(&mut self.whole) {
+            return None;
+        }
+        let credit = self.lent.len() + MESSAGE_PREFIX_BYTES;
+        Some((Payload::pooled(std::mem::take(&mut self.lent)), credit))
     }
 
     /// Takes up the bytes of a frame; `bytes_max` bounds one message and `room` the memory of incomplete ones.
@@ -249,12 +259,12 @@ impl RecvHalf {
         let bytes = pool::take_large(len.min(ASSEMBLY_AHEAD_BYTES));
         let reserved = bytes.capacity();
         fed.reserved += reserved;
-        self.assembly = Some(Assembly {
+        self.assembly = Some(Box::new(Assembly {
             bytes,
             len,
             uncredited: MESSAGE_PREFIX_BYTES,
             reserved,
-        });
+        }));
         self.note_assembled(0, fed);
         self.complete_assembly(fed);
         Ok(())
@@ -287,6 +297,9 @@ impl RecvHalf {
 
     /// The next chunk, with the credit to give back.
     pub(super) fn take(&mut self) -> Option<(Chunk, usize)> {
+        if let Some((message, credit)) = self.whole() {
+            return Some((Chunk::One(message), credit));
+        }
         let (chunk, mut credit) = self.chunks.pop_front()?;
         if self.chunks.is_empty()
             && let Some(assembly) = &mut self.assembly
@@ -315,7 +328,12 @@ impl RecvHalf {
     /// Credit of everything that arrived and was not taken; for a stream that ends unread.
     pub(super) fn unread(&self) -> usize {
         let queued: usize = self.chunks.iter().map(|(_, credit)| credit).sum();
-        queued + self.assembly.as_ref().map_or(0, |assembly| assembly.uncredited) + self.prefix_len
+        let whole = if self.whole {
+            self.lent.len() + MESSAGE_PREFIX_BYTES
+        } else {
+            0
+        };
+        whole + queued + self.assembly.as_ref().map_or(0, |assembly| assembly.uncredited) + self.prefix_len
     }
 
     pub(super) fn reset(&mut self) {
@@ -324,11 +342,14 @@ impl RecvHalf {
         self.prefix_len = 0;
         self.assembly = None;
         self.discarding = false;
-        self.chunks.clear();
+        if !self.chunks.is_empty() {
+            self.chunks.clear();
+        }
         self.fin = false;
         self.status = None;
         self.trailers.clear();
         self.waker = None;
+        self.whole = false;
         if self.lent.capacity() > 0 {
             pool::give(std::mem::take(&mut self.lent));
         }

@@ -74,7 +74,9 @@ impl SendHalf {
 
     pub(super) fn reset(&mut self) {
         self.credit = 0;
-        self.queue.clear();
+        if !self.queue.is_empty() {
+            self.queue.clear();
+        }
         self.queued = 0;
         self.fin = false;
         self.end = None;

@@ -56,7 +56,7 @@ impl Stream {
         events.wakers.extend(self.recv.waker.take());
     }
 
-    fn reset(&mut self) {
+    pub(super) fn reset(&mut self) {
         self.id = StreamId::CONNECTION;
         self.deadline = None;
         self.awaits_arguments = false;
@@ -128,17 +128,15 @@ impl Streams {
         self.slots.get_mut(slot as usize)
     }
 
-    /// Closes the stream and frees its slot; returns the bytes of an incomplete message that it held.
-    pub(super) fn remove(&mut self, key: StreamKey) -> usize {
-        if key.id == StreamId::CONNECTION || self.get(key).is_none() {
-            return 0;
+    /// Closes the stream and frees its slot; returns it for a last look, to be reset.
+    pub(super) fn remove(&mut self, key: StreamKey) -> Option<&mut Stream> {
+        let stream = self.slots.get_mut(key.slot as usize)?;
+        if key.id == StreamId::CONNECTION || stream.id != key.id {
+            return None;
         }
         self.by_id.remove(key.id);
         self.free.push(key.slot);
-        let stream = &mut self.slots[key.slot as usize];
-        let assembling = stream.recv.assembly_bytes();
-        stream.reset();
-        assembling
+        Some(stream)
     }
 
     pub(super) fn clear(&mut self) {

@@ -130,8 +130,7 @@ impl Connection {
         match state.mux.open(now, request) {
             Ok(key) => {
                 if request.fin {
-                    // A fresh stream has no answer yet; this only registers the task.
-                    let _pending = state.mux.poll_reply(key, task);
+                    state.mux.await_reply(key, task);
                 }
                 // Only the first stream (keepalive) and an earlier deadline can move the timer forward.
                 let timers = was_at_rest
@@ -183,8 +182,7 @@ impl Connection {
         }
         match state.mux.open_within(timeout, request) {
             Ok(key) => {
-                // A fresh stream has no answer yet; this only registers the task.
-                let _pending = state.mux.poll_reply(key, task);
+                state.mux.await_reply(key, task);
                 self.after(state, false);
                 Ok(key)
             }

@@ -245,7 +245,11 @@ fn run_jobs<A: Acceptor>(mut core: Box<Core<A>>, baton: &Arc<Baton<A>>) -> Optio
     };
     core.acceptor.before_jobs(baton);
     loop {
-        baton.handlers.fetch_add(1, Ordering::Relaxed);
+        // One task at a time drives the connection, so nothing is lost between the two.
+        baton.handlers.store(
+            baton.handlers.load(Ordering::Relaxed).wrapping_add(1),
+            Ordering::Relaxed,
+        );
         *baton.lock() = Some(core);
         let done = A::run(job, connection);
         let reclaimed = baton.lock().take();

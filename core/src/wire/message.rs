@@ -16,7 +16,8 @@ pub const LINK_BYTES_MIN: usize = 4 * 1024;
 /// One large top-level `Bytes` may be linked instead of copied.
 pub struct EncodedMessage {
     buffer: Vec<u8>,
-    link: Option<Link>,
+    /// Apart, because most messages have none and all of them are moved.
+    link: Option<Box<Link>>,
 }
 
 #[derive(Clone)]
@@ -49,10 +50,10 @@ impl EncodedMessage {
     /// Appends raw bytes: linked when they are large and nothing is linked yet, else copied.
     pub(crate) fn push_bytes(&mut self, bytes: Bytes) {
         if bytes.len() >= LINK_BYTES_MIN && self.link.is_none() {
-            self.link = Some(Link {
+            self.link = Some(Box::new(Link {
                 at: self.buffer.len(),
                 bytes,
-            });
+            }));
         } else {
             self.buffer.extend_from_slice(&bytes);
         }
@@ -79,7 +80,7 @@ impl EncodedMessage {
     /// All bytes with the prefix, if nothing is linked.
     #[must_use]
     pub fn as_contiguous(&self) -> Option<&[u8]> {
-        match self.link {
+        match &self.link {
             None => Some(&self.buffer),
             Some(_) => None,
         }

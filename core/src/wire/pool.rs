@@ -10,32 +10,20 @@ use bytes::Bytes;
 
 /// Buffers that a thread keeps at most: two per call of a few hundred calls in flight.
 const BUFFERS_MAX: usize = 512;
-/// The largest buffer that is kept, in bytes; bodies above it are rare and would pin memory.
-const BUFFER_BYTES_MAX: usize = 8 * 1024;
-/// What a thread keeps at most over all buffers, in bytes.
-const POOL_BYTES_MAX: usize = 1024 * 1024;
+/// The largest buffer that is kept, in bytes; bodies above it are rare and would pin memory. With the count it bounds what a thread keeps to 2 MiB.
+const BUFFER_BYTES_MAX: usize = 4 * 1024;
 /// Capacity of a fresh buffer: most small calls fit without growing.
 const FRESH_BYTES: usize = 256;
 
-#[derive(Default)]
-struct Pool {
-    buffers: Vec<Vec<u8>>,
-    bytes: usize,
-}
-
 thread_local! {
-    static POOL: RefCell<Pool> = const { RefCell::new(Pool { buffers: Vec::new(), bytes: 0 }) };
+    static POOL: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// An empty buffer, used before if there is one.
 #[must_use]
+#[inline]
 pub fn take() -> Vec<u8> {
-    let kept = POOL.try_with(|pool| {
-        let mut pool = pool.borrow_mut();
-        let buffer = pool.buffers.pop()?;
-        pool.bytes -= buffer.capacity();
-        Some(buffer)
-    });
+    let kept = POOL.try_with(|pool| pool.borrow_mut().pop());
     match kept {
         Ok(Some(buffer)) => buffer,
         Ok(None) | Err(_) => Vec::with_capacity(FRESH_BYTES),
@@ -43,18 +31,17 @@ pub fn take() -> Vec<u8> {
 }
 
 /// Gives a buffer back.
+#[inline]
 pub fn give(mut buffer: Vec<u8>) {
-    let capacity = buffer.capacity();
-    if capacity == 0 || capacity > BUFFER_BYTES_MAX {
+    if buffer.capacity() == 0 || buffer.capacity() > BUFFER_BYTES_MAX {
         return;
     }
     // At thread exit the pool may be gone; the buffer is freed then.
     let _gone = POOL.try_with(|pool| {
         let mut pool = pool.borrow_mut();
-        if pool.buffers.len() < BUFFERS_MAX && pool.bytes + capacity <= POOL_BYTES_MAX {
+        if pool.len() < BUFFERS_MAX {
             buffer.clear();
-            pool.bytes += capacity;
-            pool.buffers.push(buffer);
+            pool.push(buffer);
         }
     });
 }
@@ -125,7 +112,7 @@ impl Drop for Large {
 
 #[cfg(test)]
 mod tests {
-    use super::{BUFFER_BYTES_MAX, BUFFERS_MAX, LARGE_BYTES_MIN, LARGE_POOL_BYTES_MAX, POOL, POOL_BYTES_MAX};
+    use super::{BUFFER_BYTES_MAX, BUFFERS_MAX, LARGE_BYTES_MIN, LARGE_POOL_BYTES_MAX, POOL};
     use super::{give, large, share_large, shrink_large, take, take_large};
 
     #[test]
@@ -160,17 +147,10 @@ mod tests {
     #[test]
     fn what_a_thread_keeps_is_bounded() {
         give(Vec::with_capacity(BUFFER_BYTES_MAX + 1));
-        POOL.with(|pool| assert_eq!(pool.borrow().buffers.len(), 0));
+        POOL.with(|pool| assert_eq!(pool.borrow().len(), 0));
         for _ in 0..BUFFERS_MAX * 2 {
-            give(Vec::with_capacity(64));
-        }
-        POOL.with(|pool| assert_eq!(pool.borrow().buffers.len(), BUFFERS_MAX));
-        for _ in 0..BUFFERS_MAX {
-            drop(take());
-        }
-        for _ in 0..BUFFERS_MAX {
             give(Vec::with_capacity(BUFFER_BYTES_MAX));
         }
-        POOL.with(|pool| assert!(pool.borrow().bytes <= POOL_BYTES_MAX));
+        POOL.with(|pool| assert_eq!(pool.borrow().len(), BUFFERS_MAX));
     }
 }
