@@ -13,6 +13,7 @@ mod calls;
 mod cancellation;
 mod deadlines;
 mod evolution;
+mod foreign;
 mod interceptors;
 mod interop;
 mod lifecycle;

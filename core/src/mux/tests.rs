@@ -2,6 +2,7 @@
 
 mod calls;
 mod credit;
+mod documented;
 mod end;
 mod hostile;
 mod pair;

@@ -12,6 +12,8 @@ pub const HELLO_BYTES_MAX: usize = 4 * 1024;
 const AGENT_BYTES_MAX: usize = 64;
 
 /// What the sender of a HELLO accepts; the defaults hold until it arrives.
+///
+/// Defaults and least values are in the table of [`wire`](super).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
     /// Payload of a frame, in bytes.

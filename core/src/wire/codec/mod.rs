@@ -1,4 +1,4 @@
-//! Values <-> MessagePack.
+//! Values <-> MessagePack; what each type looks like is in the table of [`wire`](super).
 //!
 //! Writing is rmp-serde's. Reading is our own decoder over a slice, because one pass has to do what a wrapper around rmp-serde would need five
 //! wrapped layers for: a depth limit, size hints that a peer cannot inflate, arrays that may be longer or shorter than the type, and a
