@@ -106,7 +106,7 @@ async fn run(mut slot: BoxSlot, mut running: Running) -> Outcome {
 /// A call under way: whoever holds its context hears of it when the caller gives it up.
 struct Running {
     cx: Cx,
-    span: tracing::Span,
+    span: Option<tracing::Span>,
     over: bool,
 }
 
@@ -119,7 +119,12 @@ impl Running {
     /// Runs user code under the call's context; `None` if it panicked.
     fn poll<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
         let mut ambient = Some(self.cx.clone());
-        let guarded = AssertUnwindSafe(|| context::enter(&mut ambient, || self.span.in_scope(work)));
+        let guarded = AssertUnwindSafe(|| {
+            context::enter(&mut ambient, || match &self.span {
+                None => work(),
+                Some(span) => span.in_scope(work),
+            })
+        });
         std::panic::catch_unwind(guarded).ok()
     }
 }

@@ -233,7 +233,7 @@ impl Mux {
             return Poll::Ready(Err(StreamError::Protocol("the call is over".to_owned())));
         };
         if let Some(error) = &stream.error {
-            return Poll::Ready(Err(error.clone()));
+            return Poll::Ready(Err(StreamError::clone(error)));
         }
         if !stream.recv.fin {
             register(&mut stream.recv.waker, task);
@@ -248,7 +248,7 @@ impl Mux {
             },
         };
         let reply = UnaryReply {
-            metadata: stream.recv.head.take().unwrap_or_default(),
+            metadata: std::mem::take(&mut stream.recv.head),
             message,
             status: stream.recv.status.take(),
             trailers: std::mem::take(&mut stream.recv.trailers),
@@ -263,14 +263,14 @@ impl Mux {
         let Some(stream) = self.streams.get(key) else {
             return Poll::Ready(Err(StreamError::Protocol("the call is over".to_owned())));
         };
-        if let Some(head) = stream.recv.head.take() {
-            return Poll::Ready(Ok(head));
+        if std::mem::take(&mut stream.recv.head_unread) {
+            return Poll::Ready(Ok(std::mem::take(&mut stream.recv.head)));
         }
         if stream.recv.fin {
             return Poll::Ready(Ok(Metadata::new()));
         }
         if let Some(error) = &stream.error {
-            return Poll::Ready(Err(error.clone()));
+            return Poll::Ready(Err(StreamError::clone(error)));
         }
         register(&mut stream.recv.waker, task);
         Poll::Pending
@@ -300,7 +300,7 @@ impl Mux {
             return Poll::Ready(Ok(None));
         }
         if let Some(error) = &stream.error {
-            return Poll::Ready(Err(error.clone()));
+            return Poll::Ready(Err(StreamError::clone(error)));
         }
         register(&mut stream.recv.waker, task);
         Poll::Pending
@@ -323,13 +323,13 @@ impl Mux {
             return Poll::Ready(Err(StreamError::Reset { code: ErrorCode::None }));
         };
         if let Some(error) = &stream.error {
-            return Poll::Ready(Err(error.clone()));
+            return Poll::Ready(Err(StreamError::clone(error)));
         }
         if stream.send.closed {
             return Poll::Ready(Err(StreamError::Reset { code: ErrorCode::None }));
         }
         if stream.send.queued() >= SEND_QUEUE_BYTES_MAX {
-            register(&mut stream.send.waker, task);
+            stream.send.wait(task);
             return Poll::Pending;
         }
         Poll::Ready(Ok(()))
@@ -408,7 +408,7 @@ impl Mux {
         } else {
             let mut end = Vec::new();
             head::encode_end(None, trailers, &mut end);
-            stream.send.end = Some(end);
+            stream.send.set_end(end);
         }
         // The deadline stays: a client that does not read must not hold the reply for ever.
         self.line_up(key);
@@ -447,7 +447,7 @@ impl Mux {
         }
         let mut end = Vec::new();
         head::encode_end(status, trailers, &mut end);
-        stream.send.end = Some(end);
+        stream.send.set_end(end);
         self.line_up(key);
     }
 

@@ -176,8 +176,7 @@ impl Mux {
             self.nuisance.earn();
             return Step::Used(HEADER_BYTES + header.len);
         }
-        stream.recv.head = Some(metadata);
-        stream.recv.headed = true;
+        stream.recv.take_head(metadata);
         events.wakers.extend(stream.recv.waker.take());
         if header.len > used || header.is_fin() {
             self.input = Input::Body {

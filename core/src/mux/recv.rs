@@ -24,11 +24,13 @@ pub enum Chunk {
 #[derive(Debug)]
 pub(super) struct RecvHalf {
     pub(super) window: Window,
-    pub(super) head: Option<Metadata>,
+    pub(super) head: Metadata,
     /// The head came, whether or not it was taken already.
     pub(super) headed: bool,
+    /// The head was not taken yet.
+    pub(super) head_unread: bool,
     prefix: [u8; MESSAGE_PREFIX_BYTES],
-    prefix_len: usize,
+    prefix_len: u8,
     /// Apart, because only large messages need one.
     assembly: Option<Box<Assembly>>,
     /// Nobody reads any more: bytes are dropped as they come.
@@ -72,8 +74,9 @@ impl Default for RecvHalf {
     fn default() -> Self {
         Self {
             window: Window::new(0),
-            head: None,
+            head: Metadata::new(),
             headed: false,
+            head_unread: false,
             prefix: [0; MESSAGE_PREFIX_BYTES],
             prefix_len: 0,
             assembly: None,
@@ -138,13 +141,17 @@ impl RecvHalf {
 
     /// Takes up a whole response that is one small message.
     pub(super) fn take_whole(&mut self, head: Metadata, message: &[u8]) {
-        if !head.is_empty() {
-            self.head = Some(head);
-        }
+        self.take_head(head);
         self.lent.extend_from_slice(message);
         self.whole = true;
-        self.headed = true;
         self.fin = true;
+    }
+
+    /// Takes up the head of a response.
+    pub(super) fn take_head(&mut self, head: Metadata) {
+        self.head = head;
+        self.headed = true;
+        self.head_unread = true;
     }
 
     /// The response that [`take_whole`](Self::take_whole) took up, with the credit to give back.
@@ -186,11 +193,13 @@ impl RecvHalf {
                 self.note_assembled(wanted, fed);
                 self.complete_assembly(fed);
             } else if self.prefix_len > 0 || bytes.len() < MESSAGE_PREFIX_BYTES {
-                let wanted = (MESSAGE_PREFIX_BYTES - self.prefix_len).min(bytes.len());
-                self.prefix[self.prefix_len..self.prefix_len + wanted].copy_from_slice(&bytes[..wanted]);
-                self.prefix_len += wanted;
+                let at = usize::from(self.prefix_len);
+                let wanted = (MESSAGE_PREFIX_BYTES - at).min(bytes.len());
+                self.prefix[at..at + wanted].copy_from_slice(&bytes[..wanted]);
+                // At most the length of a prefix.
+                self.prefix_len += u8::try_from(wanted).unwrap_or(u8::MAX);
                 *rest = &bytes[wanted..];
-                if self.prefix_len == MESSAGE_PREFIX_BYTES {
+                if at + wanted == MESSAGE_PREFIX_BYTES {
                     self.prefix_len = 0;
                     self.begin_message(self.prefix, bytes_max, room, fed)?;
                 }
@@ -333,12 +342,13 @@ impl RecvHalf {
         } else {
             0
         };
-        whole + queued + self.assembly.as_ref().map_or(0, |assembly| assembly.uncredited) + self.prefix_len
+        whole + queued + self.assembly.as_ref().map_or(0, |assembly| assembly.uncredited) + usize::from(self.prefix_len)
     }
 
     pub(super) fn reset(&mut self) {
-        self.head = None;
+        self.head.clear();
         self.headed = false;
+        self.head_unread = false;
         self.prefix_len = 0;
         self.assembly = None;
         self.discarding = false;

@@ -1,87 +1,127 @@
 //! The sending half of a stream: messages -> bytes that wait for credit and for their turn.
 
 use std::collections::VecDeque;
-use std::task::Waker;
+use std::task::{Context, Waker};
 
 use bytes::{Buf, Bytes};
 
 use super::Events;
+use super::calls::register;
 
 #[derive(Debug, Default)]
 pub(super) struct SendHalf {
     pub(super) credit: u32,
-    queue: VecDeque<Bytes>,
-    queued: usize,
     /// The half ends after the queue.
     pub(super) fin: bool,
-    /// The payload of an END that follows the queue.
-    pub(super) end: Option<Vec<u8>>,
     /// Stands in the connection's list of streams with something to send.
     pub(super) listed: bool,
     /// The half ended, here or because the call is over.
     pub(super) closed: bool,
-    /// Waits until the queue has room.
-    pub(super) waker: Option<Waker>,
+    /// Apart, because a small message leaves without it.
+    queue: Option<Box<Queue>>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    pieces: VecDeque<Bytes>,
+    bytes: usize,
+    /// The payload of an END that follows the pieces.
+    end: Option<Vec<u8>>,
+    /// Waits until there is room.
+    waker: Option<Waker>,
 }
 
 impl SendHalf {
     pub(super) fn push(&mut self, piece: Bytes) {
         if !piece.is_empty() {
-            self.queued += piece.len();
-            self.queue.push_back(piece);
+            let queue = self.queue.get_or_insert_default();
+            queue.bytes += piece.len();
+            queue.pieces.push_back(piece);
         }
     }
 
     pub(super) fn queued(&self) -> usize {
-        self.queued
+        self.queue.as_ref().map_or(0, |queue| queue.bytes)
+    }
+
+    /// Ends the call after what is queued.
+    pub(super) fn set_end(&mut self, payload: Vec<u8>) {
+        self.queue.get_or_insert_default().end = Some(payload);
+    }
+
+    pub(super) fn has_end(&self) -> bool {
+        self.queue.as_ref().is_some_and(|queue| queue.end.is_some())
+    }
+
+    pub(super) fn take_end(&mut self) -> Option<Vec<u8>> {
+        self.queue.as_mut()?.end.take()
+    }
+
+    /// Registers a task that waits for room.
+    pub(super) fn wait(&mut self, task: &Context<'_>) {
+        register(&mut self.queue.get_or_insert_default().waker, task);
+    }
+
+    pub(super) fn take_waker(&mut self) -> Option<Waker> {
+        self.queue.as_mut()?.waker.take()
     }
 
     /// Whether something is left to send: bytes, or the end.
     pub(super) fn has_work(&self) -> bool {
-        !self.closed && (self.queued > 0 || self.fin || self.end.is_some())
+        !self.closed && (self.fin || self.queued() > 0 || self.has_end())
     }
 
     /// Whether a turn would send something now.
     pub(super) fn can_send(&self, connection_credit: u32) -> bool {
-        self.has_work() && (self.queued == 0 || (self.credit > 0 && connection_credit > 0))
+        self.has_work() && (self.queued() == 0 || (self.credit > 0 && connection_credit > 0))
     }
 
     /// Takes up to `bytes_max` bytes off the queue's front piece; pieces are never joined, so a turn may take several.
     pub(super) fn take(&mut self, bytes_max: usize) -> Bytes {
-        let Some(front) = self.queue.front_mut() else {
+        let Some(queue) = &mut self.queue else {
+            return Bytes::new();
+        };
+        let Some(front) = queue.pieces.front_mut() else {
             return Bytes::new();
         };
         let taken = if front.len() <= bytes_max {
-            self.queue.pop_front().unwrap_or_default()
+            queue.pieces.pop_front().unwrap_or_default()
         } else {
             let taken = front.slice(..bytes_max);
             front.advance(bytes_max);
             taken
         };
-        self.queued -= taken.len();
+        queue.bytes -= taken.len();
         taken
     }
 
     /// Nothing more is sent: the call is over.
     pub(super) fn abort(&mut self, events: &mut Events) {
         self.closed = true;
-        self.queue.clear();
-        self.queued = 0;
         self.fin = false;
-        self.end = None;
-        events.wakers.extend(self.waker.take());
+        if let Some(queue) = &mut self.queue {
+            events.wakers.extend(queue.waker.take());
+            queue.clear();
+        }
     }
 
     pub(super) fn reset(&mut self) {
         self.credit = 0;
-        if !self.queue.is_empty() {
-            self.queue.clear();
-        }
-        self.queued = 0;
         self.fin = false;
-        self.end = None;
         self.listed = false;
         self.closed = false;
+        if let Some(queue) = &mut self.queue {
+            queue.clear();
+        }
+    }
+}
+
+impl Queue {
+    /// Drops everything and keeps the memory.
+    fn clear(&mut self) {
+        self.pieces.clear();
+        self.bytes = 0;
+        self.end = None;
         self.waker = None;
     }
 }

@@ -23,7 +23,8 @@ pub(super) struct Stream {
     pub(super) recv: RecvHalf,
     /// Server: the arguments have not been handed out yet.
     pub(super) awaits_arguments: bool,
-    pub(super) error: Option<StreamError>,
+    /// Apart, because most calls end in order.
+    pub(super) error: Option<Box<StreamError>>,
 }
 
 impl Stream {
@@ -50,7 +51,7 @@ impl Stream {
     /// Ends the stream with `error`, unless its end arrived before.
     pub(super) fn fail(&mut self, error: StreamError, events: &mut Events) {
         if !self.recv.is_over() && self.error.is_none() {
-            self.error = Some(error);
+            self.error = Some(Box::new(error));
         }
         self.send.abort(events);
         events.wakers.extend(self.recv.waker.take());

@@ -220,8 +220,8 @@ impl Mux {
         }
         let mut room = frame_max.min(send.credit as usize).min(connection_credit as usize);
         let len = room.min(send.queued());
-        if len > 0 || send.end.is_none() {
-            let fin = send.fin && len == send.queued() && send.end.is_none();
+        if len > 0 || !send.has_end() {
+            let fin = send.fin && len == send.queued() && !send.has_end();
             transmit.small.extend_from_slice(&header(FrameType::Data, fin, stream.id, len));
             transmit.pieces.push_back(Piece::Small(*small_start..transmit.small.len()));
             *small_start = transmit.small.len();
@@ -255,7 +255,7 @@ impl Mux {
     fn after_last_byte(&mut self, key: StreamKey, transmit: &mut Transmit) {
         let Some(stream) = self.streams.get(key) else { return };
         let id = stream.id;
-        if let Some(payload) = stream.send.end.take() {
+        if let Some(payload) = stream.send.take_end() {
             let frame = header(FrameType::End, true, id, payload.len());
             transmit.small.extend_from_slice(&frame);
             transmit.small.extend_from_slice(&payload);
@@ -263,7 +263,7 @@ impl Mux {
         } else if stream.send.fin {
             stream.send.closed = true;
         }
-        if let Some(waker) = stream.send.waker.take() {
+        if let Some(waker) = stream.send.take_waker() {
             self.woken.push(waker);
         }
         if stream.send.closed {

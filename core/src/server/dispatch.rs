@@ -27,7 +27,8 @@ pub(super) struct Job {
     pub(super) cx: Option<Cx>,
     /// Index of the method's route; `None` for the fallback.
     pub(super) route: Option<usize>,
-    pub(super) span: tracing::Span,
+    /// `None` if nobody listens.
+    pub(super) span: Option<Box<tracing::Span>>,
     pub(super) panicked: bool,
     /// Its call is in the books already.
     pub(super) booked: bool,
@@ -64,12 +65,9 @@ impl Job {
         let span = &self.span;
         let ambient = &mut self.cx;
         let polled = std::panic::catch_unwind(AssertUnwindSafe(|| {
-            context::enter(ambient, || {
-                if span.is_disabled() {
-                    slot.as_mut().poll(task)
-                } else {
-                    span.in_scope(|| slot.as_mut().poll(task))
-                }
+            context::enter(ambient, || match span {
+                None => slot.as_mut().poll(task),
+                Some(span) => span.in_scope(|| slot.as_mut().poll(task)),
             })
         }));
         match polled {
@@ -148,7 +146,7 @@ pub(super) struct HandlerTask {
     pump: Option<Pump>,
     /// The context, once the handler has returned.
     cx: Option<Cx>,
-    span: tracing::Span,
+    span: Option<Box<tracing::Span>>,
     finished: Finished,
 }
 
@@ -166,7 +164,7 @@ impl HandlerTask {
             measured,
             pump: None,
             cx: None,
-            span: tracing::Span::none(),
+            span: None,
             finished,
         }
     }
@@ -222,7 +220,10 @@ impl Future for HandlerTask {
         };
         // The stream's items are made by user code: its context stays the ambient one, and its span is entered.
         let (finished, span) = (&this.finished, &this.span);
-        let polled = context::enter(&mut this.cx, || span.in_scope(|| finished.poll_pump(pump, task)));
+        let polled = context::enter(&mut this.cx, || match span {
+            None => finished.poll_pump(pump, task),
+            Some(span) => span.in_scope(|| finished.poll_pump(pump, task)),
+        });
         if pump.is_interrupted() {
             // The call is over for its client. The connection is about to stop this task, and only it can tell the context why.
             return Poll::Pending;

@@ -16,6 +16,9 @@ pub trait Acceptor: Send + 'static {
     /// What is needed to take up a result when the rest went on without this task.
     type Context: Send + Sync + 'static;
 
+    /// Bytes that are taken up before the handlers of the calls in them run.
+    const PIECE_BYTES: usize;
+
     /// Made once per connection.
     fn context(&self) -> Self::Context;
 
@@ -51,6 +54,8 @@ impl Acceptor for NoCalls {
     type Job = std::convert::Infallible;
     type Done = std::convert::Infallible;
     type Context = ();
+
+    const PIECE_BYTES: usize = usize::MAX;
 
     fn context(&self) {}
 

@@ -16,33 +16,26 @@
 
 use std::future::Future;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::time::Sleep;
 
-use bytes::BufMut;
-
 use super::acceptor::Acceptor;
-use super::buffer::with_buffer;
 use super::connection::{Connection, Lifecycle};
 use super::io::{ByteStream, Reader, SharedWrite};
+use super::read::{Leftover, READS_PER_TURN, Read, UNSENT_BYTES_MAX};
 use super::write::{Written, write_out};
 use crate::context::Peer;
 use crate::mux::{Events, Mux, MuxConfig, Role};
 use crate::time;
 use crate::wire::pool;
 
-/// Reads of one turn before other tasks get their turn.
-const READS_PER_TURN: usize = 16;
 /// Writes of one turn before other tasks get their turn.
 const WRITES_PER_TURN: usize = 16;
-/// Unsent bytes above which nothing more is read: a peer that asks without reading answers stops being heard.
-const UNSENT_BYTES_MAX: usize = 1024 * 1024;
 /// Time that the last frames of a connection have to leave, and the peer to hang up.
 const LINGER: Duration = Duration::from_secs(1);
 /// Rest after which a connection gives its buffers back.
@@ -90,21 +83,20 @@ impl<A: Acceptor> std::fmt::Debug for Baton<A> {
 }
 
 /// What only the task of the connection touches.
-struct Core<A> {
-    reader: Reader,
-    /// Bytes of an incomplete frame.
-    leftover: Vec<u8>,
+pub(super) struct Core<A> {
+    pub(super) reader: Reader,
+    pub(super) leftover: Leftover,
     timer: Option<Pin<Box<Sleep>>>,
     /// The flush that callers asked for was put off once already.
     put_off: bool,
     /// Nothing was read because too much was unsent, so nothing is registered that would bring the next read.
-    held_back: bool,
-    events: Events,
+    pub(super) held_back: bool,
+    pub(super) events: Events,
     acceptor: A,
     /// The connection is over; what is left is to be sent until then.
-    linger_until: Option<Instant>,
+    pub(super) linger_until: Option<Instant>,
     shrink_at: Option<Instant>,
-    closed: bool,
+    pub(super) closed: bool,
 }
 
 /// The task of a connection; resolves when the connection is over or another task drives it.
@@ -127,7 +119,7 @@ pub fn start<A: Acceptor>(stream: ByteStream, role: Role, config: MuxConfig, acc
     let context = acceptor.context();
     let core = Core {
         reader: stream.reader,
-        leftover: Vec::new(),
+        leftover: Leftover::default(),
         timer: None,
         put_off: false,
         held_back: false,
@@ -212,6 +204,9 @@ fn turn<A: Acceptor>(
         let had_jobs;
         (core, had_jobs) = run_jobs(core, baton)?;
         again |= core.acceptor.has_more();
+        if matches!(read, Read::Some) && core.leftover.is_unparsed() && !again {
+            continue;
+        }
         reads += 1;
         if had_jobs && core.write(connection, task) {
             again = true;
@@ -270,16 +265,6 @@ fn run_jobs<A: Acceptor>(mut core: Box<Core<A>>, baton: &Arc<Baton<A>>) -> Optio
     Some((core, true))
 }
 
-/// How a read ended.
-enum Read {
-    /// Bytes were read; there may be more.
-    Some,
-    /// Nothing is there.
-    Wait,
-    /// Nothing will come.
-    Over,
-}
-
 impl<A: Acceptor> Core<A> {
     /// Registers the task and does what is due.
     fn begin(&mut self, connection: &Connection, task: &Context<'_>) {
@@ -307,114 +292,11 @@ impl<A: Acceptor> Core<A> {
                     state.mux.shrink();
                     state.transmit.shrink();
                     pool::shrink_large();
-                    self.leftover.shrink_to_fit();
+                    self.leftover.shrink();
                     self.events = std::mem::take(&mut self.events).shrunk();
                 }
             }
         }
-    }
-
-    fn read(&mut self, connection: &Connection, task: &mut Context<'_>) -> Read {
-        if self.closed {
-            return self.read_in_vain(task);
-        }
-        let mut state = connection.lock();
-        if state.mux.end().is_some() {
-            return Read::Wait;
-        }
-        if state.mux.unsent_bytes() > UNSENT_BYTES_MAX {
-            // Reading goes on when the driver has written.
-            self.held_back = true;
-            return Read::Wait;
-        }
-        if self.leftover.is_empty()
-            && let Some((id, bytes, want)) = state.mux.lend_body()
-        {
-            drop(state);
-            return self.read_body(connection, task, id, bytes, want);
-        }
-        drop(state);
-        with_buffer(|buffer| self.read_frames(connection, task, buffer))
-    }
-
-    fn read_frames(&mut self, connection: &Connection, task: &mut Context<'_>, buffer: &mut [u8]) -> Read {
-        let start = self.leftover.len();
-        buffer[..start].copy_from_slice(&self.leftover);
-        let mut read = ReadBuf::new(&mut buffer[start..]);
-        let result = match Pin::new(&mut self.reader).poll_read(task, &mut read) {
-            Poll::Pending => return Read::Wait,
-            Poll::Ready(result) => result.map(|()| read.filled().len()),
-        };
-        let mut state = connection.lock();
-        match result {
-            Ok(0) => {
-                state.mux.handle_end("the peer closed the connection", &mut self.events);
-                Read::Over
-            }
-            Err(error) => {
-                state.mux.handle_end(&format!("reading failed: {error}"), &mut self.events);
-                Read::Over
-            }
-            Ok(len) => {
-                let bytes = &buffer[..start + len];
-                let used = state.mux.handle_input(time::now(), bytes, &mut self.events);
-                drop(state);
-                self.leftover.clear();
-                self.leftover.extend_from_slice(&bytes[used..]);
-                Read::Some
-            }
-        }
-    }
-
-    fn read_body(
-        &mut self,
-        connection: &Connection,
-        task: &mut Context<'_>,
-        id: crate::wire::frame::StreamId,
-        mut bytes: Vec<u8>,
-        want: usize,
-    ) -> Read {
-        let result = {
-            let mut room = (&mut bytes).limit(want);
-            let reading = pin!(self.reader.read_buf(&mut room));
-            reading.poll(task)
-        };
-        let added = match &result {
-            Poll::Ready(Ok(added)) => *added,
-            Poll::Ready(Err(_)) | Poll::Pending => 0,
-        };
-        let mut state = connection.lock();
-        state.mux.return_body(time::now(), id, bytes, added, &mut self.events);
-        match result {
-            Poll::Pending => Read::Wait,
-            Poll::Ready(Ok(0)) => {
-                state.mux.handle_end("the peer closed the connection", &mut self.events);
-                Read::Over
-            }
-            Poll::Ready(Ok(_)) => Read::Some,
-            Poll::Ready(Err(error)) => {
-                state.mux.handle_end(&format!("reading failed: {error}"), &mut self.events);
-                Read::Over
-            }
-        }
-    }
-
-    /// After the end: reads what the peer still sends, so that it can read our last frames before the system resets the connection.
-    fn read_in_vain(&mut self, task: &mut Context<'_>) -> Read {
-        with_buffer(|buffer| {
-            for _ in 0..READS_PER_TURN {
-                let mut read = ReadBuf::new(buffer);
-                match Pin::new(&mut self.reader).poll_read(task, &mut read) {
-                    Poll::Pending => return Read::Wait,
-                    Poll::Ready(Ok(())) if !read.filled().is_empty() => {}
-                    Poll::Ready(Ok(()) | Err(_)) => {
-                        self.linger_until = None;
-                        return Read::Over;
-                    }
-                }
-            }
-            Read::Some
-        })
     }
 
     fn wake_held(&mut self) {

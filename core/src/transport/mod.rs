@@ -16,6 +16,7 @@ pub mod error;
 pub mod io;
 pub mod listen;
 pub mod mem;
+mod read;
 mod write;
 
 pub use address::Address;

@@ -148,7 +148,8 @@ pub struct Payload(Repr);
 
 enum Repr {
     Pooled(Vec<u8>),
-    Shared(Bytes),
+    /// Apart, because small messages are moved more often.
+    Shared(Box<Bytes>),
 }
 
 impl Payload {
@@ -156,7 +157,7 @@ impl Payload {
     #[must_use]
     pub fn copied(bytes: &[u8]) -> Self {
         if bytes.len() >= LINK_BYTES_MIN {
-            return Self(Repr::Shared(Bytes::copy_from_slice(bytes)));
+            return Self::from(Bytes::copy_from_slice(bytes));
         }
         let mut buffer = pool::take();
         buffer.extend_from_slice(bytes);
@@ -172,7 +173,7 @@ impl Payload {
     /// An empty payload.
     #[must_use]
     pub fn empty() -> Self {
-        Self(Repr::Shared(Bytes::new()))
+        Self(Repr::Pooled(Vec::new()))
     }
 
     /// The bytes of `range` as a `Bytes`: shared when this payload is, else copied.
@@ -193,7 +194,7 @@ impl Payload {
 
 impl From<Bytes> for Payload {
     fn from(bytes: Bytes) -> Self {
-        Self(Repr::Shared(bytes))
+        Self(Repr::Shared(Box::new(bytes)))
     }
 }
 

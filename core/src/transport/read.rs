@@ -1,0 +1,196 @@
+//! How the driver reads: frames through a buffer of the thread, large bodies straight into their own memory.
+//!
+//! A server takes up what it read piece by piece and runs the handlers of each piece before the next, so that a large batch of small calls
+//! works on memory that is still in the processor's cache.
+
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+
+use bytes::BufMut;
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
+
+use super::acceptor::Acceptor;
+use super::buffer::with_buffer;
+use super::connection::Connection;
+use super::driver::Core;
+use crate::time;
+use crate::wire::frame::StreamId;
+
+/// Reads of one turn before other tasks get their turn.
+pub(super) const READS_PER_TURN: usize = 16;
+/// Unsent bytes above which nothing more is read: a peer that asks without reading answers stops being heard.
+pub(super) const UNSENT_BYTES_MAX: usize = 1024 * 1024;
+
+/// How a read ended.
+pub(super) enum Read {
+    /// Bytes were read; there may be more.
+    Some,
+    /// Nothing is there.
+    Wait,
+    /// Nothing will come.
+    Over,
+}
+
+/// Bytes that were read and not yet used.
+#[derive(Debug, Default)]
+pub(super) struct Leftover {
+    bytes: Vec<u8>,
+    /// How many of them were used since.
+    used: usize,
+    /// More than the beginning of a frame may be there.
+    unparsed: bool,
+}
+
+impl Leftover {
+    /// Whether there may be whole frames, which are to be taken up before anything is read.
+    pub(super) fn is_unparsed(&self) -> bool {
+        self.unparsed
+    }
+
+    pub(super) fn shrink(&mut self) {
+        self.bytes.shrink_to_fit();
+    }
+
+    fn set(&mut self, bytes: &[u8], unparsed: bool) {
+        self.bytes.clear();
+        self.bytes.extend_from_slice(bytes);
+        self.used = 0;
+        self.unparsed = unparsed && !bytes.is_empty();
+    }
+
+    /// Notes that `used` more bytes are done with, and whether that was all that can be done.
+    fn advance(&mut self, used: usize, done: bool) {
+        self.used += used;
+        if done || self.used == self.bytes.len() {
+            self.bytes.drain(..self.used);
+            self.used = 0;
+            self.unparsed = false;
+        }
+    }
+}
+
+impl<A: Acceptor> Core<A> {
+    pub(super) fn read(&mut self, connection: &Connection, task: &mut Context<'_>) -> Read {
+        if self.closed {
+            return self.read_in_vain(task);
+        }
+        let mut state = connection.lock();
+        if state.mux.end().is_some() {
+            return Read::Wait;
+        }
+        if state.mux.unsent_bytes() > UNSENT_BYTES_MAX {
+            // Reading goes on when the driver has written.
+            self.held_back = true;
+            return Read::Wait;
+        }
+        if self.leftover.is_unparsed() {
+            drop(state);
+            return self.parse_leftover(connection);
+        }
+        if self.leftover.bytes.is_empty()
+            && let Some((id, bytes, want)) = state.mux.lend_body()
+        {
+            drop(state);
+            return self.read_body(connection, task, id, bytes, want);
+        }
+        drop(state);
+        with_buffer(|buffer| self.read_frames(connection, task, buffer))
+    }
+
+    fn read_frames(&mut self, connection: &Connection, task: &mut Context<'_>, buffer: &mut [u8]) -> Read {
+        let start = self.leftover.bytes.len();
+        buffer[..start].copy_from_slice(&self.leftover.bytes);
+        let mut read = ReadBuf::new(&mut buffer[start..]);
+        let result = match Pin::new(&mut self.reader).poll_read(task, &mut read) {
+            Poll::Pending => return Read::Wait,
+            Poll::Ready(result) => result.map(|()| read.filled().len()),
+        };
+        let mut state = connection.lock();
+        match result {
+            Ok(0) => {
+                state.mux.handle_end("the peer closed the connection", &mut self.events);
+                Read::Over
+            }
+            Err(error) => {
+                state.mux.handle_end(&format!("reading failed: {error}"), &mut self.events);
+                Read::Over
+            }
+            Ok(len) => {
+                let bytes = &buffer[..start + len];
+                let piece = bytes.len().min(start.saturating_add(A::PIECE_BYTES));
+                let used = state.mux.handle_input(time::now(), &bytes[..piece], &mut self.events);
+                drop(state);
+                self.leftover.set(&bytes[used..], piece < bytes.len());
+                Read::Some
+            }
+        }
+    }
+
+    /// Takes up the next piece of what was read before.
+    fn parse_leftover(&mut self, connection: &Connection) -> Read {
+        let mut state = connection.lock();
+        let bytes = &self.leftover.bytes[self.leftover.used..];
+        let mut piece = bytes.len().min(A::PIECE_BYTES);
+        let mut used = state.mux.handle_input(time::now(), &bytes[..piece], &mut self.events);
+        if used == 0 && piece < bytes.len() {
+            // A head that is longer than a piece.
+            piece = bytes.len();
+            used = state.mux.handle_input(time::now(), bytes, &mut self.events);
+        }
+        let done = piece == bytes.len();
+        drop(state);
+        self.leftover.advance(used, done);
+        Read::Some
+    }
+
+    fn read_body(
+        &mut self,
+        connection: &Connection,
+        task: &mut Context<'_>,
+        id: StreamId,
+        mut bytes: Vec<u8>,
+        want: usize,
+    ) -> Read {
+        let result = {
+            let mut room = (&mut bytes).limit(want);
+            let reading = pin!(self.reader.read_buf(&mut room));
+            reading.poll(task)
+        };
+        let added = match &result {
+            Poll::Ready(Ok(added)) => *added,
+            Poll::Ready(Err(_)) | Poll::Pending => 0,
+        };
+        let mut state = connection.lock();
+        state.mux.return_body(time::now(), id, bytes, added, &mut self.events);
+        match result {
+            Poll::Pending => Read::Wait,
+            Poll::Ready(Ok(0)) => {
+                state.mux.handle_end("the peer closed the connection", &mut self.events);
+                Read::Over
+            }
+            Poll::Ready(Ok(_)) => Read::Some,
+            Poll::Ready(Err(error)) => {
+                state.mux.handle_end(&format!("reading failed: {error}"), &mut self.events);
+                Read::Over
+            }
+        }
+    }
+
+    /// After the end: reads what the peer still sends, so that it can read our last frames before the system resets the connection.
+    fn read_in_vain(&mut self, task: &mut Context<'_>) -> Read {
+        with_buffer(|buffer| {
+            for _ in 0..READS_PER_TURN {
+                let mut read = ReadBuf::new(buffer);
+                match Pin::new(&mut self.reader).poll_read(task, &mut read) {
+                    Poll::Pending => return Read::Wait,
+                    Poll::Ready(Ok(())) if !read.filled().is_empty() => {}
+                    Poll::Ready(Ok(()) | Err(_)) => {
+                        self.linger_until = None;
+                        return Read::Over;
+                    }
+                }
+            }
+            Read::Some
+        })
+    }
+}
