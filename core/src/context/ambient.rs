@@ -2,7 +2,7 @@
 //!
 //! Swapping a thread-local per poll needs no runtime's help and costs no reference count: the context is moved in and moved back.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -10,11 +10,16 @@ use std::task::{Context, Poll};
 use super::Cx;
 
 thread_local! {
-    static CURRENT: RefCell<Option<Cx>> = const { RefCell::new(None) };
+    static CURRENT: Cell<Option<Cx>> = const { Cell::new(None) };
 }
 
 pub(super) fn current() -> Option<Cx> {
-    CURRENT.try_with(|current| current.borrow().clone()).ok().flatten()
+    let find = |current: &Cell<Option<Cx>>| {
+        let cx = current.take();
+        current.set(cx.clone());
+        cx
+    };
+    CURRENT.try_with(find).ok().flatten()
 }
 
 /// Runs `work` with the context in `slot` as the ambient one, and puts it back into `slot` afterwards, even on a panic.

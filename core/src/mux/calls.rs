@@ -91,22 +91,17 @@ impl Mux {
             .arguments
             .as_contiguous()
             .filter(|_| len <= LINK_BYTES_MIN && len <= self.send_credit as usize && frame_len <= self.peer.max_frame);
-        let write_head = |out: &mut Vec<u8>| {
-            out.extend_from_slice(&request.method.to_be_bytes());
-            out.extend_from_slice(&request.timeout.to_be_bytes());
-            head::encode_metadata(request.metadata, out);
-        };
+        let mut fixed = [0; REQUEST_HEAD_BYTES - 2];
+        fixed[..8].copy_from_slice(&request.method.to_be_bytes());
+        fixed[8..].copy_from_slice(&request.timeout.to_be_bytes());
         if let Some(bytes) = whole {
-            self.outbox.frame(FrameType::Open, request.fin, id, |out| {
-                write_head(out);
-                out.extend_from_slice(bytes);
-            });
+            self.outbox.whole(FrameType::Open, request.fin, id, &fixed, request.metadata, bytes);
             let len = u32::try_from(len).unwrap_or(u32::MAX);
             self.send_credit -= len;
             stream.send.credit -= len;
             stream.send.closed = request.fin;
         } else {
-            self.outbox.frame(FrameType::Open, false, id, write_head);
+            self.outbox.whole(FrameType::Open, false, id, &fixed, request.metadata, &[]);
             request.arguments.to_pieces(|piece| stream.send.push(piece));
             stream.send.fin = request.fin;
             self.line_up(key);
@@ -390,10 +385,7 @@ impl Mux {
             .filter(|_| len <= LINK_BYTES_MIN && len <= credit && frame_len <= self.peer.max_frame);
         let fin = trailers.is_empty();
         if let Some(bytes) = whole {
-            self.outbox.frame(FrameType::Reply, fin, id, |out| {
-                head::encode_metadata(metadata, out);
-                out.extend_from_slice(bytes);
-            });
+            self.outbox.whole(FrameType::Reply, fin, id, &[], metadata, bytes);
             self.send_credit -= u32::try_from(len).unwrap_or(u32::MAX);
             if !fin {
                 self.outbox.push_end(id, None, trailers);
@@ -401,7 +393,7 @@ impl Mux {
             self.remove(key);
             return;
         }
-        self.outbox.frame(FrameType::Reply, false, id, |out| head::encode_metadata(metadata, out));
+        self.outbox.whole(FrameType::Reply, false, id, &[], metadata, &[]);
         message.to_pieces(|piece| stream.send.push(piece));
         if fin {
             stream.send.fin = true;
@@ -430,9 +422,7 @@ impl Mux {
     pub fn reply_head(&mut self, key: StreamKey, metadata: &Metadata) {
         self.forgive_pings();
         if self.check_reply_head(key, metadata) && self.streams.get(key).is_some() {
-            self.outbox.frame(FrameType::Reply, false, key.id, |out| {
-                head::encode_metadata(metadata, out);
-            });
+            self.outbox.whole(FrameType::Reply, false, key.id, &[], metadata, &[]);
         }
     }
 

@@ -1,6 +1,7 @@
 //! Stream id -> slot: open addressing.
 //!
-//! Ids grow one by one; a multiplication scatters them, so that runs of occupied places stay short and removing from one is cheap. A peer that
+//! Ids grow one by one, so the low bits of an id are its place: the calls that are open together lie side by side and hardly ever collide. Only
+//! while some id stands elsewhere than at home, because a long-lived stream holds its place, does removing look at its neighbours. A peer that
 //! skips ids in order to make them collide gains a scan over its own open streams, whose number is bounded.
 
 use crate::wire::frame::StreamId;
@@ -13,6 +14,8 @@ pub(super) struct IdTable {
     /// Id and slot; id 0, which is the connection's, marks a free place. The number of places is a power of two and at least twice `len`.
     places: Vec<(u32, u32)>,
     len: usize,
+    /// How many ids stand elsewhere than at home.
+    displaced: usize,
 }
 
 impl IdTable {
@@ -27,14 +30,17 @@ impl IdTable {
     pub(super) fn clear(&mut self) {
         self.places.fill((0, 0));
         self.len = 0;
+        self.displaced = 0;
     }
 
+    #[inline]
     pub(super) fn get(&self, id: StreamId) -> Option<u32> {
         let at = self.find(id.0)?;
         Some(self.places[at].1)
     }
 
     /// Adds an id that is not there.
+    #[inline]
     pub(super) fn insert(&mut self, id: StreamId, slot: u32) {
         if (self.len + 1) * 2 > self.places.len() {
             self.grow();
@@ -43,11 +49,21 @@ impl IdTable {
         self.len += 1;
     }
 
+    #[inline]
     pub(super) fn remove(&mut self, id: StreamId) {
-        let Some(mut hole) = self.find(id.0) else { return };
-        let mask = self.places.len() - 1;
+        let Some(hole) = self.find(id.0) else { return };
         self.len -= 1;
-        // Those behind move up, so that a search never meets a hole before what it looks for.
+        if self.displaced == 0 {
+            self.places[hole] = (0, 0);
+        } else {
+            self.close_up(hole);
+        }
+    }
+
+    /// Empties a place; those behind move up, so that a search never meets a hole before what it looks for.
+    fn close_up(&mut self, mut hole: usize) {
+        let mask = self.places.len() - 1;
+        self.displaced -= usize::from(home(self.places[hole].0, mask) != hole);
         let mut at = hole;
         loop {
             at = (at + 1) & mask;
@@ -58,20 +74,19 @@ impl IdTable {
             let home = home(id, mask);
             if (at.wrapping_sub(home) & mask) >= (at.wrapping_sub(hole) & mask) {
                 self.places[hole] = (id, slot);
+                self.displaced -= usize::from(home == hole);
                 hole = at;
             }
         }
         self.places[hole] = (0, 0);
     }
 
+    #[inline]
     fn find(&self, id: u32) -> Option<usize> {
-        if self.places.is_empty() {
-            return None;
-        }
-        let mask = self.places.len() - 1;
+        let mask = self.places.len().wrapping_sub(1);
         let mut at = home(id, mask);
         loop {
-            match self.places[at].0 {
+            match self.places.get(at)?.0 {
                 0 => return None,
                 found if found == id => return Some(at),
                 _ => at = (at + 1) & mask,
@@ -79,11 +94,15 @@ impl IdTable {
         }
     }
 
+    #[inline]
     fn place(&mut self, id: u32, slot: u32) {
         let mask = self.places.len() - 1;
         let mut at = home(id, mask);
-        while self.places[at].0 != 0 {
-            at = (at + 1) & mask;
+        if self.places[at].0 != 0 {
+            self.displaced += 1;
+            while self.places[at].0 != 0 {
+                at = (at + 1) & mask;
+            }
         }
         self.places[at] = (id, slot);
     }
@@ -91,6 +110,7 @@ impl IdTable {
     fn grow(&mut self) {
         let places = (self.places.len() * 2).max(PLACES_MIN);
         let old = std::mem::replace(&mut self.places, vec![(0, 0); places]);
+        self.displaced = 0;
         for (id, slot) in old {
             if id != 0 {
                 self.place(id, slot);
@@ -99,11 +119,10 @@ impl IdTable {
     }
 }
 
-/// Where an id belongs in a table of `mask + 1` places: bits from the middle of its product with 2^64 over the golden ratio, which are
-/// well mixed.
+/// Where an id belongs in a table of `mask + 1` places.
+#[inline]
 fn home(id: u32, mask: usize) -> usize {
-    let mixed = u64::from(id).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-    usize::try_from(mixed).unwrap_or(usize::MAX) & mask
+    id as usize & mask
 }
 
 #[cfg(test)]
@@ -130,6 +149,9 @@ mod tests {
                     map.remove(&id);
                 }
                 prop_assert_eq!(table.len(), map.len());
+                let mask = table.places.len().wrapping_sub(1);
+                let away = table.places.iter().enumerate().filter(|(at, (id, _))| *id != 0 && super::home(*id, mask) != *at);
+                prop_assert_eq!(table.displaced, away.count());
                 for (id, slot) in &map {
                     prop_assert_eq!(table.get(StreamId(*id)), Some(*slot));
                 }

@@ -71,6 +71,25 @@ impl Outbox {
         self.small[at..at + HEADER_BYTES].copy_from_slice(&header(frame_type, fin, stream, len));
     }
 
+    /// Appends a frame that opens or answers a call: `fixed` and the metadata are its head, `body` its one message.
+    #[inline]
+    pub(super) fn whole(
+        &mut self,
+        frame_type: FrameType,
+        fin: bool,
+        stream: StreamId,
+        fixed: &[u8],
+        metadata: &Metadata,
+        body: &[u8],
+    ) {
+        let len = fixed.len() + 2 + metadata.encoded_len() + body.len();
+        self.small.reserve(HEADER_BYTES + len);
+        self.small.extend_from_slice(&header(frame_type, fin, stream, len));
+        self.small.extend_from_slice(fixed);
+        head::encode_metadata(metadata, &mut self.small);
+        self.small.extend_from_slice(body);
+    }
+
     pub(super) fn push_reset(&mut self, stream: StreamId, code: ErrorCode) {
         self.frame(FrameType::Reset, false, stream, |out| {
             out.extend_from_slice(&(code as u32).to_be_bytes());

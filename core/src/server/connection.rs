@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::task::AbortHandle;
 
 use super::Shared;
-use super::dispatch::{Answer, Done, HandlerTask, Job};
+use super::dispatch::{Answer, HandlerTask, Job};
 use super::router::Route;
 use crate::call::{Receive, ReceiveEnd, handler_span};
 use crate::context::{CancelCause, Cx, Side};
@@ -323,7 +323,7 @@ fn spawn(connection: &Connection, books: &Books, job: Job, measured: bool) {
 
 impl Acceptor for ServerConnection {
     type Job = Job;
-    type Done = Done;
+    type Done = Poll<Outcome>;
     type Context = Books;
 
     /// About 32 small calls: what they take up, their answers included, stays in a first-level cache.
@@ -372,7 +372,7 @@ impl Acceptor for ServerConnection {
         !self.ready.is_empty()
     }
 
-    fn run(job: Job, _connection: &Connection) -> Done {
+    fn run(job: &mut Job) -> Poll<Outcome> {
         job.poll_inline()
     }
 
@@ -383,9 +383,8 @@ impl Acceptor for ServerConnection {
         }
     }
 
-    fn done(&mut self, connection: &Connection, done: Done) {
+    fn done(&mut self, connection: &Connection, job: Job, result: Poll<Outcome>) {
         self.inline = None;
-        let Done { job, result } = done;
         if job.panicked {
             self.books.shared.panics.fetch_add(1, Ordering::Relaxed);
         }
@@ -422,8 +421,7 @@ impl Acceptor for ServerConnection {
         }
     }
 
-    fn done_elsewhere(connection: &Connection, books: &Books, done: Done) {
-        let Done { mut job, result } = done;
+    fn done_elsewhere(connection: &Connection, books: &Books, mut job: Job, result: Poll<Outcome>) {
         // Taken, because the job may go on in a task that looks again.
         if std::mem::take(&mut job.panicked) {
             books.shared.panics.fetch_add(1, Ordering::Relaxed);

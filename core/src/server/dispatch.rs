@@ -34,12 +34,6 @@ pub(super) struct Job {
     pub(super) booked: bool,
 }
 
-/// What a poll came to.
-pub(super) struct Done {
-    pub(super) job: Job,
-    pub(super) result: Poll<Outcome>,
-}
-
 /// An answer in the form in which the mux takes it.
 pub(super) enum Answer {
     Unary {
@@ -82,10 +76,8 @@ impl Job {
     }
 
     /// Polls once with nobody to wake: a handler that waits is polled again by its own task at once.
-    pub(super) fn poll_inline(mut self) -> Done {
-        let mut task = Context::from_waker(Waker::noop());
-        let result = self.poll(&mut task);
-        Done { job: self, result }
+    pub(super) fn poll_inline(&mut self) -> Poll<Outcome> {
+        self.poll(&mut Context::from_waker(Waker::noop()))
     }
 
     /// Drops the handler's future; a panic in a destructor goes no further.

@@ -29,13 +29,13 @@ pub trait Acceptor: Send + 'static {
     /// Whether jobs are left for the next turn.
     fn has_more(&self) -> bool;
     /// Polls a handler: user code, which may take long or panic.
-    fn run(job: Self::Job, connection: &Connection) -> Self::Done;
+    fn run(job: &mut Self::Job) -> Self::Done;
     /// Takes up the result; answers may be collected until [`flush`](Self::flush).
-    fn done(&mut self, connection: &Connection, done: Self::Done);
+    fn done(&mut self, connection: &Connection, job: Self::Job, done: Self::Done);
     /// The connection goes on without the task that runs a handler now.
     fn taken_over(&mut self);
     /// The same as [`done`](Self::done) when the connection went on without this task.
-    fn done_elsewhere(connection: &Connection, context: &Self::Context, done: Self::Done);
+    fn done_elsewhere(connection: &Connection, context: &Self::Context, job: Self::Job, done: Self::Done);
     /// Hands all collected answers to the connection.
     fn flush(&mut self, connection: &Connection);
     /// The driver is about to run handlers; a watchdog may want to know.
@@ -69,18 +69,18 @@ impl Acceptor for NoCalls {
         false
     }
 
-    fn run(job: Self::Job, _: &Connection) -> Self::Done {
-        match job {}
+    fn run(job: &mut Self::Job) -> Self::Done {
+        match *job {}
     }
 
-    fn done(&mut self, _: &Connection, done: Self::Done) {
-        match done {}
+    fn done(&mut self, _: &Connection, job: Self::Job, _: Self::Done) {
+        match job {}
     }
 
     fn taken_over(&mut self) {}
 
-    fn done_elsewhere(_: &Connection, (): &(), done: Self::Done) {
-        match done {}
+    fn done_elsewhere(_: &Connection, (): &(), job: Self::Job, _: Self::Done) {
+        match job {}
     }
 
     fn flush(&mut self, _: &Connection) {}

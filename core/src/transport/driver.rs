@@ -246,16 +246,16 @@ fn run_jobs<A: Acceptor>(mut core: Box<Core<A>>, baton: &Arc<Baton<A>>) -> Optio
             Ordering::Relaxed,
         );
         *baton.lock() = Some(core);
-        let done = A::run(job, connection);
+        let done = A::run(&mut job);
         let reclaimed = baton.lock().take();
         core = match reclaimed {
             Some(core) => core,
             None => {
-                A::done_elsewhere(connection, &baton.context, done);
+                A::done_elsewhere(connection, &baton.context, job, done);
                 return None;
             }
         };
-        core.acceptor.done(connection, done);
+        core.acceptor.done(connection, job, done);
         match core.acceptor.next_job(connection) {
             Some(next) => job = next,
             None => break,

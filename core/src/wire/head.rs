@@ -46,6 +46,7 @@ impl RequestHead {
     ///
     /// # Errors
     /// [`DecodeError`] if the bytes end inside it, or the metadata breaks its rules or `head_bytes_max`.
+    #[inline]
     pub fn decode(bytes: &[u8], head_bytes_max: usize) -> Result<(Self, usize), DecodeError> {
         const WHAT: &str = "the request head";
         let truncated = DecodeError::Truncated { what: WHAT };
@@ -64,7 +65,16 @@ impl RequestHead {
 }
 
 /// Appends `metadata length | metadata`.
+#[inline]
 pub fn encode_metadata(metadata: &Metadata, out: &mut Vec<u8>) {
+    if metadata.is_empty() {
+        out.extend_from_slice(&[0, 0]);
+    } else {
+        encode_entries(metadata, out);
+    }
+}
+
+fn encode_entries(metadata: &Metadata, out: &mut Vec<u8>) {
     let len_at = out.len();
     out.extend_from_slice(&[0, 0]);
     for (key, value) in metadata.iter() {
@@ -82,14 +92,19 @@ pub fn encode_metadata(metadata: &Metadata, out: &mut Vec<u8>) {
 ///
 /// # Errors
 /// [`DecodeError`] if the bytes end inside it, an entry breaks the rules, or it is longer than `bytes_max`.
+#[inline]
 pub fn decode_metadata(bytes: &[u8], bytes_max: usize, what: &'static str) -> Result<(Metadata, usize), DecodeError> {
+    match bytes {
+        [0, 0, ..] => Ok((Metadata::new(), 2)),
+        _ => decode_entries(bytes, bytes_max, what),
+    }
+}
+
+fn decode_entries(bytes: &[u8], bytes_max: usize, what: &'static str) -> Result<(Metadata, usize), DecodeError> {
     let Some((len, rest)) = bytes.split_first_chunk::<2>() else {
         return Err(DecodeError::Truncated { what });
     };
     let len = usize::from(u16::from_be_bytes(*len));
-    if len == 0 {
-        return Ok((Metadata::new(), 2));
-    }
     if len > bytes_max {
         return Err(DecodeError::TooLong {
             what: "the metadata",
