@@ -196,7 +196,7 @@ impl Mux {
     /// Whether this is the only open stream: then its frames may leave without waiting for company.
     #[must_use]
     pub fn is_alone(&self) -> bool {
-        self.streams.len() <= 1 && self.ready.is_empty()
+        self.streams.len() <= 1 && self.ready.len() <= 1
     }
 
     /// When an open call ends at the latest.

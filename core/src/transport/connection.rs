@@ -57,11 +57,20 @@ pub(super) struct State {
     pub(super) writing: bool,
     /// The driver was woken to write.
     pub(super) flush_queued: bool,
+    /// A caller has begun to write and left the rest to the driver, which need not wait for company.
+    flush_begun: bool,
     pub(super) driver: Option<Waker>,
     /// When the driver's timer fires.
     pub(super) timer_at: Option<Instant>,
     /// A write failed; the driver ends the connection.
     pub(super) broken: Option<String>,
+}
+
+impl State {
+    /// Whether a flush was asked for that gains by waiting until all tasks that are ready have queued their frames.
+    pub(super) fn may_put_off(&mut self) -> bool {
+        self.flush_queued && !std::mem::take(&mut self.flush_begun)
+    }
 }
 
 impl Connection {
@@ -73,6 +82,7 @@ impl Connection {
                     transmit: Transmit::default(),
                     writing: false,
                     flush_queued: false,
+                    flush_begun: false,
                     driver: None,
                     timer_at: None,
                     broken: None,
@@ -422,8 +432,13 @@ impl Connection {
     fn write_now(&self, mut state: MutexGuard<'_, State>) {
         let mut transmit = std::mem::take(&mut state.transmit);
         state.mux.poll_transmit(&mut transmit);
+        let mut woken = Vec::new();
+        state.mux.take_woken(&mut woken);
         state.writing = true;
         drop(state);
+        for waker in woken {
+            waker.wake();
+        }
         let outcome = write_out(&self.shared.writer, &mut transmit);
         let mut state = self.lock();
         state.transmit = transmit;
@@ -438,6 +453,7 @@ impl Connection {
         };
         if unfinished {
             state.flush_queued = true;
+            state.flush_begun = true;
             let driver = state.driver.clone();
             drop(state);
             if let Some(driver) = driver {

@@ -86,6 +86,8 @@ impl<A: Acceptor> std::fmt::Debug for Baton<A> {
 pub(super) struct Core<A> {
     pub(super) reader: Reader,
     pub(super) leftover: Leftover,
+    /// The last read went straight into the memory of a large body.
+    pub(super) after_body: bool,
     timer: Option<Pin<Box<Sleep>>>,
     /// The flush that callers asked for was put off once already.
     put_off: bool,
@@ -120,6 +122,7 @@ pub fn start<A: Acceptor>(stream: ByteStream, role: Role, config: MuxConfig, acc
     let core = Core {
         reader: stream.reader,
         leftover: Leftover::default(),
+        after_body: false,
         timer: None,
         put_off: false,
         held_back: false,
@@ -220,7 +223,7 @@ fn turn<A: Acceptor>(
             Read::Wait | Read::Over => break,
         }
     }
-    core.put_off = !core.put_off && connection.lock().flush_queued;
+    core.put_off = !core.put_off && connection.lock().may_put_off();
     if core.put_off {
         again = true;
     } else {

@@ -21,6 +21,9 @@ pub(super) const READS_PER_TURN: usize = 16;
 /// Unsent bytes above which nothing more is read: a peer that asks without reading answers stops being heard.
 pub(super) const UNSENT_BYTES_MAX: usize = 1024 * 1024;
 
+/// What is read after a large body: where one came, another is likely, and then all but its beginning goes straight into its own memory.
+const HEAD_READ_BYTES: usize = 512;
+
 /// How a read ended.
 pub(super) enum Read {
     /// Bytes were read; there may be more.
@@ -100,7 +103,9 @@ impl<A: Acceptor> Core<A> {
     fn read_frames(&mut self, connection: &Connection, task: &mut Context<'_>, buffer: &mut [u8]) -> Read {
         let start = self.leftover.bytes.len();
         buffer[..start].copy_from_slice(&self.leftover.bytes);
-        let mut read = ReadBuf::new(&mut buffer[start..]);
+        let room = if self.after_body { HEAD_READ_BYTES } else { buffer.len() };
+        let end = buffer.len().min(start + room);
+        let mut read = ReadBuf::new(&mut buffer[start..end]);
         let result = match Pin::new(&mut self.reader).poll_read(task, &mut read) {
             Poll::Pending => return Read::Wait,
             Poll::Ready(result) => result.map(|()| read.filled().len()),
@@ -116,6 +121,7 @@ impl<A: Acceptor> Core<A> {
                 Read::Over
             }
             Ok(len) => {
+                self.after_body = false;
                 let bytes = &buffer[..start + len];
                 let piece = bytes.len().min(start.saturating_add(A::PIECE_BYTES));
                 let used = state.mux.handle_input(time::now(), &bytes[..piece], &mut self.events);
@@ -168,7 +174,10 @@ impl<A: Acceptor> Core<A> {
                 state.mux.handle_end("the peer closed the connection", &mut self.events);
                 Read::Over
             }
-            Poll::Ready(Ok(_)) => Read::Some,
+            Poll::Ready(Ok(_)) => {
+                self.after_body = true;
+                Read::Some
+            }
             Poll::Ready(Err(error)) => {
                 state.mux.handle_end(&format!("reading failed: {error}"), &mut self.events);
                 Read::Over
