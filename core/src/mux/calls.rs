@@ -19,6 +19,10 @@ use crate::wire::pool;
 /// Bytes of queued pieces above which a sender of a stream waits: one batch under way, one being filled.
 const SEND_QUEUE_BYTES_MAX: usize = 128 * 1024;
 
+/// Bytes of frames that wait to leave above which no call is opened: calls that time out leave their OPENs behind, and a peer that reads nothing
+/// must not make them pile up.
+pub(super) const UNSENT_OPEN_BYTES_MAX: usize = 1024 * 1024;
+
 /// Names an open stream; stays harmless when the stream is over and its slot is used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct StreamKey {
@@ -163,7 +167,7 @@ impl Mux {
                 limit: self.peer.max_message,
             });
         }
-        if self.streams.len() >= self.peer.max_streams as usize {
+        if self.streams.len() >= self.peer.max_streams as usize || self.outbox.small.len() > UNSENT_OPEN_BYTES_MAX {
             return Err(OpenError::Full);
         }
         Ok(())
@@ -188,7 +192,9 @@ impl Mux {
             self.openers.remove(at);
             // Another call of the same task may have shared the entry; it registers again when it is polled.
             self.woken.push(waker.clone());
-        } else if self.streams.len() < self.peer.max_streams as usize {
+        } else if self.streams.len() < self.peer.max_streams as usize
+            && self.outbox.small.len() <= UNSENT_OPEN_BYTES_MAX
+        {
             self.woken.extend(self.openers.pop_front());
         }
     }

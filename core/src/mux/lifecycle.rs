@@ -21,7 +21,10 @@ const DRAIN_PING_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Keepalive {
     started: Instant,
+    /// When bytes last arrived.
     heard: Instant,
+    /// When a call first asked for something since bytes last arrived.
+    asked: Option<Instant>,
     /// When a ping of ours was sent that is not answered yet.
     pinged: Option<Instant>,
     /// When the connection last had no streams; `None` while it has some.
@@ -35,6 +38,7 @@ impl Keepalive {
         Self {
             started: now,
             heard: now,
+            asked: None,
             pinged: None,
             at_rest: Some(now),
             last_ping_of_peer: None,
@@ -45,6 +49,7 @@ impl Keepalive {
     /// Bytes arrived.
     pub(super) fn heard(&mut self, now: Instant) {
         self.heard = now;
+        self.asked = None;
         self.pinged = None;
     }
 
@@ -53,24 +58,24 @@ impl Keepalive {
         self.heard
     }
 
-    /// The last stream is gone.
-    pub(super) fn at_rest(&mut self) {
-        self.at_rest = Some(self.heard);
-        self.pinged = None;
+    /// From when on silence counts: the calls before were answered, or nobody asked.
+    fn silent_since(&self) -> Instant {
+        self.asked.map_or(self.heard, |asked| asked.max(self.heard))
     }
 
-    /// A stream was opened; returns whether the connection was silent for `interval` before.
+    /// The last stream is gone. A ping that was not answered stays: short calls, one after the other, must not hide that the peer is dead.
+    pub(super) fn at_rest(&mut self) {
+        self.at_rest = Some(self.silent_since());
+    }
+
+    /// A stream was opened; returns whether the peer is to be asked at once, because the connection was silent for `interval` before.
     pub(super) fn busy(&mut self, now: Instant, interval: Option<Duration>) -> bool {
         if self.at_rest.take().is_none() {
             return false;
         }
+        self.asked.get_or_insert(now);
         let silent = now.saturating_duration_since(self.heard);
-        let probe = interval.is_some_and(|interval| silent >= interval);
-        if !probe {
-            // The silence so far was nobody's fault; the clock starts with the call.
-            self.heard = now;
-        }
-        probe
+        self.pinged.is_none() && interval.is_some_and(|interval| silent >= interval)
     }
 }
 
@@ -109,7 +114,7 @@ impl Mux {
         }
         let keepalive = match (self.keepalive.pinged, self.keepalive_interval()) {
             (Some(pinged), _) => Some(pinged + self.config.keepalive_timeout),
-            (None, Some(interval)) if !self.streams.is_empty() => Some(self.keepalive.heard + interval),
+            (None, Some(interval)) if !self.streams.is_empty() => Some(self.keepalive.silent_since() + interval),
             (None, _) => None,
         };
         let handshake = (!self.hello_received).then(|| self.keepalive.started + self.config.handshake_timeout);
@@ -142,7 +147,7 @@ impl Mux {
                 self.fail(ErrorCode::KeepaliveTimeout, reason, events);
                 return;
             }
-            (None, Some(interval)) if !self.streams.is_empty() && now >= self.keepalive.heard + interval => {
+            (None, Some(interval)) if !self.streams.is_empty() && now >= self.keepalive.silent_since() + interval => {
                 self.send_ping(now);
             }
             _ => {}

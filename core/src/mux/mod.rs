@@ -225,6 +225,12 @@ impl Mux {
         &self.peer
     }
 
+    /// Whether this side answers calls.
+    #[must_use]
+    pub fn is_server(&self) -> bool {
+        self.role == Role::Server
+    }
+
     /// Whether the peer's HELLO arrived.
     #[must_use]
     pub fn is_ready(&self) -> bool {

@@ -10,7 +10,7 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::Mux;
-use super::calls::StreamKey;
+use super::calls::{StreamKey, UNSENT_OPEN_BYTES_MAX};
 use crate::metadata::Metadata;
 use crate::status::Status;
 use crate::wire::frame::{ErrorCode, FrameType, HEADER_BYTES, PREFACE, StreamId, header};
@@ -198,7 +198,7 @@ impl Mux {
         !self.outbox.small.is_empty() || !self.ready.is_empty()
     }
 
-    /// Bytes of complete frames that wait for a turn; a driver stops reading while they are many.
+    /// Bytes of complete frames that wait for a turn; the driver of a server stops reading while they are many.
     #[must_use]
     pub fn unsent_bytes(&self) -> usize {
         self.outbox.small.len()
@@ -212,10 +212,18 @@ impl Mux {
         }
         transmit.small.clear();
         std::mem::swap(&mut transmit.small, &mut self.outbox.small);
+        if transmit.small.len() > UNSENT_OPEN_BYTES_MAX {
+            // There is room for more calls.
+            self.woken.extend(self.openers.drain(..));
+        }
         self.outbox.queued += transmit.small.len() as u64;
         self.outbox.sent = self.outbox.queued;
         let mut small_start = 0;
-        let mut budget = if self.streams.len() <= 1 { LONE_TURN_BYTES_MAX } else { TURN_BYTES_MAX };
+        let mut budget = if self.streams.len() <= 1 {
+            LONE_TURN_BYTES_MAX
+        } else {
+            TURN_BYTES_MAX
+        };
         while budget > 0 && transmit.pieces.len() < TURN_PIECES_MAX {
             let Some(key) = self.ready.pop_front() else { break };
             self.send_turn(key, transmit, &mut small_start, &mut budget);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::io::Writer;
+use super::io::{SharedWrite, Writer};
 use super::write::{Written, write_out};
 use crate::context::Peer;
 use crate::metadata::Metadata;
@@ -184,7 +184,8 @@ impl Connection {
         task: &Context<'_>,
     ) -> Result<StreamKey, OpenError> {
         let mut state = self.lock();
-        if state.mux.open_streams() == 0 {
+        if state.mux.open_streams() == 0 || !state.transmit.is_empty() {
+            // The first call, or the stream takes nothing at the moment and nobody wakes the driver.
             drop(state);
             let now = time::now();
             request.deadline = now.checked_add(timeout);
@@ -347,6 +348,25 @@ impl Connection {
         self.wake_driver();
     }
 
+    /// Ends the connection for a driver that cannot do it itself any more.
+    pub(super) fn abandon(&self, reason: &str) {
+        let mut events = Events::default();
+        let end = {
+            let mut state = self.lock();
+            state.mux.handle_end(reason, &mut events);
+            state.mux.take_woken(&mut events.wakers);
+            state.driver = None;
+            state.mux.end().cloned()
+        };
+        for waker in events.wakers {
+            waker.wake();
+        }
+        self.shared.writer.shutdown();
+        if let Some(end) = end {
+            self.announce(Lifecycle::Closed(end));
+        }
+    }
+
     pub(super) fn announce(&self, lifecycle: Lifecycle) {
         self.shared.lifecycle.send_if_modified(|current| {
             if matches!(current, Lifecycle::Closed(_)) || *current == lifecycle {
@@ -451,8 +471,9 @@ impl Connection {
                 true
             }
         };
-        if unfinished {
-            state.flush_queued = true;
+        let over = state.mux.is_drained() || state.mux.end().is_some();
+        if unfinished || over {
+            state.flush_queued |= unfinished;
             state.flush_begun = true;
             let driver = state.driver.clone();
             drop(state);

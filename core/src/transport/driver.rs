@@ -16,7 +16,7 @@
 
 use std::future::Future;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -44,7 +44,8 @@ const SHRINK_AFTER: Duration = Duration::from_secs(1);
 /// Where the core of a connection lies while a handler runs.
 pub struct Baton<A: Acceptor> {
     context: A::Context,
-    core: Mutex<Option<Box<Core<A>>>>,
+    /// With the number of the handler for whose time it lies there: the task of an earlier one may come back after another took its place.
+    core: Mutex<Option<(u64, Box<Core<A>>)>>,
     connection: Connection,
     /// Counts handlers, so that a watchdog can tell whether the same one still runs.
     handlers: AtomicU64,
@@ -61,9 +62,12 @@ impl<A: Acceptor> Baton<A> {
     #[must_use]
     pub fn steal(self: &Arc<Self>) -> Option<Driver<A>> {
         let mut lying = self.lock();
-        let mut core = lying.take()?;
+        let (_, mut core) = lying.take()?;
         // Under the lock: the handler may return at any moment, and must find its call in the books.
         core.acceptor.taken_over();
+        // The timer would wake the task that is stuck.
+        core.timer = None;
+        self.connection.lock().timer_at = None;
         drop(lying);
         Some(Driver {
             core: Some(core),
@@ -71,7 +75,7 @@ impl<A: Acceptor> Baton<A> {
         })
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Box<Core<A>>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<(u64, Box<Core<A>>)>> {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -162,7 +166,13 @@ impl<A: Acceptor> Future for Driver<A> {
             return Poll::Ready(());
         };
         let baton = Arc::clone(&self.baton);
-        let Some((mut core, turn)) = turn(core, &baton, task) else {
+        let mut unwound = Unwound {
+            connection: &baton.connection,
+            armed: true,
+        };
+        let turned = turn(core, &baton, task);
+        unwound.armed = false;
+        let Some((mut core, turn)) = turned else {
             // Another task drives the connection now.
             return Poll::Ready(());
         };
@@ -176,6 +186,20 @@ impl<A: Acceptor> Future for Driver<A> {
         }
         self.core = Some(core);
         Poll::Pending
+    }
+}
+
+/// Ends the connection if its driver panics, which code of users can make it do outside of their handlers: destructors, subscribers.
+struct Unwound<'a> {
+    connection: &'a Connection,
+    armed: bool,
+}
+
+impl Drop for Unwound<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            self.connection.abandon("the task that drove the connection panicked");
+        }
     }
 }
 
@@ -244,15 +268,13 @@ fn run_jobs<A: Acceptor>(mut core: Box<Core<A>>, baton: &Arc<Baton<A>>) -> Optio
     core.acceptor.before_jobs(baton);
     loop {
         // One task at a time drives the connection, so nothing is lost between the two.
-        baton.handlers.store(
-            baton.handlers.load(Ordering::Relaxed).wrapping_add(1),
-            Ordering::Relaxed,
-        );
-        *baton.lock() = Some(core);
+        let number = baton.handlers.load(Ordering::Relaxed).wrapping_add(1);
+        baton.handlers.store(number, Ordering::Relaxed);
+        *baton.lock() = Some((number, core));
         let done = A::run(&mut job);
-        let reclaimed = baton.lock().take();
+        let reclaimed = baton.lock().take_if(|(lying, _)| *lying == number);
         core = match reclaimed {
-            Some(core) => core,
+            Some((_, core)) => core,
             None => {
                 A::done_elsewhere(connection, &baton.context, job, done);
                 return None;
@@ -376,9 +398,9 @@ impl<A: Acceptor> Core<A> {
     /// Decides how the task goes on, and sets the timer.
     fn end_of_turn(&mut self, connection: &Connection, task: &mut Context<'_>, again: bool) -> Turn {
         self.act_on_events(connection);
-        let state = connection.lock();
+        let mut state = connection.lock();
         if state.mux.end().is_some() || state.mux.is_drained() {
-            let pending = !state.transmit.is_empty() || state.mux.wants_transmit();
+            let pending = state.writing || !state.transmit.is_empty() || state.mux.wants_transmit();
             let by_peer = state.mux.end().is_some_and(|end| end.is_by_peer());
             let now = time::now();
             if !self.closed {
@@ -386,6 +408,7 @@ impl<A: Acceptor> Core<A> {
                 self.linger_until = (!by_peer).then(|| now + LINGER);
             }
             drop(state);
+            self.wake_held();
             if !pending {
                 connection.writer().shutdown();
             }
@@ -399,6 +422,10 @@ impl<A: Acceptor> Core<A> {
         }
         let room = state.mux.unsent_bytes() <= UNSENT_BYTES_MAX;
         let again = again | (std::mem::take(&mut self.held_back) && room) | !self.events.wakers.is_empty();
+        if state.mux.has_undated() {
+            // Opened since the turn began, and nobody else has to wake this task for them.
+            state.mux.date(time::now());
+        }
         let mut due = state.mux.next_timeout();
         let at_rest = state.mux.open_streams() == 0;
         drop(state);
@@ -435,7 +462,8 @@ impl<A: Acceptor> Core<A> {
             }
             None => self.timer.insert(Box::pin(tokio::time::sleep_until(due))),
         };
-        if timer.as_mut().poll(task).is_ready() {
+        // Without a share in the task's budget: a timer that is not polled through is not registered.
+        if pin!(tokio::task::unconstrained(timer.as_mut())).poll(task).is_ready() {
             task.waker().wake_by_ref();
         }
     }

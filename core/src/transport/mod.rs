@@ -22,3 +22,6 @@ mod write;
 pub use address::Address;
 pub use connection::Connection;
 pub use error::ConnectError;
+
+#[cfg(test)]
+mod tests;

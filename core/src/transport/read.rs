@@ -18,7 +18,8 @@ use crate::wire::frame::StreamId;
 
 /// Reads of one turn before other tasks get their turn.
 pub(super) const READS_PER_TURN: usize = 16;
-/// Unsent bytes above which nothing more is read: a peer that asks without reading answers stops being heard.
+/// Unsent bytes above which a server reads nothing more: a client that asks without reading answers stops being heard. A client goes on
+/// reading, or two sides that wait for each other would wait for ever.
 pub(super) const UNSENT_BYTES_MAX: usize = 1024 * 1024;
 
 /// What is read after a large body: where one came, another is likely, and then all but its beginning goes straight into its own memory.
@@ -81,7 +82,7 @@ impl<A: Acceptor> Core<A> {
         if state.mux.end().is_some() {
             return Read::Wait;
         }
-        if state.mux.unsent_bytes() > UNSENT_BYTES_MAX {
+        if state.mux.is_server() && state.mux.unsent_bytes() > UNSENT_BYTES_MAX {
             // Reading goes on when the driver has written.
             self.held_back = true;
             return Read::Wait;

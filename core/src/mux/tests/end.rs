@@ -314,3 +314,27 @@ fn everybody_who_waits_is_woken_by_the_end() {
     assert!(events.is_empty());
     assert_eq!(pair.client.mux.end().unwrap().reason(), "cut");
 }
+
+/// A client that makes short calls, one after the other, to a peer that is gone: each gives up before a ping would be due.
+#[test]
+fn short_calls_do_not_hide_that_the_peer_is_dead() {
+    let mut pair = Pair::ready();
+    let began = pair.now;
+    for _ in 0..30 {
+        if pair.client.mux.end().is_some() {
+            break;
+        }
+        let key = pair.open(1, 8, true, Some(Duration::from_secs(1))).unwrap();
+        // What the client sends is lost.
+        pair.client.write_all();
+        pair.client.sent.clear();
+        for _ in 0..10 {
+            pair.now += Duration::from_millis(100);
+            pair.client.mux.handle_timeout(pair.now, &mut pair.client.events);
+        }
+        pair.client.mux.release_call(key);
+    }
+    let end = pair.client.mux.end().expect("the silence was noticed");
+    assert_eq!(end.code(), ErrorCode::KeepaliveTimeout);
+    assert!(pair.now - began <= Duration::from_secs(17), "{:?}", pair.now - began);
+}
