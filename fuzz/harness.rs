@@ -71,7 +71,9 @@ impl Driven {
                 2 => self.mux.finish_call(key, Some(&Status::internal("fuzzed")), &none),
                 3 => self.mux.stop_reading(key),
                 4 => self.mux.refuse_call(key),
-                _ => self.mux.reply_head(key, &none),
+                _ => {
+                    self.mux.reply_head(key, &none);
+                }
             }
         }
         self.events = Events::default();

@@ -3,6 +3,7 @@
 //! [`#[service]`](service) on a trait yields a typed client and a registered server; no IDL, no code-generation step, no second language.
 //! [`#[interceptor]`](interceptor) makes interceptors that stack as attributes. Calls run over TCP, unix sockets or memory, in MessagePack, with
 //! streams in both directions, deadlines that travel, back-pressure, and errors that say whether the handler may have run.
+//! Every option of a trait, of a method and of an argument is listed at [`service`].
 //!
 //! ```
 //! use sinew::{Server, Status, service};
@@ -39,7 +40,7 @@ pub use sinew_core::message::{
     AppError, CallError, Outcome, OutcomeCode, Reply, SendError, StreamSender, Streaming, Wire,
 };
 pub use sinew_core::metadata::{Metadata, MetadataError};
-pub use sinew_core::method::{MethodKind, MethodSpec};
+pub use sinew_core::method::{Alias, ArgSpec, Encoding, Execution, MethodKind, MethodSpec};
 pub use sinew_core::mux::MuxConfig as Limits;
 pub use sinew_core::policy::backoff::Backoff;
 pub use sinew_core::server::{Drain, Fallback, Server, ServerBuilder, ServerError, Serving};
@@ -47,6 +48,7 @@ pub use sinew_core::service::{Inbound, ServerRequest, Service};
 pub use sinew_core::status::{HandlerRan, Origin, Status};
 pub use sinew_core::transport::Address;
 
+#[doc(inline)]
 pub use sinew_macros::{AppError, interceptor, service};
 
 /// Byte streams for transports of one's own, and for tests that hurt a connection.

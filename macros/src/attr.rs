@@ -157,11 +157,14 @@ pub(crate) fn is(attr: &Attribute, name: &str) -> bool {
 /// Reports options that stand twice; `repeatable` ones may.
 pub(crate) fn refuse_duplicates(options: &[Opt], repeatable: &[&str], faults: &mut Faults) {
     for (index, option) in options.iter().enumerate() {
-        let again = options[..index].iter().any(|earlier| earlier.key == option.key);
-        if again && !repeatable.iter().any(|key| option.key == key) {
-            faults.on(
+        let earlier = options[..index].iter().find(|earlier| earlier.key == option.key);
+        if let Some(earlier) = earlier
+            && !repeatable.iter().any(|key| option.key == key)
+        {
+            faults.between(
+                &earlier.key,
                 &option.key,
-                format!("`{}` is already declared here: keep one of the two", option.key),
+                format!("`{}` is declared at both ends of this: keep one of the two", option.key),
             );
         }
     }

@@ -4,7 +4,7 @@
 //! expansion, because items that are missing cause errors that hide the real one.
 
 use proc_macro2::{Span, TokenStream};
-use quote::ToTokens;
+use quote::{ToTokens, quote};
 use syn::{Error, Ident};
 
 /// The mistakes found so far.
@@ -17,6 +17,11 @@ impl Faults {
     /// Reports `message` on all of `tokens`.
     pub(crate) fn on(&mut self, tokens: impl ToTokens, message: impl std::fmt::Display) {
         self.errors.push(Error::new_spanned(tokens, message));
+    }
+
+    /// Reports `message` on what reaches from `first` to `second`, so that the compiler shows both.
+    pub(crate) fn between(&mut self, first: impl ToTokens, second: impl ToTokens, message: impl std::fmt::Display) {
+        self.on(quote!(#first #second), message);
     }
 
     /// Reports `message` on one span.

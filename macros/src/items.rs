@@ -154,3 +154,65 @@ fn joined(faults: Faults, tokens: TokenStream) -> TokenStream {
     all.extend(tokens);
     all
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The texts of all `compile_error!` in `tokens`, in order.
+    fn errors(tokens: &TokenStream) -> Vec<String> {
+        let text = tokens.to_string();
+        text.split("compile_error")
+            .skip(1)
+            .map(|rest| rest.split('"').nth(1).unwrap_or_default().to_owned())
+            .collect()
+    }
+
+    #[test]
+    fn every_mistake_of_a_trait_is_reported_and_its_items_stay() {
+        let tokens = service(
+            quote!(encodin = "compact"),
+            quote! {
+                pub trait Orders {
+                    async fn get(&mut self, id: u64) -> u64;
+                    #[rpc(timeout = "2 apples")]
+                    async fn read(&self, _: u64) -> u64;
+                    async fn fine(&self) -> u64;
+                }
+            },
+        );
+        let errors = errors(&tokens);
+        assert_eq!(errors.len(), 4, "{errors:#?}");
+        for word in ["did you mean `encoding`", "take `&self`", "invalid duration", "a name"] {
+            assert!(errors.iter().any(|error| error.contains(word)), "{word}: {errors:#?}");
+        }
+        let text = tokens.to_string();
+        for item in ["trait Orders", "struct OrdersClient", "fn fine", "fn get"] {
+            assert!(text.contains(item), "{item} is missing");
+        }
+    }
+
+    #[test]
+    fn a_documented_trait_says_how_to_get_an_object() {
+        let plain = quote!(
+            /// Orders.
+            pub trait Orders {
+                async fn get(&self) -> u64;
+            }
+        );
+        let text = service(TokenStream::new(), plain.clone()).to_string();
+        assert!(
+            text.contains("write `#[service(dyn)]` and use `Arc<dyn DynOrders>`"),
+            "{text}"
+        );
+        let text = service(quote!(dyn), plain).to_string();
+        assert!(text.contains("use `Arc<dyn DynOrders>`"), "{text}");
+        let undocumented = quote!(
+            pub trait Orders {
+                async fn get(&self) -> u64;
+            }
+        );
+        let text = service(TokenStream::new(), undocumented).to_string();
+        assert!(!text.contains("does not exist"), "{text}");
+    }
+}

@@ -20,8 +20,67 @@ use proc_macro::TokenStream;
 
 /// Makes a trait a service, or stacks interceptors on an implementation of one.
 ///
-/// On a trait: `name = "shop.Orders"`, `encoding = "named"` or `"compact"`, `transparent`, `dyn`, `mock`,
-/// `crate = path`. On an impl: `crate = path`.
+/// On a trait `Orders` it makes `OrdersClient` and `OrdersServer`. On an `impl Orders for ..` it is needed only where
+/// interceptors are stacked there; its one option is then `crate = path`.
+///
+/// ```
+/// use sinew::{Cx, Status, Streaming, service};
+///
+/// /// Orders of a shop.
+/// #[service(name = "shop.Orders", dyn, mock)]
+/// pub trait Orders {
+///     #[rpc(idempotent, timeout = "300ms", alias = "fetch")]
+///     async fn get(&self, cx: &Cx, id: u64, #[rpc(since = 2)] depth: Option<u32>) -> Result<String, Status>;
+///     #[rpc(meta(role = "admin"), spawn)]
+///     async fn import(&self, rows: Streaming<u64>) -> Result<u64, Status>;
+/// }
+/// # fn main() {}
+/// ```
+///
+/// # Methods
+///
+/// `async fn` with `&self`. `cx: &Cx` may stand anywhere and does not travel. Arguments are owned values, `&str`,
+/// `&[u8]`, `Option` of those two, or a reference to a type of yours; at most one is a `Streaming<T>`. A method returns `T`,
+/// `Result<T, Status>` or `Result<T, E>` with a `#[derive(AppError)]` on `E`, and `T` may be a `Streaming<T>`. A body is what
+/// an implementation does that was written before the method. `#[cfg]`, documentation, `#[deprecated]` and `#[must_use]`
+/// reach the client.
+///
+/// # Options of the trait
+///
+/// | option | meaning | default | example |
+/// |---|---|---|---|
+/// | `name` | name of the service on the wire; method ids are made of it | the trait's name | `#[service(name = "shop.Orders")]` |
+/// | `encoding` | how structs are written: `"named"` (maps; fields may move) or `"compact"` (arrays; about half the bytes, fields may only be appended). Both are read always | `"named"` | `#[service(encoding = "compact")]` |
+/// | `transparent` | `OrdersClient` implements `Orders` too; every method must be able to fail as a call | off | `#[service(transparent)]` |
+/// | `dyn` | `DynOrders`, for `Arc<dyn DynOrders>`, which implements `Orders`; one box per call | off | `#[service(dyn)]` |
+/// | `mock` | `OrdersMock`, whose methods are closures set one by one | off | `#[service(mock)]` |
+/// | `crate` | where the runtime is found, for a crate that re-exports or renames it | `::sinew` | `#[service(crate = crate::rpc)]` |
+///
+/// # Options of a method: `#[rpc(..)]`
+///
+/// | option | meaning | default | example |
+/// |---|---|---|---|
+/// | `name` | name on the wire; it stays when the function is renamed | the function's name | `#[rpc(name = "get")]` |
+/// | `alias` | another name under which servers answer: a method's, or `service/method`; may be repeated | none | `#[rpc(alias = "fetch")]` |
+/// | `timeout` | how long a call may take, in `ms`, `s`, `m`, `h`, `d`; a caller may set less, not more. It bounds a stream as a whole | the channel's: 10 s for an answer, or for a stream to begin | `#[rpc(timeout = "1m 30s")]` |
+/// | `idempotent` | running it twice has the effect of running it once; not for methods that take a stream. Recorded only: nothing retries by it yet | off | `#[rpc(idempotent)]` |
+/// | `since` | version of the service that added it, from 1; recorded in `MethodSpec::added_in` | not told | `#[rpc(since = 2)]` |
+/// | `meta` | pairs of your own, which interceptors read by `MethodSpec::meta_value`; may be repeated | none | `#[rpc(meta(role = "admin"))]` |
+/// | `spawn` | the handler always runs in a task of its own, beside its connection | polled by the connection, moved when it waits or proves slow | `#[rpc(spawn)]` |
+/// | `blocking` | the handler runs on tokio's blocking pool, and may block its thread | as above | `#[rpc(blocking)]` |
+/// | `skip` | a function of the trait that is no RPC | off | `#[rpc(skip)]` |
+/// | `allow` | `allow(vec_u8)` accepts `Vec<u8>`, which travels as an array of integers | refused | `#[rpc(allow(vec_u8))]` |
+///
+/// # Options of an argument: `#[rpc(..)]` in front of it
+///
+/// | option | meaning | default | example |
+/// |---|---|---|---|
+/// | `default` | what the handler gets from a caller that does not send it: `Default::default()`, or the given value | a caller must send it, unless it is an `Option` | `#[rpc(default = 10)] limit: u32` |
+/// | `reserved` | place of an argument that was removed: named `_name`, of type `()`, and gone from the client | off | `#[rpc(reserved)] _color: ()` |
+/// | `since` | version that added it; the argument has to be an `Option` or have a `default`. Recorded in `ArgSpec::added_in` | not told | `#[rpc(since = 2)] depth: Option<u32>` |
+/// | `allow` | `allow(vec_u8)`, for this argument | refused | `#[rpc(allow(vec_u8))] raw: Vec<u8>` |
+///
+/// How a contract may change while old and new versions talk to each other is in `docs/evolution.md` of the repository.
 #[proc_macro_attribute]
 pub fn service(args: TokenStream, item: TokenStream) -> TokenStream {
     items::service(args.into(), item.into()).into()

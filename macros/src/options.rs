@@ -3,7 +3,7 @@
 //! A mistake in one option leaves the others in force.
 
 use proc_macro2::{Span, TokenStream};
-use syn::{Attribute, Expr, LitStr};
+use syn::{Attribute, Expr, Ident, LitStr};
 
 use crate::attr::{Opt, Value, parse_list, refuse_duplicates, take_rpc};
 use crate::duration;
@@ -108,7 +108,7 @@ pub(crate) struct MethodOptions {
     pub(crate) timeout_ms: Option<u64>,
     pub(crate) idempotent: Option<Span>,
     pub(crate) since: Option<u32>,
-    pub(crate) meta: Vec<(String, LitStr)>,
+    pub(crate) meta: Vec<(Ident, LitStr)>,
     pub(crate) skip: Option<Span>,
     pub(crate) execution: Execution,
     pub(crate) allow_vec_u8: bool,
@@ -172,14 +172,18 @@ impl MethodOptions {
 
     fn add_meta(&mut self, option: &Opt, faults: &mut Faults) {
         for entry in option.list("meta(role = \"admin\")", faults) {
-            let key = entry.key.to_string();
-            if self.meta.iter().any(|(earlier, _)| *earlier == key) {
-                faults.on(
+            if let Some((earlier, _)) = self.meta.iter().find(|(earlier, _)| *earlier == entry.key) {
+                faults.between(
+                    earlier,
                     &entry.key,
-                    format!("meta key `{key}` is already declared here: keep one of the two"),
+                    format!(
+                        "meta key `{}` is declared at both ends of this: keep one of the two",
+                        entry.key
+                    ),
                 );
             }
-            self.meta.extend(entry.text("\"admin\"", faults).map(|text| (key, text)));
+            let text = entry.text("\"admin\"", faults);
+            self.meta.extend(text.map(|text| (entry.key, text)));
         }
     }
 
@@ -196,9 +200,13 @@ impl MethodOptions {
 }
 
 fn retry_advice(key: &str) -> String {
+    let now = if key == "hedge" {
+        "a caller that cannot wait makes a second call, e.g. with `tokio::select!`"
+    } else {
+        "a caller calls again while `Status::is_retryable` says so, and what provably did not run is sent again by itself"
+    };
     format!(
-        "`{key}` is the caller's choice, not part of the contract: write `#[rpc(idempotent)]` here, which allows it, \
-         and `.{key}(..)` on the call"
+        "`{key}` is the caller's choice, not part of the contract: declare `#[rpc(idempotent)]`, which allows it; {now}"
     )
 }
 
@@ -263,6 +271,34 @@ impl ArgOptions {
                 faults.on(&option.key, format!("`{key}` goes on the method, not on an argument"));
             }
             _ => faults.unknown("`#[rpc]` option", &option.key, ARG_KEYS),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The documentation of `#[service]` has a row for each option, under the heading of its place.
+    #[test]
+    fn every_option_is_documented() {
+        let docs = include_str!("lib.rs");
+        let place = |from: &str| {
+            let (_, rest) = docs.split_once(from).expect("the heading is there");
+            rest.split("\n/// # ").next().unwrap_or_default()
+        };
+        for (heading, keys) in [
+            ("# Options of the trait", ServiceOptions::KEYS),
+            ("# Options of a method", METHOD_KEYS),
+            ("# Options of an argument", ARG_KEYS),
+        ] {
+            let table = place(heading);
+            for key in keys {
+                assert!(
+                    table.contains(&format!("/// | `{key}` | ")),
+                    "{key} is not under {heading}"
+                );
+            }
         }
     }
 }

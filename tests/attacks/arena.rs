@@ -8,6 +8,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sinew::{Server, ServerBuilder, Serving, Status, Streaming, service};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::bad::PATIENCE;
 
@@ -175,12 +176,15 @@ pub(crate) struct Arena {
     good: Good,
 }
 
-/// Calls without a pause and notes the first failure.
+/// Calls without a pause and notes the first failure, and the longest that a call took.
 struct Good {
     stop: Arc<AtomicBool>,
     calls: Arc<AtomicUsize>,
-    task: JoinHandle<Result<(), Status>>,
+    task: JoinHandle<Result<Duration, Status>>,
 }
+
+/// What the slowest call of a good client may take: far more than it does, because the machine may be busy with other things.
+const GOOD_LATENCY_MAX: Duration = Duration::from_secs(5);
 
 impl Arena {
     pub(crate) async fn new() -> Self {
@@ -250,13 +254,16 @@ impl Good {
         let task = tokio::spawn({
             let (stop, calls) = (Arc::clone(&stop), Arc::clone(&calls));
             async move {
+                let mut worst = Duration::ZERO;
                 while !stop.load(Ordering::SeqCst) {
                     let number = calls.fetch_add(1, Ordering::SeqCst).to_string();
+                    let began = Instant::now();
                     let answer = client.echo(number.clone()).timeout(PATIENCE).await?;
+                    worst = worst.max(began.elapsed());
                     assert_eq!(answer, number);
                     tokio::task::yield_now().await;
                 }
-                Ok(())
+                Ok(worst)
             }
         });
         Self { stop, calls, task }
@@ -266,7 +273,7 @@ impl Good {
         Self {
             stop: Arc::default(),
             calls: Arc::default(),
-            task: tokio::spawn(async { Ok(()) }),
+            task: tokio::spawn(async { Ok(Duration::ZERO) }),
         }
     }
 
@@ -277,6 +284,7 @@ impl Good {
             tokio::task::yield_now().await;
         }
         self.stop.store(true, Ordering::SeqCst);
-        self.task.await.unwrap().expect("the good client notices nothing");
+        let worst = self.task.await.unwrap().expect("the good client notices nothing");
+        assert!(worst <= GOOD_LATENCY_MAX, "a call of the good client took {worst:?}");
     }
 }

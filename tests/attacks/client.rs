@@ -1,4 +1,4 @@
-//! Rows 40, 41, 43 and 45 from the client's side: servers that lie, leave and hang up.
+//! Rows 33, 40, 41, 43 and 45 from the client's side: servers that lie, leave and hang up.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -296,7 +296,7 @@ impl Connector for Revolving {
     }
 }
 
-/// Row 45: a server that greets and hangs up is not called again and again. An hour of virtual time.
+/// Row 45: a server that greets and hangs up is not called again and again. A minute of virtual time.
 #[tokio::test(start_paused = true)]
 async fn row_45_a_revolving_door_is_not_run_through() {
     for polite in [false, true] {

@@ -1,4 +1,6 @@
-//! Rows 10 and 17 to 25: frames that are allowed one by one, and too many of them.
+//! Rows 10, 17 to 22 and 25: frames that are allowed one by one, and too many of them. Rows 46 and 47: peers that take or give too slowly.
+//!
+//! What a bad peer does is a function of the server's address, so that `memory` can do the same to a server in a process of its own.
 
 use std::sync::atomic::Ordering;
 
@@ -13,8 +15,7 @@ use super::bad::{
 /// More rounds than any budget allows.
 const MANY: u32 = 20_000;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn row_10_frames_that_carry_nothing_are_calmed() {
+pub(super) async fn frames_that_carry_nothing(target: &str) {
     let floods: [fn(u32) -> Vec<u8>; 6] = [
         |_| frame(DATA, 1, &[]),
         |_| frame(DATA, 1, &[0]),
@@ -23,20 +24,23 @@ async fn row_10_frames_that_carry_nothing_are_calmed() {
         |_| frame(GOAWAY, 0, &[0; 8]),
         |_| frame(CREDIT, 1, &[0, 0, 0, 1]),
     ];
-    let arena = Arena::new().await;
     for flood in floods {
-        let mut bad = Bad::greeted(&arena.target()).await;
+        let mut bad = Bad::greeted(target).await;
         bad.send(&open(1, "hold", &nothing(), false)).await;
         assert_eq!(bad.flood(MANY, flood).await.1, CALM_DOWN);
     }
-    arena.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn row_17_rapid_resets_are_calmed() {
+async fn row_10_frames_that_carry_nothing_are_calmed() {
     let arena = Arena::new().await;
+    frames_that_carry_nothing(&arena.target()).await;
+    arena.finish().await;
+}
+
+pub(super) async fn rapid_resets(target: &str) {
     for spread in [false, true] {
-        let mut bad = Bad::greeted(&arena.target()).await;
+        let mut bad = Bad::greeted(target).await;
         let (_, code) = bad
             .flood(MANY, |round| {
                 let reset = frame(RESET, round, &[0; 4]);
@@ -51,14 +55,19 @@ async fn row_17_rapid_resets_are_calmed() {
             .await;
         assert_eq!(code, CALM_DOWN);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn row_17_rapid_resets_are_calmed() {
+    let arena = Arena::new().await;
+    rapid_resets(&arena.target()).await;
     arena.until("no handler is left", |arena| arena.live() == 0).await;
     assert!(arena.began() <= 2 * 4_096, "{} handlers began", arena.began());
     arena.finish().await;
 }
 
 /// CVE-2025-8671: the client breaks rules of streams so that the server resets them, after handlers began.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn row_18_provoked_resets_are_calmed() {
+pub(super) async fn provoked_resets(target: &str) {
     let provocations: [fn(u32) -> Vec<u8>; 4] = [
         |round| {
             [
@@ -77,19 +86,22 @@ async fn row_18_provoked_resets_are_calmed() {
         |round| frame(OPEN | FIN, round, &head("wait", 0, &[])),
         |round| frame(OPEN, round, &[1, 2, 3]),
     ];
-    let arena = Arena::new().await;
     for provocation in provocations {
-        let mut bad = Bad::greeted(&arena.target()).await;
+        let mut bad = Bad::greeted(target).await;
         assert_eq!(bad.flood(MANY, provocation).await.1, CALM_DOWN);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn row_18_provoked_resets_are_calmed() {
+    let arena = Arena::new().await;
+    provoked_resets(&arena.target()).await;
     arena.finish().await;
 }
 
 /// Calls that are given up while others are answered: an honest client of any age.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn row_19_calls_that_are_given_up_are_forgotten() {
-    let arena = Arena::new().await;
-    let mut bad = Bad::greeted(&arena.target()).await;
+pub(super) async fn calls_that_are_given_up(target: &str) -> Bad {
+    let mut bad = Bad::greeted(target).await;
     for round in 0..8_000_u32 {
         let (given_up, answered) = (round * 2 + 1, round * 2 + 2);
         let bytes = [
@@ -103,15 +115,20 @@ async fn row_19_calls_that_are_given_up_are_forgotten() {
             bad.reply_of(answered).await;
         }
     }
+    bad
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn row_19_calls_that_are_given_up_are_forgotten() {
+    let arena = Arena::new().await;
+    let bad = calls_that_are_given_up(&arena.target()).await;
     arena.until("no handler is left", |arena| arena.live() == 0).await;
     bad.vanish();
     arena.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn row_20_a_ping_flood_is_calmed_and_hardly_answered() {
-    let arena = Arena::new().await;
-    let mut bad = Bad::greeted(&arena.target()).await;
+pub(super) async fn pings(target: &str) {
+    let mut bad = Bad::greeted(target).await;
     for _ in 0..1_000 {
         bad.send(&frame(PING, 0, &[1; 8])).await;
     }
@@ -132,24 +149,34 @@ async fn row_20_a_ping_flood_is_calmed_and_hardly_answered() {
     }
     assert!(pongs <= 3, "{pongs}");
     bad.hung_up().await;
-    arena.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn row_21_credit_that_cannot_be_is_an_error() {
+async fn row_20_a_ping_flood_is_calmed_and_hardly_answered() {
     let arena = Arena::new().await;
+    pings(&arena.target()).await;
+    arena.finish().await;
+}
+
+pub(super) async fn credit_that_cannot_be(target: &str) {
     for stream in [0, 1] {
         for more in [0, i32::MAX.unsigned_abs(), u32::MAX] {
-            let mut bad = Bad::greeted(&arena.target()).await;
+            let mut bad = Bad::greeted(target).await;
             bad.send(&open(1, "hold", &nothing(), false)).await;
             bad.send(&frame(CREDIT, stream, &more.to_be_bytes())).await;
             assert_eq!(bad.sent_away().await.0, FLOW_CONTROL);
         }
     }
     // A byte at a time: 1,048,576 such frames would be needed for one large answer.
-    let mut bad = Bad::greeted(&arena.target()).await;
+    let mut bad = Bad::greeted(target).await;
     bad.send(&open(1, "large", &arguments(&(3_000_000,)), true)).await;
     assert_eq!(bad.flood(MANY, |_| frame(CREDIT, 1, &[0, 0, 0, 1])).await.1, CALM_DOWN);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn row_21_credit_that_cannot_be_is_an_error() {
+    let arena = Arena::new().await;
+    credit_that_cannot_be(&arena.target()).await;
     arena.finish().await;
 }
 
@@ -191,24 +218,29 @@ async fn row_22_credit_of_given_up_streams_comes_back() {
     arena.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn row_25_calls_above_the_limit_wait_at_the_client_and_are_refused_at_the_server() {
-    let arena = Arena::with(|builder| builder.max_calls_per_connection(2)).await;
-    let mut bad = Bad::greeted(&arena.target()).await;
-    for stream in 1..=3 {
+/// More calls at a time than the `limit` of the server.
+pub(super) async fn calls_above_the_limit(target: &str, limit: u32) {
+    let mut bad = Bad::greeted(target).await;
+    for stream in 1..=limit + 1 {
         bad.send(&open(stream, "wait", &nothing(), true)).await;
     }
     let refused = bad.expect(RESET).await;
     assert_eq!(
         (refused.stream, &refused.payload[..]),
-        (3, &[0, 0, 0, 2][..]),
+        (limit + 1, &[0, 0, 0, 2][..]),
         "it says that it was not processed"
     );
     // A client that goes on above the limit is sent away.
     assert_eq!(
-        bad.flood(MANY, |round| open(round + 3, "wait", &nothing(), true)).await.1,
+        bad.flood(MANY, |round| open(round + limit + 1, "wait", &nothing(), true)).await.1,
         CALM_DOWN
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn row_25_calls_above_the_limit_wait_at_the_client_and_are_refused_at_the_server() {
+    let arena = Arena::with(|builder| builder.max_calls_per_connection(2)).await;
+    calls_above_the_limit(&arena.target(), 2).await;
     let client = TargetClient::connect(&arena.target()).await.unwrap();
     let calls = (0..50).map(|number| client.echo(number.to_string()).into_future());
     for answer in futures_util::future::join_all(calls).await {

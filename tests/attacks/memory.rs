@@ -1,18 +1,19 @@
 //! Memory of a server that is attacked, as the system sees it: the server runs in a process of its own.
 //!
-//! Rows 3, 13 and 46. The peak of the resident set is what counts, so each attack gets a fresh process.
+//! Rows 3, 13 and 46, and the floods of rows 10, 16 to 21 and 25. The peak of the resident set is what counts, so each attack gets a fresh process.
 
 use bytes::Bytes;
 
 use super::arena::{TargetServer, Victim};
 use super::bad::{Bad, DATA, OPEN, arguments, frame, head, message, nothing, open};
 use super::child::{Role, released, role, say};
+use super::{floods, wire};
 
 /// What a server may grow by, in KiB: the windows that it announced for one connection, and slack for the allocator and debug builds.
 const GROWTH_KIB_MAX: u64 = 48 * 1024;
 
 /// Runs a server in a process of its own, lets `attack` loose, and returns by how many KiB its peak grew.
-async fn growth<F: Future<Output = ()>>(attack: impl FnOnce(String) -> F) -> u64 {
+async fn growth(attack: impl AsyncFnOnce(String)) -> u64 {
     let (role, target) = Role::start("memory::server_of_its_own", "serve").listen().await;
     let target = target.unwrap();
     // Connections and buffers that every server has do not count.
@@ -72,7 +73,7 @@ async fn server_of_its_own() {
 /// 3 KB that claim a thousand nested arrays of 65,535 elements: 1 GB for a reader that believes them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn row_13_claimed_elements_cost_no_memory() {
-    let grown = growth(|target| async move {
+    let grown = growth(async |target| {
         let mut bad = Bad::greeted(&target).await;
         let mut stream = 0;
         for (method, link) in [
@@ -99,7 +100,7 @@ async fn row_13_claimed_elements_cost_no_memory() {
 /// Many calls whose messages claim 4 MiB each and never come.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn row_03_claimed_lengths_cost_no_memory() {
-    let grown = growth(|target| async move {
+    let grown = growth(async |target| {
         let mut bad = Bad::greeted(&target).await;
         for stream in 1..=1_000 {
             bad.send(&open(
@@ -120,7 +121,7 @@ async fn row_03_claimed_lengths_cost_no_memory() {
 /// As much as 200 streams take before the connection's window is used up; nothing of it is read.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn row_46_what_is_not_read_is_bounded_by_the_window() {
-    let grown = growth(|target| async move {
+    let grown = growth(async |target| {
         let mut bad = Bad::greeted(&target).await;
         let item = message(&rmp_serde::to_vec(&Bytes::from(vec![7; 30_000])).unwrap());
         // One window of the connection and no more: the next byte would be an error.
@@ -144,7 +145,7 @@ async fn row_46_what_is_not_read_is_bounded_by_the_window() {
 /// Large answers that nobody takes, with deadlines: what stands in line is dropped when they pass.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn row_46_answers_that_nobody_takes_are_dropped_at_their_deadline() {
-    let grown = growth(|target| async move {
+    let grown = growth(async |target| {
         let mut bad = Bad::greeted(&target).await;
         for round in 0..100 {
             for number in 1..=8 {
@@ -161,4 +162,29 @@ async fn row_46_answers_that_nobody_takes_are_dropped_at_their_deadline() {
     })
     .await;
     assert!(grown <= GROWTH_KIB_MAX, "{grown} KiB");
+}
+
+/// What the other modules do to a server next to a good client, done to one whose memory is read.
+macro_rules! floods_cost_no_memory {
+    ($($row:ident: $flood:expr;)*) => {$(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $row() {
+            let grown = growth(async |target| {
+                $flood(&target).await;
+            })
+            .await;
+            assert!(grown <= GROWTH_KIB_MAX, "{grown} KiB");
+        }
+    )*};
+}
+
+floods_cost_no_memory! {
+    row_10_frames_that_carry_nothing_cost_no_memory: floods::frames_that_carry_nothing;
+    row_16_unknown_methods_cost_no_memory: wire::unknown_methods;
+    row_17_rapid_resets_cost_no_memory: floods::rapid_resets;
+    row_18_provoked_resets_cost_no_memory: floods::provoked_resets;
+    row_19_calls_that_are_given_up_cost_no_memory: floods::calls_that_are_given_up;
+    row_20_pings_cost_no_memory: floods::pings;
+    row_21_credit_that_cannot_be_costs_no_memory: floods::credit_that_cannot_be;
+    row_25_calls_above_the_limit_cost_no_memory: async |target: &str| floods::calls_above_the_limit(target, 1_024).await;
 }

@@ -87,7 +87,7 @@ async fn server_role() {
     .unwrap();
 }
 
-/// Serves until SIGTERM, in one line as a user would.
+/// Serves until SIGTERM or ctrl-c, in one line as a user would.
 #[tokio::test]
 #[ignore = "a role of a child process, started by the other tests"]
 async fn serving_until_terminated_role() {
@@ -265,12 +265,26 @@ async fn a_slow_reader_costs_bounded_memory() {
 /// SIGTERM: the server tells its clients to leave, answers what runs, and the process ends by itself and well.
 #[tokio::test]
 async fn sigterm_drains() {
+    drains_on(Role::terminate).await;
+}
+
+/// What ctrl-c sends has the same effect.
+#[tokio::test]
+async fn ctrl_c_drains() {
+    drains_on(|server| {
+        let sent = std::process::Command::new("kill").arg("-INT").arg(server.id().to_string()).status().unwrap();
+        assert!(sent.success());
+    })
+    .await;
+}
+
+async fn drains_on(signal: impl FnOnce(&Role)) {
     let (server, target) = start("processes::serving_until_terminated_role", "-").await;
     let remote = RemoteClient::connect(&target).await.unwrap();
     let held = tokio::spawn(remote.hold().timeout("60s").into_future());
     let (mut server, said) = server.listen().await;
     assert_eq!(said.as_deref(), Some("holding"));
-    server.terminate();
+    signal(&server);
     until("the client was told", || {
         remote.channel().state() != ConnectivityState::Ready
     })

@@ -221,7 +221,10 @@ fn decode_details(bytes: &[u8]) -> Result<(String, Bytes, Bytes), DecodeError> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::{END_BYTES_MAX, RequestHead, decode_end, encode_end};
+    use crate::code::Code;
     use crate::metadata::Metadata;
     use crate::status::Status;
 
@@ -293,5 +296,67 @@ mod tests {
         assert!(status.message().starts_with(read.message()));
         assert!(read.details().is_empty());
         assert_eq!(&read.app_bytes()[..], &[2; 100]);
+    }
+
+    /// Metadata that keeps the rules, with keys that may repeat; a few KiB at most.
+    fn any_metadata() -> impl Strategy<Value = Metadata> {
+        let text = ("[a-z][a-z0-9_.-]{0,20}[a-z0-9]", "[!-~]([ -~]{0,60}[!-~])?")
+            .prop_filter("not binary", |(key, _)| !key.ends_with("-bin"))
+            .prop_map(|(key, value)| (key, value.into_bytes()));
+        let binary = (
+            "[a-z][a-z0-9_.-]{0,20}-bin",
+            proptest::collection::vec(any::<u8>(), 0..200),
+        );
+        proptest::collection::vec(prop_oneof![text, binary], 0..10).prop_map(|entries| {
+            let mut metadata = Metadata::new();
+            for (key, value) in entries {
+                metadata.append(key, value).unwrap();
+            }
+            metadata
+        })
+    }
+
+    fn any_status() -> impl Strategy<Value = Status> {
+        let bytes = || proptest::collection::vec(any::<u8>(), 0..1_000);
+        (1..=16_u8, ".{0,300}", bytes(), bytes(), any::<Option<bool>>()).prop_map(
+            |(code, message, details, app, retryable)| {
+                let status = Status::new(Code::from_u8(code), message).with_details(details).with_app_bytes(app);
+                retryable.map_or_else(|| status.clone(), |retryable| status.clone().with_retryable(retryable))
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn any_request_head_comes_back(
+            method in any::<u64>(),
+            timeout in any::<u32>(),
+            metadata in any_metadata(),
+            behind in proptest::collection::vec(any::<u8>(), 0..50),
+        ) {
+            let head = RequestHead { method, timeout, metadata };
+            let mut bytes = Vec::new();
+            head.encode(&mut bytes);
+            let len = bytes.len();
+            prop_assert_eq!(len, head.encoded_len());
+            prop_assert!(RequestHead::decode(&bytes[..len - 1], 16_384).is_err());
+            bytes.extend_from_slice(&behind);
+            prop_assert_eq!(RequestHead::decode(&bytes, 16_384), Ok((head, len)));
+        }
+
+        #[test]
+        fn any_end_comes_back(status in proptest::option::of(any_status()), trailers in any_metadata()) {
+            let mut bytes = Vec::new();
+            encode_end(status.as_ref(), &trailers, &mut bytes);
+            let (read, found) = decode_end(&bytes, 16_384).unwrap();
+            prop_assert_eq!(read, status);
+            prop_assert_eq!(found, trailers);
+        }
+
+        #[test]
+        fn heads_of_any_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = RequestHead::decode(&bytes, 16_384);
+            let _ = decode_end(&bytes, 16_384);
+        }
     }
 }

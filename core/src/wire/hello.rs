@@ -8,6 +8,8 @@ use super::frame::{
 
 /// The most bytes of a HELLO.
 pub const HELLO_BYTES_MAX: usize = 4 * 1024;
+/// The least `max_head` that counts: without room for any metadata, a peer could have the handlers of others run for nothing but errors.
+pub const HEAD_BYTES_MIN: usize = 256;
 /// The most bytes of a name in `agent` that are kept.
 const AGENT_BYTES_MAX: usize = 64;
 
@@ -70,7 +72,7 @@ impl Hello {
         raw::write_str(out, &self.agent);
     }
 
-    /// Reads the payload of the frame; windows and frame sizes below the protocol's constants count as the constants.
+    /// Reads the payload of the frame; windows, frame sizes and heads below the protocol's constants count as the constants.
     ///
     /// # Errors
     /// [`DecodeError`] if it is no map with string keys, or a known field has the wrong type.
@@ -91,7 +93,7 @@ impl Hello {
                 }
                 "max_streams" => hello.max_streams = number(reader.uint()?).max(1),
                 "max_message" => hello.max_message = size(reader.uint()?),
-                "max_head" => hello.max_head = size(reader.uint()?),
+                "max_head" => hello.max_head = size(reader.uint()?).max(HEAD_BYTES_MIN),
                 "ping_interval_min_ms" => hello.ping_interval_min_ms = number(reader.uint()?),
                 "agent" => {
                     let agent = reader.str()?;
@@ -115,9 +117,11 @@ fn number(number: u64) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::Hello;
+    use proptest::prelude::*;
+
+    use super::{HEAD_BYTES_MIN, Hello};
     use crate::wire::codec::raw;
-    use crate::wire::frame::{FRAME_BYTES_MAX, FRAME_BYTES_MIN};
+    use crate::wire::frame::{CONNECTION_WINDOW_MIN, CREDIT_MAX, FRAME_BYTES_MAX, FRAME_BYTES_MIN, STREAM_WINDOW_MIN};
 
     #[test]
     fn hello_round_trips() {
@@ -162,5 +166,60 @@ mod tests {
         raw::write_str(&mut bytes, "max_frame");
         raw::write_uint(&mut bytes, u64::MAX);
         assert_eq!(Hello::decode(&bytes).unwrap().max_frame, FRAME_BYTES_MAX);
+    }
+
+    #[test]
+    fn every_peer_takes_some_metadata() {
+        for (announced, counts) in [(0, 256), (255, 256), (256, 256), (257, 257), (16_384, 16_384)] {
+            let mut bytes = Vec::new();
+            raw::write_map_len(&mut bytes, 1);
+            raw::write_str(&mut bytes, "max_head");
+            raw::write_uint(&mut bytes, announced);
+            assert_eq!(Hello::decode(&bytes).unwrap().max_head, counts);
+        }
+        assert_eq!(HEAD_BYTES_MIN, 256);
+    }
+
+    proptest! {
+        /// What one may announce comes back; fields of later versions around it change nothing.
+        #[test]
+        fn any_hello_comes_back(
+            max_frame in FRAME_BYTES_MIN..=FRAME_BYTES_MAX,
+            stream_window in STREAM_WINDOW_MIN..=CREDIT_MAX,
+            connection_window in CONNECTION_WINDOW_MIN..=CREDIT_MAX,
+            max_streams in 1..=u32::MAX,
+            max_message in 0..=u32::MAX as usize,
+            max_head in HEAD_BYTES_MIN..=32 * 1024,
+            ping_interval_min_ms in any::<u32>(),
+            agent in "[ -~]{0,64}",
+            later in any::<i64>(),
+        ) {
+            let hello = Hello {
+                max_frame,
+                stream_window,
+                connection_window,
+                max_streams,
+                max_message,
+                max_head,
+                ping_interval_min_ms,
+                agent,
+            };
+            let mut bytes = Vec::new();
+            hello.encode(&mut bytes);
+            prop_assert_eq!(Hello::decode(&bytes), Ok(hello.clone()));
+            prop_assert!(Hello::decode(&bytes[..bytes.len() - 1]).is_err());
+            // One field more than the eight that the map began with.
+            prop_assert_eq!(bytes[0], 0x88);
+            bytes[0] = 0x89;
+            raw::write_str(&mut bytes, "from_the_future");
+            bytes.push(0xd3);
+            bytes.extend_from_slice(&later.to_be_bytes());
+            prop_assert_eq!(Hello::decode(&bytes), Ok(hello));
+        }
+
+        #[test]
+        fn a_hello_of_any_bytes_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = Hello::decode(&bytes);
+        }
     }
 }

@@ -50,7 +50,7 @@
 //! | `connection_window` | first credit of the connection, in bytes; at most 2^31-1 | 1048576 |
 //! | `max_streams` | streams open at a time; a client's is not used | 100 |
 //! | `max_message` | one message, in bytes | 4194304 |
-//! | `max_head` | metadata of one head, in bytes | 16384 |
+//! | `max_head` | metadata of one head, in bytes; less than 256 counts as 256 | 16384 |
 //! | `ping_interval_min_ms` | pings closer together count against the sender | 5000 |
 //! | `agent` | name and version, for logs | "" |
 //!

@@ -41,7 +41,8 @@ pub(super) fn value(plan: &Plan<'_>, method: &Method) -> TokenStream {
 }
 
 fn meta(plan: &Plan<'_>, method: &Method) -> Option<TokenStream> {
-    let (keys, values): (Vec<_>, Vec<_>) = method.options.meta.iter().map(|(key, value)| (key, value)).unzip();
+    let (keys, values): (Vec<_>, Vec<_>) =
+        method.options.meta.iter().map(|(key, value)| (key.to_string(), value)).unzip();
     (!keys.is_empty()).then(|| quote_spanned!(plan.at=> .meta(&[#((#keys, #values)),*])))
 }
 
@@ -240,10 +241,12 @@ fn conditional_clashes(plan: &Plan<'_>) -> TokenStream {
     for (index, later) in methods.iter().enumerate() {
         for earlier in &methods[..index] {
             let same_ident = earlier.sig.ident == later.sig.ident;
-            let clash = names(later)
-                .into_iter()
-                .find(|(path, _)| names(earlier).iter().any(|(other, _)| ids::fnv1a(other) == ids::fnv1a(path)));
-            let (Some((path, span)), false) = (clash, same_ident) else {
+            let clash = names(later).into_iter().find_map(|(path, span)| {
+                let mut others = names(earlier).into_iter();
+                let other = others.find(|(other, _)| ids::fnv1a(other) == ids::fnv1a(&path))?;
+                Some((path, other.1, span))
+            });
+            let (Some((path, first, second)), false) = (clash, same_ident) else {
                 continue;
             };
             let (cfg, cfg_too) = (&earlier.attrs.cfg, &later.attrs.cfg);
@@ -252,7 +255,10 @@ fn conditional_clashes(plan: &Plan<'_>) -> TokenStream {
                  with `#[rpc(name = \"..\")]`",
                 earlier.sig.ident, later.sig.ident
             );
-            tokens.extend(quote_spanned!(span=> #(#cfg)* #(#cfg_too)* ::core::compile_error!(#message);));
+            // The compiler marks what reaches from the first token to the last one.
+            let refuse = quote_spanned!(first=> ::core::compile_error!);
+            let reason = quote_spanned!(second=> { #message });
+            tokens.extend(quote!(#(#cfg)* #(#cfg_too)* #refuse #reason));
         }
     }
     tokens

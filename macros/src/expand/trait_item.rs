@@ -18,15 +18,33 @@ pub(super) fn expand(plan: &Plan<'_>) -> TokenStream {
     // A method that is named like a hook is a fault, and would be a second one beside the hook.
     let written = plan.service.methods.iter().filter(|method| !(method.broken && is_hook(method)));
     let methods = written.map(|method| self::method(plan, method));
-    let hooks = hooks(plan);
+    let (hooks, objects) = (hooks(plan), objects(plan));
     quote_spanned! {at=>
         #(#attrs)*
+        #objects
         #vis #unsafety #keyword #ident #generics: #supertraits #bounds {
             #(#kept)*
             #(#methods)*
             #hooks
         }
     }
+}
+
+/// Says in the trait's documentation how to get a trait object of it, which the compiler's own error cannot.
+///
+/// An undocumented trait stays so, or `missing_docs` would not find it.
+fn objects(plan: &Plan<'_>) -> Option<TokenStream> {
+    let item = &plan.service.item;
+    item.attrs.iter().find(|attr| attr.path().is_ident("doc"))?;
+    let ident = &item.ident;
+    let advice = if plan.service.options.dynamic.is_some() {
+        format!("For trait objects use `Arc<dyn Dyn{ident}>`; `dyn {ident}` does not exist.")
+    } else {
+        format!(
+            "`dyn {ident}` does not exist: for trait objects write `#[service(dyn)]` and use `Arc<dyn Dyn{ident}>`."
+        )
+    };
+    Some(quote_spanned!(plan.at=> #[doc = ""] #[doc = #advice]))
 }
 
 /// The user's supertraits, and what a server needs of a handler.

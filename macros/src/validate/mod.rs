@@ -142,7 +142,7 @@ fn check_ids(service: &mut Service, faults: &mut Faults) {
         if [earlier.method, claim.method].iter().any(|&at| !service.methods[at].attrs.cfg.is_empty()) {
             continue;
         }
-        faults.on(claim.blame, clash_message(earlier, claim));
+        faults.between(earlier.blame, claim.blame, clash_message(earlier, claim));
         if earlier.method != claim.method {
             clashing.push(claim.method);
         }

@@ -17,7 +17,7 @@ pub(crate) struct Contender {
 }
 
 /// What the framework under test is called, in its two encodings, and what each is compared with.
-pub(crate) const PAIRS: [(&str, &str); 7] = [
+pub(crate) const PAIRS: [(&str, &str); 10] = [
     ("sinew", "raw"),
     ("sinew", "tarpc"),
     ("sinew", "tonic"),
@@ -25,9 +25,13 @@ pub(crate) const PAIRS: [(&str, &str); 7] = [
     ("sinew", "capnp"),
     ("sinew-named", "raw-named"),
     ("sinew-named", "sinew"),
+    // Whether raw is what it has to be.
+    ("raw", "tarpc"),
+    ("raw", "tonic"),
+    ("raw", "volo-thrift"),
 ];
 
-/// Name, binary, encoding. Everybody but sinew must be there.
+/// Name, binary, encoding. All must be there, unless the options name fewer.
 const ALL: [(&str, &str, &str); 8] = [
     ("raw", "peer-raw", "compact"),
     ("raw-named", "peer-raw", "named"),
@@ -59,11 +63,12 @@ impl Contender {
                 binary: options.binaries.join(binary),
                 encoding,
             };
-            if contender.binary.exists() {
-                found.push(contender);
-            } else {
-                eprintln!("MISSING {name}: there is no {}", contender.binary.display());
-            }
+            ensure!(
+                contender.binary.exists(),
+                "{name} is missing: there is no {}; name the peers that are to run with --peers",
+                contender.binary.display()
+            );
+            found.push(contender);
         }
         Ok(found)
     }

@@ -14,7 +14,7 @@ use load::{Cell, Client, MARK, READY, Usage, Workload};
 use serde::{Deserialize, Serialize};
 
 use crate::contender::Contender;
-use crate::options::{Mode, Options};
+use crate::options::Options;
 
 /// What one measurement found.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -34,13 +34,9 @@ pub(crate) struct Figures {
 /// Measures one contender in one cell; `None` if it has not got the workload.
 pub(crate) fn measure(options: &Options, contender: &Contender, cell: Cell) -> Result<Option<Figures>> {
     let deadline = Instant::now() + options.warm_up + options.window + GRACE;
-    let mut server = Process::start(server_command(contender), deadline).context("server")?;
+    let mut server = Process::start(server_command(options, contender), deadline).context("server")?;
     let port = match server.line() {
-        Ok(line) => line
-            .strip_prefix(READY)
-            .with_context(|| format!("the server says {line:?}"))?
-            .trim()
-            .to_owned(),
+        Ok(line) => line.strip_prefix(READY).with_context(|| format!("the server says {line:?}"))?.trim().to_owned(),
         Err(error) => bail!("the server does not listen: {error}; {}", server.last_words("server")),
     };
     let mut client = Process::start(client_command(options, contender, cell, &port), deadline).context("client")?;
@@ -54,16 +50,17 @@ pub(crate) fn measure(options: &Options, contender: &Contender, cell: Cell) -> R
     }
 }
 
-fn server_command(contender: &Contender) -> Command {
+fn server_command(options: &Options, contender: &Contender) -> Command {
     let mut command = Command::new(&contender.binary);
-    command.args([
-        "server",
-        "--cpu",
-        &Mode::SERVER_CPU.to_string(),
-        "--encoding",
-        contender.encoding,
-    ]);
+    command.args(["server", "--encoding", contender.encoding]);
+    pin(&mut command, options.mode.server_cpu());
     command
+}
+
+fn pin(command: &mut Command, cpu: Option<usize>) {
+    if let Some(cpu) = cpu {
+        command.args(["--cpu", &cpu.to_string()]);
+    }
 }
 
 fn client_command(options: &Options, contender: &Contender, cell: Cell, port: &str) -> Command {
@@ -78,7 +75,6 @@ fn client_command(options: &Options, contender: &Contender, cell: Cell, port: &s
         contender.encoding,
     ]);
     for (name, value) in [
-        ("--cpu", options.mode.client_cpu() as u128),
         ("--in-flight", cell.in_flight as u128),
         ("--connections", cell.connections as u128),
         ("--warm-up-ms", options.warm_up.as_millis()),
@@ -86,6 +82,7 @@ fn client_command(options: &Options, contender: &Contender, cell: Cell, port: &s
     ] {
         command.args([name, &value.to_string()]);
     }
+    pin(&mut command, options.mode.client_cpu());
     command
 }
 
@@ -149,19 +146,13 @@ struct Process {
 
 impl Process {
     fn start(mut command: Command, deadline: Instant) -> Result<Self> {
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
         let (sender, lines) = mpsc::channel();
         let output = child.stdout.take().context("no stdout")?;
         // Both threads end with the child's pipes.
         thread::spawn(move || {
-            BufReader::new(output)
-                .lines()
-                .map_while(Result::ok)
-                .try_for_each(|line| sender.send(line))
+            BufReader::new(output).lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
         });
         let mut output = child.stderr.take().context("no stderr")?;
         let errors = Some(thread::spawn(move || {
@@ -182,10 +173,7 @@ impl Process {
 
     /// The next line of its stdout.
     fn line(&self) -> Result<String> {
-        match self
-            .lines
-            .recv_timeout(self.deadline.saturating_duration_since(Instant::now()))
-        {
+        match self.lines.recv_timeout(self.deadline.saturating_duration_since(Instant::now())) {
             Ok(line) => Ok(line),
             Err(RecvTimeoutError::Timeout) => bail!("time is up"),
             Err(RecvTimeoutError::Disconnected) => bail!("it ended"),
@@ -210,16 +198,8 @@ impl Process {
             thread::sleep(Duration::from_millis(10));
         }
         self.kill();
-        let errors = self
-            .errors
-            .take()
-            .and_then(|errors| errors.join().ok())
-            .unwrap_or_default();
-        let from = errors
-            .char_indices()
-            .rev()
-            .nth(STDERR_MAX)
-            .map_or(0, |(index, _)| index);
+        let errors = self.errors.take().and_then(|errors| errors.join().ok()).unwrap_or_default();
+        let from = errors.char_indices().rev().nth(STDERR_MAX).map_or(0, |(index, _)| index);
         format!("the {name} {ended}, stderr: {:?}", errors[from..].trim())
     }
 

@@ -14,6 +14,8 @@ pub(crate) enum Mode {
     Same,
     /// Server on CPU 0, client on CPU 1.
     Split,
+    /// Neither is pinned: what a side gains by a second CPU. The kernel's placement shows in the figures.
+    Free,
 }
 
 /// What to run.
@@ -37,17 +39,24 @@ impl Mode {
         match self {
             Self::Same => "same",
             Self::Split => "split",
+            Self::Free => "free",
         }
     }
 
-    pub(crate) fn client_cpu(self) -> usize {
+    pub(crate) fn server_cpu(self) -> Option<usize> {
         match self {
-            Self::Same => Self::SERVER_CPU,
-            Self::Split => Self::SERVER_CPU + 1,
+            Self::Same | Self::Split => Some(0),
+            Self::Free => None,
         }
     }
 
-    pub(crate) const SERVER_CPU: usize = 0;
+    pub(crate) fn client_cpu(self) -> Option<usize> {
+        match self {
+            Self::Same => Some(0),
+            Self::Split => Some(1),
+            Self::Free => None,
+        }
+    }
 }
 
 impl FromStr for Mode {
@@ -57,7 +66,8 @@ impl FromStr for Mode {
         match name {
             "same" => Ok(Self::Same),
             "split" => Ok(Self::Split),
-            _ => bail!("--mode is same or split, not {name:?}"),
+            "free" => Ok(Self::Free),
+            _ => bail!("--mode is same, split or free, not {name:?}"),
         }
     }
 }
@@ -72,9 +82,7 @@ impl Options {
                 quick = true;
                 continue;
             }
-            let value = arguments
-                .next()
-                .with_context(|| format!("{name} needs a value; {USAGE}"))?;
+            let value = arguments.next().with_context(|| format!("{name} needs a value; {USAGE}"))?;
             match name.as_str() {
                 "--mode" => mode = value.parse()?,
                 "--only" => only = value.split(',').map(Workload::from_str).collect::<Result<_>>()?,
@@ -115,4 +123,4 @@ impl Options {
 }
 
 const USAGE: &str =
-    "options are --quick, --mode same|split, --only WORKLOAD,.., --peers PEER,.., --rounds N, --seconds S";
+    "options are --quick, --mode same|split|free, --only WORKLOAD,.., --peers PEER,.., --rounds N, --seconds S";

@@ -225,7 +225,71 @@ fn an_enum_is_a_name_or_a_map_of_one() {
     assert!(decode::<Shape>(&[0xa3, b'O', b'd', b'd']).is_err());
 }
 
+/// A shape that nests in every way: lists, maps, options, boxes, and enum variants of all kinds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+enum Nested {
+    Unit,
+    Number(i64),
+    Wide(u128),
+    Float(f64),
+    Letter(char),
+    Text(String),
+    Raw(Bytes),
+    Pair(u8, Option<String>),
+    List(Vec<Self>),
+    Fields {
+        flag: bool,
+        next: Option<Box<Self>>,
+        named: BTreeMap<String, Self>,
+    },
+    Newtype(Wrapped),
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Wrapped(Vec<(i16, Nested)>);
+
+fn nested_shape() -> impl Strategy<Value = Nested> {
+    let leaf = prop_oneof![
+        Just(Nested::Unit),
+        any::<i64>().prop_map(Nested::Number),
+        any::<u128>().prop_map(Nested::Wide),
+        // NaN is not equal to itself.
+        any::<f64>().prop_map(|float| Nested::Float(if float.is_nan() { 0.5 } else { float })),
+        any::<char>().prop_map(Nested::Letter),
+        ".{0,300}".prop_map(Nested::Text),
+        proptest::collection::vec(any::<u8>(), 0..300).prop_map(|raw| Nested::Raw(Bytes::from(raw))),
+        (any::<u8>(), proptest::option::of(".{0,40}")).prop_map(|(number, text)| Nested::Pair(number, text)),
+    ];
+    leaf.prop_recursive(6, 64, 8, |inner| {
+        let fields = (
+            any::<bool>(),
+            proptest::option::of(inner.clone()),
+            proptest::collection::btree_map(".{0,20}", inner.clone(), 0..8),
+        );
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..20).prop_map(Nested::List),
+            fields.prop_map(|(flag, next, named)| Nested::Fields {
+                flag,
+                next: next.map(Box::new),
+                named,
+            }),
+            proptest::collection::vec((any::<i16>(), inner), 0..4).prop_map(|list| Nested::Newtype(Wrapped(list))),
+        ]
+    })
+}
+
 proptest! {
+    #[test]
+    fn any_shape_comes_back_in_both_encodings(value in nested_shape()) {
+        for encoding in [Encoding::Named, Encoding::Compact] {
+            let bytes = encoded(&value, encoding);
+            prop_assert_eq!(&decode::<Nested>(&bytes).unwrap(), &value);
+            // Nothing less is a value, and nothing may follow it.
+            prop_assert!(decode::<Nested>(&bytes[..bytes.len() - 1]).is_err());
+            prop_assert!(decode::<Nested>(&[&bytes[..], &[0xc0]].concat()).is_err());
+        }
+    }
+
     #[test]
     fn any_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
         let _ = decode::<Everything>(&bytes);

@@ -39,5 +39,16 @@ async fn main() {
     let specs = OrdersClient::METHODS;
     let paths: Vec<&str> = specs.iter().map(|spec| spec.path()).collect();
     assert_eq!(paths, ["Orders/count", "Orders/total", "Orders/either"]);
-    assert_eq!(OrdersClient::local(Shop).either("abc").await.unwrap(), 3);
+    let [count, total, either] = specs else { panic!("three methods") };
+    assert_eq!((count.summary(), total.summary(), either.summary()), ("Counts the orders.", "", ""));
+    assert_eq!((count.is_deprecated(), total.is_deprecated()), (false, true));
+
+    let client = OrdersClient::local(Shop);
+    assert_eq!(client.either("abc").await.unwrap(), 3);
+    // Each expectation fails the build if the lint stays silent. What `#[must_use]` says is held by `many/must_use`.
+    #[expect(deprecated)]
+    let total = client.total().await.unwrap();
+    assert_eq!(total, 0);
+    #[expect(unused_must_use)]
+    client.count();
 }
