@@ -2,12 +2,27 @@
 
 use std::time::Duration;
 
-use sinew::{Code, Drain, HandlerRan};
+use sinew::{Code, Cx, Drain, HandlerRan, Server, Status, Streaming, service};
 
 use super::arena::{Arena, TargetClient, Trap};
 use super::bad::{
-    Bad, DATA, END, FIN, GOAWAY, PATIENCE, PING, PREFACE, RESET, arguments, frame, head, hello, nothing, open,
+    Bad, DATA, END, FIN, GOAWAY, HELLO, PATIENCE, PING, PREFACE, RESET, arguments, frame, head, hello, nothing, open,
 };
+
+/// Says more before its stream than some clients take.
+#[service(name = "attack.Target")]
+trait Herald {
+    async fn announce(&self, cx: &Cx, bytes: usize) -> Result<Streaming<u32>, Status>;
+}
+
+struct Trumpet;
+
+impl Herald for Trumpet {
+    async fn announce(&self, cx: &Cx, bytes: usize) -> Result<Streaming<u32>, Status> {
+        cx.set_reply_metadata("a", "x".repeat(bytes)).map_err(|error| Status::internal(error.to_string()))?;
+        Ok(Streaming::iter(0..))
+    }
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn row_36_a_panic_ends_its_call_without_its_text() {
@@ -114,7 +129,7 @@ async fn row_41_and_42_a_drain_is_announced_and_bounded() {
     let drain = Drain::default().lame_duck("0s").unwrap().within("200ms").unwrap();
     let victim = super::arena::Victim::default();
     let counts = std::sync::Arc::clone(&victim.counts);
-    let serving = sinew::Server::builder()
+    let serving = Server::builder()
         .service(super::arena::TargetServer::new(victim))
         .bind("127.0.0.1:0")
         .drain(drain)
@@ -165,7 +180,7 @@ async fn row_41_and_42_a_drain_is_announced_and_bounded() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn row_42_peers_that_vanish_during_a_drain_do_not_hold_it_up() {
     let drain = Drain::default().lame_duck("0s").unwrap().within(PATIENCE).unwrap();
-    let serving = sinew::Server::builder()
+    let serving = Server::builder()
         .service(super::arena::TargetServer::new(super::arena::Victim::default()))
         .bind("127.0.0.1:0")
         .drain(drain)
@@ -226,4 +241,38 @@ async fn calls_of_all_kinds_that_end_together_leave_nothing_behind() {
         tokio::time::timeout(PATIENCE, bad).await.unwrap().unwrap();
     }
     tokio::time::timeout(Duration::from_secs(120), arena.finish()).await.unwrap();
+}
+
+async fn no_handler_runs(serving: &sinew::Serving) {
+    let waiting = async {
+        while serving.running_handlers() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let left = tokio::time::timeout(PATIENCE, waiting).await;
+    assert!(left.is_ok(), "{} handlers never end", serving.running_handlers());
+}
+
+/// A client that takes hardly any metadata, and calls what begins its stream with some: every call ends, and its handler with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_whose_head_is_too_large_for_their_client_end() {
+    let server = Server::builder().service(HeraldServer::new(Trumpet)).bind("127.0.0.1:0");
+    let serving = server.start().await.unwrap();
+    let mut bad = Bad::silent(&serving.target()).await;
+    let mut map = vec![0x81, 0xa8];
+    map.extend_from_slice(b"max_head");
+    map.push(0);
+    bad.send(&[PREFACE, &frame(HELLO, 0, &map)].concat()).await;
+    for stream in 1..=100 {
+        bad.send(&open(stream, "announce", &arguments(&(1_000,)), true)).await;
+        assert_eq!(bad.end_of(stream).await, Code::ResourceExhausted.as_u8());
+    }
+    no_handler_runs(&serving).await;
+    // What every peer has to take is sent: the key, the value and their lengths.
+    bad.send(&open(101, "announce", &arguments(&(256 - 4,)), true)).await;
+    assert_eq!(bad.expect(super::bad::REPLY).await.stream, 101);
+    bad.send(&open(102, "announce", &arguments(&(256 - 3,)), true)).await;
+    assert_eq!(bad.end_of(102).await, Code::ResourceExhausted.as_u8());
+    bad.vanish();
+    no_handler_runs(&serving).await;
 }

@@ -17,6 +17,7 @@ mod foreign;
 mod interceptors;
 mod interop;
 mod lifecycle;
+mod pressure;
 mod processes;
 mod streaming;
 mod tracing;

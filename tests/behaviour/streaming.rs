@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use sinew::{Code, Cx, Server, Status, Streaming, service};
+use sinew::{CancelCause, Code, Cx, Server, Status, Streaming, service};
 
 use crate::support::fixture::{Fixture, Served};
+use crate::support::probe::{Event, Events, Probe, probe};
 use crate::support::{across_fixtures, bounded};
 
 /// Bytes of an item of the streams that are counted.
@@ -325,4 +326,183 @@ async fn an_item_above_the_limit_ends_its_own_stream() {
     assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
     assert_eq!(client.ping(5).await.unwrap().len(), 5);
     assert_eq!(served.serving.connections(), 1);
+}
+
+#[service(name = "streaming.Leaver")]
+trait Leaver {
+    /// Answers at once, while a task goes on reading.
+    async fn leave(&self, items: Streaming<u64>) -> u64;
+    /// The same, and the answer is a stream.
+    async fn stream(&self, items: Streaming<u64>) -> Result<Streaming<u64>, Status>;
+}
+
+struct Reads(tokio::sync::mpsc::UnboundedSender<Option<Status>>);
+
+impl Reads {
+    async fn spawn(&self, mut items: Streaming<u64>) {
+        assert_eq!(items.next().await.unwrap().unwrap(), 1);
+        let ends = self.0.clone();
+        let (waits, waiting) = tokio::sync::oneshot::channel();
+        tokio::spawn(async move {
+            let mut next = Box::pin(items.next());
+            assert!(crate::support::polled_once(&mut next).await.is_pending());
+            waits.send(()).unwrap();
+            let end = next.await.and_then(Result::err);
+            ends.send(end).unwrap();
+        });
+        waiting.await.unwrap();
+    }
+}
+
+impl Leaver for Reads {
+    async fn leave(&self, items: Streaming<u64>) -> u64 {
+        self.spawn(items).await;
+        1
+    }
+    async fn stream(&self, items: Streaming<u64>) -> Result<Streaming<u64>, Status> {
+        self.spawn(items).await;
+        Ok(Streaming::iter([1]))
+    }
+}
+
+/// A task that reads a request's stream when the call ends in order is told: the stream is cut off for it.
+#[tokio::test]
+async fn a_reader_does_not_outlive_its_call() {
+    let (ends, mut ended) = tokio::sync::mpsc::unbounded_channel();
+    let served = Fixture::Tcp.serve(Server::builder().service(LeaverServer::new(Reads(ends)))).await;
+    let leaver = LeaverClient::from_channel(served.channel.clone());
+    let (sender, items) = Streaming::channel(2);
+    sender.send(1).await.unwrap();
+    assert_eq!(leaver.leave(items).await.unwrap(), 1);
+    let end = bounded(ended.recv()).await.unwrap();
+    assert_eq!(end.expect("cut off").code(), Code::Cancelled);
+    let (sender, items) = Streaming::channel(2);
+    sender.send(1).await.unwrap();
+    let mut replies = leaver.stream(items).await.unwrap();
+    assert_eq!(replies.next().await.unwrap().unwrap(), 1);
+    assert!(replies.next().await.is_none());
+    let end = bounded(ended.recv()).await.unwrap();
+    assert_eq!(end.expect("cut off").code(), Code::Cancelled);
+}
+
+#[service(name = "streaming.Idle")]
+trait Idle {
+    /// Three items, 400 ms apart, then nothing.
+    async fn three(&self, cx: &Cx) -> Result<Streaming<u64>, Status>;
+    /// Reads all items and answers `pause` ms after the last.
+    async fn total(&self, pause: u64, items: Streaming<u64>) -> Result<u64, Status>;
+    /// Never reads and never answers.
+    async fn hold(&self, cx: &Cx, items: Streaming<Bytes>) -> Result<Streaming<u64>, Status>;
+}
+
+struct Slow(Probe);
+
+fn slow(then: impl futures_util::Stream<Item = Result<u64, Status>> + Send + 'static) -> Streaming<u64> {
+    let three = stream::iter(1..=3_u64).then(|item| async move {
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        Ok(item)
+    });
+    Streaming::from(three.chain(then))
+}
+
+impl Idle for Slow {
+    async fn three(&self, cx: &Cx) -> Result<Streaming<u64>, Status> {
+        let guard = self.0.began(cx);
+        Ok(slow(stream::pending().inspect(move |_| {
+            let _held = &guard;
+        })))
+    }
+    async fn total(&self, pause: u64, mut items: Streaming<u64>) -> Result<u64, Status> {
+        let mut total = 0;
+        while let Some(item) = items.next().await {
+            total += item?;
+        }
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        Ok(total)
+    }
+    async fn hold(&self, cx: &Cx, items: Streaming<Bytes>) -> Result<Streaming<u64>, Status> {
+        let guard = self.0.began(cx);
+        Ok(Streaming::from(stream::pending().inspect(
+            move |_: &Result<u64, Status>| {
+                let _held = (&guard, &items);
+            },
+        )))
+    }
+}
+
+async fn idle() -> (Served, IdleClient, Events) {
+    let (probe, events) = probe();
+    let served = Fixture::Mem.serve(Server::builder().service(IdleServer::new(Slow(probe)))).await;
+    let client = IdleClient::from_channel(served.channel.clone());
+    client.channel().wait_ready().await.unwrap();
+    (served, client, events)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_response_that_waits_longer_than_the_idle_time_out_ends() {
+    let (_served, client, mut events) = idle().await;
+    let mut items = client.three().idle_timeout("1s").await.unwrap();
+    assert_eq!(events.next().await, Event::Began);
+    for item in 1..=3 {
+        assert_eq!(items.next().await.unwrap().unwrap(), item);
+        // A user who is slow to ask is not held against the stream.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+    let asked = tokio::time::Instant::now();
+    let status = items.next().await.unwrap().unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    assert!(status.message().contains("no item came for 1s"), "{status}");
+    assert!(
+        (1_000..1_010).contains(&asked.elapsed().as_millis()),
+        "{:?}",
+        asked.elapsed()
+    );
+    assert!(items.next().await.is_none());
+    assert_eq!(events.next().await, Event::Dropped(Some(CancelCause::ClientCancelled)));
+    // Without one a stream may take its time.
+    let mut items = client.three().await.unwrap();
+    for item in 1..=3 {
+        assert_eq!(items.next().await.unwrap().unwrap(), item);
+    }
+    assert!(tokio::time::timeout(Duration::from_secs(3600), items.next()).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_waits_longer_than_the_idle_time_out_ends() {
+    let (_served, client, mut events) = idle().await;
+    // Its source gives nothing.
+    let began = tokio::time::Instant::now();
+    let call = client.total(0, slow(stream::pending())).timeout("1h").idle_timeout("1s");
+    let status = call.await.unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    assert!(status.message().contains("no item was sent for 1s"), "{status}");
+    assert!(
+        (2_200..2_220).contains(&began.elapsed().as_millis()),
+        "{:?}",
+        began.elapsed()
+    );
+    // The server takes nothing; the answer is a stream.
+    let endless = Streaming::iter(std::iter::repeat_with(|| Bytes::from(vec![0; ITEM])));
+    let mut items = client.hold(endless).idle_timeout("1s").await.unwrap();
+    assert_eq!(events.next().await, Event::Began);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let status = items.next().await.unwrap().unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    assert!(status.message().contains("no item was sent for 1s"), "{status}");
+    assert_eq!(events.next().await, Event::Dropped(Some(CancelCause::ClientCancelled)));
+    // A request that is complete is not idle, however long the answer takes.
+    let call = client.total(5_000, slow(stream::empty())).timeout("1h").idle_timeout("1s");
+    assert_eq!(call.await.unwrap(), 6);
+}
+
+#[tokio::test]
+async fn an_idle_time_out_is_a_time() {
+    let (_served, client, _) = idle().await;
+    for wrong in ["0s", "soon"] {
+        let status = client.three().idle_timeout(wrong).await.map(|_| ()).unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+    }
+    // One that no clock reaches is none.
+    let mut items = client.three().idle_timeout(Duration::MAX).await.unwrap();
+    assert_eq!(items.next().await.unwrap().unwrap(), 1);
 }

@@ -1,11 +1,13 @@
 //! One call on one stream, as both sides see it: errors as statuses, messages in and out.
 
 mod failure;
+mod idle;
 mod pump;
 mod receive;
 mod span;
 
 pub use failure::{open_status, stream_status};
+pub use idle::Idle;
 pub use pump::{Pump, PumpEnd};
 pub use receive::{Receive, ReceiveEnd};
 pub use span::handler_span;

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use super::idle::Idle;
 use crate::message::{Batch, MessageStream};
 use crate::metadata::Metadata;
 use crate::mux::StreamKey;
@@ -30,6 +31,7 @@ pub struct Pump {
     batch: Batch,
     end: Option<PumpEnd>,
     interrupted: bool,
+    idle: Option<Idle>,
 }
 
 impl Pump {
@@ -43,7 +45,15 @@ impl Pump {
             batch: Batch::default(),
             end: Some(end),
             interrupted: false,
+            idle: None,
         }
+    }
+
+    /// Client: gives the call up when nothing is sent for too long.
+    #[must_use]
+    pub fn with_idle(mut self, idle: Option<Idle>) -> Self {
+        self.idle = idle;
+        self
     }
 
     /// Whether it resolved because the call was over, before the stream's own end.
@@ -79,31 +89,53 @@ impl Future for Pump {
 
     fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        // A source that is always ready must not keep its thread: after this many batches other tasks get their turn.
-        for _ in 0..BATCHES_PER_POLL {
-            if std::task::ready!(this.connection.poll_send_ready(this.key, task)).is_err() {
+        let mut moved = false;
+        let polled = this.advance(task, &mut moved);
+        if polled.is_pending()
+            && let Some(idle) = &mut this.idle
+        {
+            if moved {
+                idle.moved();
+            }
+            if idle.poll_waiting(task).is_ready() {
+                this.connection.abort_call(this.key, idle.sent_nothing());
                 this.interrupted = true;
                 return Poll::Ready(());
             }
-            if this.batch.bytes.capacity() == 0 {
-                this.batch.bytes = pool::take();
+        }
+        polled
+    }
+}
+
+impl Pump {
+    /// Sends what can be sent now; tells by `moved` whether that was anything.
+    fn advance(&mut self, task: &mut Context<'_>, moved: &mut bool) -> Poll<()> {
+        // A source that is always ready must not keep its thread: after this many batches other tasks get their turn.
+        for _ in 0..BATCHES_PER_POLL {
+            if std::task::ready!(self.connection.poll_send_ready(self.key, task)).is_err() {
+                self.interrupted = true;
+                return Poll::Ready(());
             }
-            match std::task::ready!(this.stream.poll_fill(task, &mut this.batch)) {
+            if self.batch.bytes.capacity() == 0 {
+                self.batch.bytes = pool::take();
+            }
+            match std::task::ready!(self.stream.poll_fill(task, &mut self.batch)) {
                 Ok(true) => {
-                    let bytes = std::mem::take(&mut this.batch.bytes);
+                    *moved = true;
+                    let bytes = std::mem::take(&mut self.batch.bytes);
                     if !bytes.is_empty() {
-                        this.connection.send(this.key, bytes, false);
+                        self.connection.send(self.key, bytes, false);
                     }
-                    if let Some(large) = this.batch.large.take() {
-                        this.connection.send_message(this.key, large.into_encoded());
+                    if let Some(large) = self.batch.large.take() {
+                        self.connection.send_message(self.key, large.into_encoded());
                     }
                 }
                 Ok(false) => {
-                    this.finish(Ok(()));
+                    self.finish(Ok(()));
                     return Poll::Ready(());
                 }
                 Err(status) => {
-                    this.finish(Err(status));
+                    self.finish(Err(status));
                     return Poll::Ready(());
                 }
             }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::task::{Context, Poll};
 
 use super::failure::stream_status;
+use super::idle::Idle;
 use crate::message::{Batch, LargeMessage, MessageStream};
 use crate::metadata::Metadata;
 use crate::mux::{Chunk, StreamKey};
@@ -28,6 +29,7 @@ pub struct Receive {
     end: ReceiveEnd,
     trailers: Metadata,
     ended: bool,
+    idle: Option<Idle>,
 }
 
 impl Receive {
@@ -40,7 +42,15 @@ impl Receive {
             end,
             trailers: Metadata::new(),
             ended: false,
+            idle: None,
         }
+    }
+
+    /// Client: ends the stream when the user waits too long for an item.
+    #[must_use]
+    pub fn with_idle(mut self, idle: Option<Idle>) -> Self {
+        self.idle = idle;
+        self
     }
 
     fn finish(&mut self) {
@@ -58,7 +68,17 @@ impl MessageStream for Receive {
         if self.ended {
             return Poll::Ready(Ok(false));
         }
-        match std::task::ready!(self.connection.poll_chunk(self.key, task)) {
+        let polled = self.connection.poll_chunk(self.key, task);
+        if let Some(idle) = &mut self.idle {
+            if polled.is_ready() {
+                idle.moved();
+            } else if idle.poll_waiting(task).is_ready() {
+                let status = idle.received_nothing();
+                self.finish();
+                return Poll::Ready(Err(status));
+            }
+        }
+        match std::task::ready!(polled) {
             Ok(Some(chunk)) => {
                 add(batch, chunk);
                 Poll::Ready(Ok(true))
@@ -79,7 +99,10 @@ impl MessageStream for Receive {
             }
             Err(error) => {
                 self.finish();
-                Poll::Ready(Err(stream_status(error)))
+                Poll::Ready(Err(match &self.idle {
+                    Some(idle) => idle.status_of(error),
+                    None => stream_status(error),
+                }))
             }
         }
     }

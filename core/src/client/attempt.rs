@@ -11,12 +11,12 @@ use tokio::task::JoinHandle;
 use super::channel::Channel;
 use super::future::outcome;
 use super::raw::{RawRequest, context_of};
-use crate::call::{Pump, PumpEnd, Receive, ReceiveEnd, open_status, stream_status};
+use crate::call::{Idle, Pump, PumpEnd, Receive, ReceiveEnd, open_status, stream_status};
 use crate::context::Cx;
 use crate::interceptor::{Chain, Next};
 use crate::message::{Batch, Body, MessageStream, Outcome, Reply};
 use crate::metadata::Metadata;
-use crate::mux::{OpenError, OpenRequest, StreamKey};
+use crate::mux::{OpenError, OpenRequest, StreamError, StreamKey};
 use crate::status::{HandlerRan, Status};
 use crate::time;
 use crate::transport::Connection;
@@ -128,36 +128,16 @@ async fn attempt(channel: &Channel, request: &mut RawRequest, sent: &AtomicBool)
         return Ok(Err(Status::internal("a local channel has no connection")));
     };
     let connection = subchannel.acquire(request.wait_for_ready).await?;
-    let opened = {
-        // Only these parts are borrowed while waiting: a stream is not shared between threads.
-        let bounded = request.bound();
-        let (method, metadata, arguments) = (request.method, &request.metadata, &request.arguments);
-        let fin = request.outbound.is_none();
-        let mut waiting = WaitingToOpen {
-            connection: &connection,
-            waker: None,
-        };
-        std::future::poll_fn(|task| {
-            let now = time::now();
-            let open = OpenRequest {
-                method,
-                timeout: bounded.map_or(0, |deadline| time::to_wire_timeout(deadline, now)),
-                deadline: bounded,
-                metadata,
-                arguments,
-                fin,
-            };
-            match connection.open(now, &open, task) {
-                Err(OpenError::Full) => {
-                    waiting.waker.get_or_insert_with(|| task.waker().clone()).clone_from(task.waker());
-                    Poll::Pending
-                }
-                opened => Poll::Ready(opened),
-            }
-        })
-        .await
+    // Only these parts are borrowed while waiting: a stream is not shared between threads.
+    let opening = OpenRequest {
+        method: request.method,
+        timeout: 0,
+        deadline: request.bound(),
+        metadata: &request.metadata,
+        arguments: &request.arguments,
+        fin: request.outbound.is_none(),
     };
-    let key = match opened {
+    let key = match open(&connection, opening).await {
         Ok(key) => key,
         Err(error) => {
             if matches!(error, OpenError::GoingAway | OpenError::Closed(_)) {
@@ -167,6 +147,11 @@ async fn attempt(channel: &Channel, request: &mut RawRequest, sent: &AtomicBool)
         }
     };
     sent.store(true, Ordering::Relaxed);
+    let idle = request.idle_timeout.map(Idle::new);
+    let failed = |error: StreamError| match &idle {
+        Some(idle) => idle.status_of(error),
+        None => stream_status(error),
+    };
     let mut guard = Guard {
         connection: Connection::clone(&connection),
         key: Some(key),
@@ -175,29 +160,50 @@ async fn attempt(channel: &Channel, request: &mut RawRequest, sent: &AtomicBool)
     if let Some(outbound) = request.outbound.take() {
         request.outbound_spent = true;
         let pump = Pump::new(Connection::clone(&connection), key, outbound, PumpEnd::HalfClose);
+        let pump = pump.with_idle(idle.as_ref().map(Idle::other));
         guard.pump = Some(Aborting(tokio::spawn(pump)));
     }
     if !request.streaming {
         let reply = std::future::poll_fn(|task| connection.poll_reply(key, task)).await;
         return match reply {
             Ok(reply) => Ok(outcome(reply)),
-            Err(error) => Err(stream_status(error)),
+            Err(error) => Err(failed(error)),
         };
     }
     let metadata = match std::future::poll_fn(|task| connection.poll_head(key, task)).await {
         Ok(metadata) => metadata,
-        Err(error) => return Err(stream_status(error)),
+        Err(error) => return Err(failed(error)),
     };
     if let Some((status, trailers)) = connection.take_failure(key) {
         return Ok(Err(status.with_metadata(trailers)));
     }
-    Ok(Ok(streaming_reply(channel, guard, metadata)))
+    Ok(Ok(streaming_reply(channel, guard, metadata, idle)))
 }
 
-fn streaming_reply(channel: &Channel, mut guard: Guard, metadata: Metadata) -> Reply {
+/// Opens the call with what is left of its time; waits while the connection has as many as it takes.
+async fn open(connection: &Connection, mut request: OpenRequest<'_>) -> Result<StreamKey, OpenError> {
+    let mut waiting = WaitingToOpen {
+        connection,
+        waker: None,
+    };
+    std::future::poll_fn(|task| {
+        let now = time::now();
+        request.timeout = request.deadline.map_or(0, |deadline| time::to_wire_timeout(deadline, now));
+        match connection.open(now, &request, task) {
+            Err(OpenError::Full) => {
+                waiting.waker.get_or_insert_with(|| task.waker().clone()).clone_from(task.waker());
+                Poll::Pending
+            }
+            opened => Poll::Ready(opened),
+        }
+    })
+    .await
+}
+
+fn streaming_reply(channel: &Channel, mut guard: Guard, metadata: Metadata, idle: Option<Idle>) -> Reply {
     let stream = match guard.key.take() {
         Some(key) => ClientStream {
-            receive: Receive::new(guard.connection.clone(), key, ReceiveEnd::ReleaseCall),
+            receive: Receive::new(guard.connection.clone(), key, ReceiveEnd::ReleaseCall).with_idle(idle),
             _pump: guard.pump.take(),
             _channel: channel.clone(),
         },

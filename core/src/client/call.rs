@@ -36,6 +36,7 @@ pub struct Call<T, E> {
 #[derive(Debug, Default)]
 pub(super) struct Options {
     pub(super) timeout: Option<Duration>,
+    pub(super) idle_timeout: Option<Duration>,
     pub(super) metadata: Metadata,
     pub(super) wait_for_ready: bool,
     pub(super) detached: bool,
@@ -99,6 +100,20 @@ impl<T: ReplyShape, E: FromStatus> Call<T, E> {
     pub fn timeout(mut self, timeout: impl IntoDuration) -> Self {
         match timeout.into_duration() {
             Ok(timeout) => self.options().timeout = Some(timeout),
+            Err(error) => self.refuse(error.to_string()),
+        }
+        self
+    }
+
+    /// Sets how long each direction of a stream may wait (default: for ever); for calls over a connection, and without a meaning where nothing streams.
+    ///
+    /// The call ends with DEADLINE_EXCEEDED, and is cancelled at the server, when this side waits for the next item of the response for so long, or when
+    /// for so long no item of the request could be sent, because its source gave none or the server took none. A server that sends nothing for a
+    /// reason has to send something now and then. More than zero; a time that is no such thing ends the call with INVALID_ARGUMENT.
+    pub fn idle_timeout(mut self, timeout: impl IntoDuration) -> Self {
+        match timeout.into_duration() {
+            Ok(timeout) if timeout.is_zero() => self.refuse("idle_timeout is 0; it must be more than zero".to_owned()),
+            Ok(timeout) => self.options().idle_timeout = Some(timeout),
             Err(error) => self.refuse(error.to_string()),
         }
         self
@@ -254,6 +269,7 @@ impl<T: ReplyShape, E> Call<T, E> {
             deadline,
             bounds_stream,
             wait_for_ready: options.wait_for_ready || self.channel.waits_for_ready(),
+            idle_timeout: options.idle_timeout,
         };
         Ok((self.channel, request, self.parent, options.chain))
     }

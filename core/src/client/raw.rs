@@ -33,6 +33,8 @@ pub struct RawRequest {
     /// The deadline bounds the whole stream, not only its opening.
     pub(crate) bounds_stream: bool,
     pub(crate) wait_for_ready: bool,
+    /// How long each direction of a stream may wait.
+    pub(crate) idle_timeout: Option<Duration>,
 }
 
 impl RawRequest {
@@ -124,6 +126,7 @@ impl Channel {
             deadline: cx.deadline(),
             bounds_stream: true,
             wait_for_ready: self.waits_for_ready(),
+            idle_timeout: None,
         };
         attempt::boxed(self.clone(), raw, Some(cx.clone()), Chain::default()).await
     }
@@ -153,6 +156,7 @@ impl Channel {
             deadline: timeout.and_then(|timeout| time::now().checked_add(timeout)),
             bounds_stream: true,
             wait_for_ready: self.waits_for_ready(),
+            idle_timeout: None,
         };
         attempt::boxed(self.clone(), raw, Cx::current(), Chain::default()).await
     }

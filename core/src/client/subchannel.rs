@@ -63,11 +63,14 @@ struct Shared {
     current: ArcSwapOption<Connection>,
     state: watch::Sender<ConnectivityState>,
     last_failure: Mutex<Option<Status>>,
+    /// The drivers of connections that are leaving in order: their calls still run, whatever becomes of the connections after them. Each is there for
+    /// calls of this process, and ends with the last of them.
+    leaving: Mutex<Vec<Task>>,
     /// The connecting task runs. Its handle knows only later that it ended, when those who wait have been told already.
     running: AtomicBool,
 }
 
-/// The task that connects; stopped with the channel.
+/// The task that connects, or drives a connection; stopped with the channel.
 struct Task(JoinHandle<()>);
 
 impl Drop for Task {
@@ -96,6 +99,7 @@ impl Subchannel {
                 current: ArcSwapOption::empty(),
                 state: watch::Sender::new(ConnectivityState::Idle),
                 last_failure: Mutex::new(None),
+                leaving: Mutex::new(Vec::new()),
                 running: AtomicBool::new(false),
             }),
             task: Mutex::new(None),
@@ -181,6 +185,10 @@ impl Subchannel {
     /// Starts the connecting task unless it runs.
     fn start(&self) -> Result<(), Status> {
         let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        // Under the lock: the shutdown takes the task away after it has set the state.
+        if self.shared.is_shut_down() {
+            return Err(closed());
+        }
         if self.shared.running.load(Ordering::Acquire) {
             return Ok(());
         }
@@ -201,6 +209,7 @@ impl Subchannel {
         }
         let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
         drop(task);
+        self.shared.stop_leaving();
     }
 }
 
@@ -217,6 +226,10 @@ impl Drop for Running {
                 *state = ConnectivityState::Idle;
             }
         });
+        if self.0.is_shut_down() {
+            // It may have put one there after the shutdown looked.
+            self.0.stop_leaving();
+        }
     }
 }
 
@@ -225,10 +238,7 @@ async fn run(running: Running) {
     let mut failures = 0_u32;
     // Connections in a row that ended soon after they were made.
     let mut short_lived = 0_u32;
-    // Connections that are leaving in order: their calls still run.
-    let mut leaving: Vec<Task> = Vec::new();
     loop {
-        leaving.retain(|task| !task.0.is_finished());
         if *shared.state.borrow() != ConnectivityState::TransientFailure {
             shared.set_state(ConnectivityState::Connecting);
         }
@@ -239,7 +249,7 @@ async fn run(running: Running) {
                 let began = time::now();
                 match shared.watch(&connection, &mut failures).await {
                     Watched::Lost => {}
-                    Watched::Leaving => leaving.push(task),
+                    Watched::Leaving => shared.keep_leaving(task),
                     Watched::Idle => {
                         shared.set_state(ConnectivityState::Idle);
                         return;
@@ -317,6 +327,25 @@ impl Shared {
                 return Watched::Lost;
             }
         }
+    }
+
+    fn keep_leaving(&self, task: Task) {
+        let mut leaving = self.leaving_tasks();
+        leaving.retain(|task| !task.0.is_finished());
+        leaving.push(task);
+    }
+
+    fn stop_leaving(&self) {
+        let leaving = std::mem::take(&mut *self.leaving_tasks());
+        drop(leaving);
+    }
+
+    fn leaving_tasks(&self) -> MutexGuard<'_, Vec<Task>> {
+        self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_shut_down(&self) -> bool {
+        *self.state.borrow() == ConnectivityState::Shutdown
     }
 
     fn retire(&self, connection: &Connection) {

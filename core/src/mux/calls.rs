@@ -424,12 +424,18 @@ impl Mux {
         len <= limit
     }
 
-    /// Server: sends the response head of a streaming call.
-    pub fn reply_head(&mut self, key: StreamKey, metadata: &Metadata) {
+    /// Server: sends the response head of a streaming call. False if it ended the call instead, because the client does not take so much metadata: then
+    /// nothing may follow, and nobody else says that the call is over.
+    pub fn reply_head(&mut self, key: StreamKey, metadata: &Metadata) -> bool {
         self.forgive_pings();
-        if self.check_reply_head(key, metadata) && self.streams.get(key).is_some() {
+        if self.streams.get(key).is_none() {
+            return true;
+        }
+        let fits = self.check_reply_head(key, metadata);
+        if fits {
             self.outbox.whole(FrameType::Reply, false, key.id, &[], metadata, &[]);
         }
+        fits
     }
 
     /// Server: ends a call with a status, after what is queued on it.

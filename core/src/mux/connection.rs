@@ -90,7 +90,10 @@ impl Mux {
         if self.streams.len() + self.held >= self.config.max_streams as usize {
             self.outbox.push_reset(id, ErrorCode::Refused);
             self.expect_late(self.config.stream_window);
-            self.count_vain_call(now, events);
+            // Above the announced limit. Handlers that run on are this side's affair, of which the client cannot know.
+            if self.streams.len() >= self.config.max_streams as usize {
+                self.count_vain_call(now, events);
+            }
             self.input = self.discard_body(header.len - used);
             return Step::Used(HEADER_BYTES + used);
         }
@@ -560,6 +563,11 @@ impl Mux {
         let late = (!stream.recv.fin).then(|| stream.recv.window.left());
         let unread = stream.recv.unread();
         self.assembling = self.assembling.saturating_sub(stream.recv.assembly_bytes());
+        // A task that a handler gave the request's stream to waits for what will not come.
+        if let Some(waker) = stream.recv.waker.take().filter(|_| self.role == Role::Server) {
+            self.woken.push(waker);
+        }
+        self.woken.extend(stream.send.take_waker());
         stream.reset();
         if let Some(credit) = late {
             self.expect_late(credit);
@@ -567,9 +575,7 @@ impl Mux {
         if unread > 0 {
             self.credit_connection(unread);
         }
-        if let Some(waker) = self.openers.pop_front() {
-            self.woken.push(waker);
-        }
+        self.woken.extend(self.openers.pop_front());
         if self.streams.is_empty() {
             self.keepalive.at_rest();
         }

@@ -94,7 +94,10 @@ pub(super) fn serve(shared: &Arc<Shared>, connections: &Arc<Connections>, stream
     let calls = acceptor.calls();
     let (connection, driver) = driver::start(stream, Role::Server, shared.mux.clone(), acceptor);
     let mut lifecycle = connection.lifecycle();
-    let id = connections.insert(Accepted { connection, calls });
+    // A driver that is dropped closes its connection.
+    let Some(id) = connections.insert(Accepted { connection, calls }) else {
+        return;
+    };
     let connections = Arc::clone(connections);
     shared.tasks.spawn(driver);
     // The driver may be passed from task to task; the connection's own end is what counts.

@@ -1,16 +1,16 @@
 //! Takes calls off one connection: finds the method, makes the context, decides where the handler runs.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use tokio::task::AbortHandle;
-
 use super::Shared;
 use super::dispatch::{Answer, HandlerTask, Job};
 use super::router::Route;
+use super::shutdown::StopHandle;
+use super::watchdog::Attention;
 use crate::call::{Receive, ReceiveEnd, handler_span};
 use crate::context::{CancelCause, Cx, Side};
 use crate::interceptor::{Chain, Next};
@@ -41,7 +41,7 @@ pub(super) type Calls = Arc<CallTable>;
 pub(super) struct Running {
     pub(super) cx: Cx,
     /// `None` until the task is spawned.
-    pub(super) abort: Option<AbortHandle>,
+    pub(super) stop: Option<StopHandle>,
 }
 
 impl CallTable {
@@ -82,8 +82,8 @@ pub(super) struct ServerConnection {
     reply_bytes_max: usize,
     /// The call whose handler is polled now, inside the connection's task.
     inline: Option<(StreamKey, Cx)>,
-    /// The watchdog looks at this connection.
-    watched: Arc<AtomicBool>,
+    /// Whether the watchdog looks at this connection.
+    attention: Arc<Attention>,
     clock: TurnClock,
 }
 
@@ -156,7 +156,7 @@ impl ServerConnection {
             answers: Vec::new(),
             reply_bytes_max: 0,
             inline: None,
-            watched: Arc::new(AtomicBool::new(false)),
+            attention: Arc::default(),
             clock: TurnClock::new(time::now()),
         }
     }
@@ -293,8 +293,8 @@ fn cancel(connection: &Connection, calls: &Calls, key: StreamKey, cause: CancelC
     connection.hold();
     drop(booked);
     running.cx.cancel(cause);
-    if let Some(abort) = running.abort {
-        abort.abort();
+    if let Some(stop) = running.stop {
+        stop.stop();
     }
 }
 
@@ -306,18 +306,18 @@ fn spawn(connection: &Connection, books: &Books, job: Job, measured: bool) {
     let blocking = route.is_some_and(|route| route.spec.runs() == Execution::Blocking);
     if !job.booked {
         let cx = job.cx.clone().unwrap_or_default();
-        books.calls.lock().insert(key, Running { cx, abort: None });
+        books.calls.lock().insert(key, Running { cx, stop: None });
     }
     let task = HandlerTask::new(job, connection.clone(), books, measured);
-    let abort = if blocking {
+    let stop = if blocking {
         shared.tasks.spawn_blocking(task)
     } else {
-        shared.tasks.spawn(task)
+        StopHandle::Task(shared.tasks.spawn(task))
     };
     match books.calls.lock().get_mut(&key) {
-        Some(running) => running.abort = Some(abort),
-        // It has ended, or its client gave it up before there was anything to abort.
-        None => abort.abort(),
+        Some(running) => running.stop = Some(stop),
+        // It has ended, or its client gave it up before there was anything to stop.
+        None => stop.stop(),
     }
 }
 
@@ -379,7 +379,7 @@ impl Acceptor for ServerConnection {
     fn taken_over(&mut self) {
         if let Some((key, cx)) = self.inline.take() {
             self.books.shared.running.fetch_add(1, Ordering::Relaxed);
-            self.books.calls.lock().insert(key, Running { cx, abort: None });
+            self.books.calls.lock().insert(key, Running { cx, stop: None });
         }
     }
 
@@ -451,6 +451,8 @@ impl Acceptor for ServerConnection {
     }
 
     fn flush(&mut self, connection: &Connection) {
+        // The driver flushes after its handlers.
+        self.attention.rest();
         if self.answers.is_empty() {
             return;
         }
@@ -471,13 +473,13 @@ impl Acceptor for ServerConnection {
     }
 
     fn before_jobs(&mut self, baton: &Arc<Baton<Self>>) {
-        if !self.watched.load(Ordering::Acquire) {
-            self.watched.store(true, Ordering::Release);
-            self.books.shared.watchdog.watch(baton, &self.watched);
+        if self.attention.begin() {
+            self.books.shared.watchdog.watch(baton, &self.attention);
         }
     }
 
     fn closed(&mut self, connection: &Connection) {
+        self.attention.rest();
         self.ready.clear();
         self.waiting.clear();
         self.answers.clear();

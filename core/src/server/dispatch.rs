@@ -175,9 +175,10 @@ impl HandlerTask {
                 stream,
                 trailers,
             } => {
-                self.connection.reply_head(key, &metadata);
-                let end = PumpEnd::EndCall(trailers);
-                self.pump = Some(Pump::new(self.connection.clone(), key, stream, end));
+                if self.connection.reply_head(key, &metadata) {
+                    let end = PumpEnd::EndCall(trailers);
+                    self.pump = Some(Pump::new(self.connection.clone(), key, stream, end));
+                }
             }
         }
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
 use super::Shared;
@@ -83,14 +83,23 @@ impl Tasks {
         .abort_handle()
     }
 
-    pub(super) fn spawn_blocking(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+    /// Runs the task on a thread of the pool for blocking work.
+    pub(super) fn spawn_blocking(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) -> StopHandle {
         let counted = self.count();
         let runtime = tokio::runtime::Handle::current();
+        let (stop, stopped) = oneshot::channel();
         tokio::task::spawn_blocking(move || {
             let _counted = counted;
-            runtime.block_on(task);
-        })
-        .abort_handle()
+            runtime.block_on(async move {
+                tokio::select! {
+                    // The task is dropped when the other side comes first, and a signal is for it alone, so nothing is lost.
+                    biased;
+                    _ = stopped => {}
+                    () = task => {}
+                }
+            });
+        });
+        StopHandle::Thread(stop)
     }
 
     fn count(self: &Arc<Self>) -> Counted {
@@ -110,42 +119,96 @@ impl Tasks {
     }
 }
 
+/// Ends the task of a handler before its time.
+pub(super) enum StopHandle {
+    /// A task of the runtime.
+    Task(AbortHandle),
+    /// A thread that waits for the task. The runtime cannot abort what it has begun there, so the task itself waits for this as well. Only when
+    /// the handler yields: one that computes or sleeps goes on until it does.
+    Thread(oneshot::Sender<()>),
+}
+
+impl StopHandle {
+    pub(super) fn stop(self) {
+        match self {
+            Self::Task(task) => task.abort(),
+            // An error means that it has ended by itself.
+            Self::Thread(stop) => {
+                let _ended = stop.send(());
+            }
+        }
+    }
+}
+
 /// The connections of a server.
 #[derive(Default)]
 pub(super) struct Connections {
-    accepted: Mutex<HashMap<u64, Accepted>>,
+    table: Mutex<Table>,
     next: AtomicU64,
     gone: Notify,
 }
 
+#[derive(Default)]
+struct Table {
+    accepted: HashMap<u64, Accepted>,
+    phase: Phase,
+}
+
+/// What becomes of a connection that comes now. Under the table's lock, so that none slips in between a step of the shutdown and its visit to all.
+#[derive(Clone, Copy, Default)]
+enum Phase {
+    /// It is served.
+    #[default]
+    Open,
+    /// It is told to leave at once, and served until then.
+    Draining,
+    /// It is dropped.
+    Stopped,
+}
+
 impl Connections {
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Accepted>> {
-        self.accepted.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn len(&self) -> usize {
-        self.lock().len()
+        self.lock().accepted.len()
     }
 
-    pub(super) fn insert(&self, accepted: Accepted) -> u64 {
+    /// Takes a connection in; `None` if the server has stopped.
+    pub(super) fn insert(&self, accepted: Accepted) -> Option<u64> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        self.lock().insert(id, accepted);
-        id
+        let mut table = self.lock();
+        match table.phase {
+            Phase::Open => {}
+            Phase::Draining => accepted.start_drain(),
+            Phase::Stopped => return None,
+        }
+        table.accepted.insert(id, accepted);
+        Some(id)
     }
 
     pub(super) fn remove(&self, id: u64) {
-        self.lock().remove(&id);
+        self.lock().accepted.remove(&id);
         self.gone.notify_waiters();
     }
 
-    fn for_each(&self, visit: impl Fn(&Accepted)) {
-        self.lock().values().for_each(visit);
+    fn start_drain(&self) {
+        let mut table = self.lock();
+        table.phase = Phase::Draining;
+        table.accepted.values().for_each(Accepted::start_drain);
+    }
+
+    fn stop(&self) {
+        let mut table = self.lock();
+        table.phase = Phase::Stopped;
+        table.accepted.values().for_each(Accepted::stop);
     }
 
     async fn wait_for_none(&self) {
         loop {
             let gone = self.gone.notified();
-            if self.lock().is_empty() {
+            if self.lock().accepted.is_empty() {
                 return;
             }
             gone.await;
@@ -222,12 +285,16 @@ impl Serving {
         tracing::info!(connections = self.connections(), "shutting down");
         tokio::time::sleep(self.drain.lame_duck.min(self.drain.bound)).await;
         self.closing.send_replace(true);
-        for listener in self.listeners.drain(..) {
+        for mut listener in self.listeners.drain(..) {
             // Closed before clients are told to leave: those that come back at once must be refused, not be left in a backlog. However it ended, its
             // address is free then for the next server.
-            let _closed = tokio::time::timeout_at(bound.into(), listener).await;
+            if tokio::time::timeout_at(bound.into(), &mut listener).await.is_err() {
+                listener.abort();
+                // It yields after every connection that it takes, so it is about to end.
+                let _aborted = tokio::time::timeout(STOP_TIMEOUT, listener).await;
+            }
         }
-        self.connections.for_each(Accepted::start_drain);
+        self.connections.start_drain();
         let drained = tokio::time::timeout_at(bound.into(), self.connections.wait_for_none()).await;
         if drained.is_err() {
             tracing::warn!(
@@ -242,7 +309,7 @@ impl Serving {
 
     fn stop(&self) {
         self.closing.send_replace(true);
-        self.connections.for_each(Accepted::stop);
+        self.connections.stop();
         for listener in &self.listeners {
             listener.abort();
         }

@@ -8,7 +8,7 @@
 //! It is a thread, not a task: the worker that a handler blocks may be the one that waits for sockets and timers on behalf of all others, and then no
 //! task of the runtime is ever woken. Spawning from outside wakes another worker, which takes that duty over.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -31,24 +31,60 @@ pub(super) struct Watchdog {
 
 #[derive(Default)]
 struct State {
-    arrivals: Vec<(Watched, Arc<AtomicBool>)>,
+    arrivals: Vec<(Watched, Arc<Attention>)>,
     stopped: bool,
 }
 
 struct Entry {
     baton: Watched,
-    /// Cleared when the connection is no longer looked at.
-    watched: Arc<AtomicBool>,
+    attention: Arc<Attention>,
     handlers: u64,
+}
+
+/// Whether the watchdog looks at a connection, as it and the connection's task agree on it.
+///
+/// The watchdog turns away only from a connection at rest, and the task says that it is at work before its first handler begins: whatever the order in
+/// which the two come, a handler never runs unseen.
+#[derive(Debug, Default)]
+pub(super) struct Attention(AtomicU8);
+
+/// Nobody looks.
+const UNSEEN: u8 = 0;
+/// The watchdog looks, and may turn away.
+const AT_REST: u8 = 1;
+/// The watchdog looks, and handlers may run.
+const AT_WORK: u8 = 2;
+
+impl Attention {
+    /// Handlers are about to run; true if the watchdog has to be asked to look.
+    #[must_use]
+    pub(super) fn begin(&self) -> bool {
+        self.0.swap(AT_WORK, Ordering::AcqRel) == UNSEEN
+    }
+
+    /// The handlers have returned.
+    pub(super) fn rest(&self) {
+        if self.0.load(Ordering::Relaxed) == AT_WORK {
+            // The watchdog changes nothing while this says AT_WORK, so nothing is lost in between.
+            self.0.store(AT_REST, Ordering::Release);
+        }
+    }
+
+    /// The watchdog turns away; false if it must not.
+    fn turn_away(&self) -> bool {
+        self.0.compare_exchange(AT_REST, UNSEEN, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
 }
 
 impl Watchdog {
     /// Looks at a connection until it has been at rest for a tick.
-    pub(super) fn watch(&self, baton: &Watched, watched: &Arc<AtomicBool>) {
-        if self.lock().stopped {
+    pub(super) fn watch(&self, baton: &Watched, attention: &Arc<Attention>) {
+        let mut state = self.lock();
+        if state.stopped {
             return;
         }
-        self.lock().arrivals.push((Arc::clone(baton), Arc::clone(watched)));
+        state.arrivals.push((Arc::clone(baton), Arc::clone(attention)));
+        drop(state);
         self.wake.notify_one();
     }
 
@@ -88,10 +124,10 @@ impl Watchdog {
             if state.stopped {
                 return;
             }
-            entries.extend(state.arrivals.drain(..).map(|(baton, watched)| Entry {
+            entries.extend(state.arrivals.drain(..).map(|(baton, attention)| Entry {
                 handlers: baton.handlers(),
                 baton,
-                watched,
+                attention,
             }));
             let ticked = self.wake.wait_timeout_while(state, TICK, |state| !state.stopped);
             drop(ticked);
@@ -118,7 +154,29 @@ impl Entry {
             tasks.spawn(driver);
             return true;
         }
-        self.watched.store(false, Ordering::Release);
-        false
+        !self.attention.turn_away()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Attention;
+
+    #[test]
+    fn the_watchdog_turns_away_only_from_rest() {
+        let attention = Attention::default();
+        attention.rest();
+        assert!(attention.begin(), "nobody looked");
+        assert!(!attention.turn_away(), "a handler may run");
+        attention.rest();
+        assert!(!attention.begin(), "the watchdog looks still");
+        assert!(
+            !attention.turn_away(),
+            "the next handler began just before it turned away"
+        );
+        attention.rest();
+        assert!(attention.turn_away());
+        assert!(!attention.turn_away());
+        assert!(attention.begin(), "it has turned away");
     }
 }

@@ -1,10 +1,12 @@
 //! Dialling: address -> byte stream, within the connect time-out.
 
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::address::{Address, is_loopback};
 use super::error::ConnectError;
@@ -14,12 +16,13 @@ use super::mem;
 /// Time that one attempt to connect has, name resolution included: a LAN answers within milliseconds, and one lost SYN is sent again after 1 s.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Connects to `address`.
+/// Connects to `address`. The addresses of a name are tried in turn, each with its share of the time that is left, so that one that does not answer
+/// leaves time for the others.
 ///
 /// # Errors
 /// [`ConnectError`] names the address and the cause; of several addresses of a name, the last one's.
 pub async fn connect(address: &Address, timeout: Duration) -> Result<ByteStream, ConnectError> {
-    match tokio::time::timeout(timeout, dial(address)).await {
+    match tokio::time::timeout(timeout, dial(address, timeout)).await {
         Ok(result) => result,
         Err(_) => Err(ConnectError::TimedOut {
             address: address.to_string(),
@@ -28,13 +31,13 @@ pub async fn connect(address: &Address, timeout: Duration) -> Result<ByteStream,
     }
 }
 
-async fn dial(address: &Address) -> Result<ByteStream, ConnectError> {
+async fn dial(address: &Address, timeout: Duration) -> Result<ByteStream, ConnectError> {
     match address {
         Address::Tcp {
             host,
             port,
             dangerous_plaintext,
-        } => dial_tcp(host, *port, *dangerous_plaintext).await,
+        } => dial_tcp(host, *port, *dangerous_plaintext, timeout).await,
         #[cfg(unix)]
         Address::Unix { path } => match tokio::net::UnixStream::connect(path).await {
             Ok(stream) => Ok(ByteStream::unix(stream)),
@@ -52,14 +55,14 @@ async fn dial(address: &Address) -> Result<ByteStream, ConnectError> {
     }
 }
 
-async fn dial_tcp(host: &str, port: u16, plaintext: bool) -> Result<ByteStream, ConnectError> {
+async fn dial_tcp(host: &str, port: u16, plaintext: bool, timeout: Duration) -> Result<ByteStream, ConnectError> {
+    let until = Instant::now().checked_add(timeout);
     let resolve_error = |source| ConnectError::Resolve {
         host: host.to_owned(),
         source,
     };
     let candidates: Vec<SocketAddr> = tokio::net::lookup_host((host, port)).await.map_err(resolve_error)?.collect();
-    let mut last = None;
-    for candidate in candidates {
+    let connected = first_of(&candidates, until, async |candidate| {
         // The resolved address decides: a name says nothing about where the bytes go.
         if !plaintext && !is_loopback(candidate.ip()) {
             return Err(ConnectError::Plaintext {
@@ -67,14 +70,123 @@ async fn dial_tcp(host: &str, port: u16, plaintext: bool) -> Result<ByteStream, 
             });
         }
         match TcpStream::connect(candidate).await {
-            Ok(stream) => return Ok(ByteStream::tcp(stream, candidate)),
-            Err(source) => {
-                last = Some(ConnectError::Io {
+            Ok(stream) => Ok(ByteStream::tcp(stream, candidate)),
+            Err(source) => Err(ConnectError::Io {
+                address: format!("tcp://{candidate}"),
+                source,
+            }),
+        }
+    });
+    match connected.await {
+        Some(connected) => connected,
+        None => Err(resolve_error(io::Error::new(
+            io::ErrorKind::NotFound,
+            "the name has no address",
+        ))),
+    }
+}
+
+/// The first candidate that can be connected to, or the last one's error; `None` if there are no candidates. Each but the last has an equal share of the
+/// time until `until` that is left when its turn comes; the last is bounded by the caller alone.
+async fn first_of<T, F>(
+    candidates: &[SocketAddr],
+    until: Option<Instant>,
+    attempt: impl Fn(SocketAddr) -> F,
+) -> Option<Result<T, ConnectError>>
+where
+    F: Future<Output = Result<T, ConnectError>>,
+{
+    let mut last = None;
+    for (tried, &candidate) in candidates.iter().enumerate() {
+        let left = u32::try_from(candidates.len() - tried).unwrap_or(u32::MAX);
+        let share = until.filter(|_| left > 1).map(|until| until.saturating_duration_since(Instant::now()) / left);
+        let outcome = match share {
+            None => attempt(candidate).await,
+            Some(share) => match tokio::time::timeout(share, attempt(candidate)).await {
+                Ok(outcome) => outcome,
+                Err(_) => Err(ConnectError::TimedOut {
                     address: format!("tcp://{candidate}"),
-                    source,
-                });
-            }
+                    after: share,
+                }),
+            },
+        };
+        match outcome {
+            // What is forbidden is not got around by another address of the same name.
+            Ok(_) | Err(ConnectError::Plaintext { .. }) => return Some(outcome),
+            Err(error) => last = Some(Err(error)),
         }
     }
-    Err(last.unwrap_or_else(|| resolve_error(io::Error::new(io::ErrorKind::NotFound, "the name has no address"))))
+    last
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::sync::Mutex;
+    use std::time::Duration;
+
+    use tokio::time::Instant;
+
+    use super::first_of;
+    use crate::transport::ConnectError;
+
+    fn candidates(ports: std::ops::Range<u16>) -> Vec<SocketAddr> {
+        ports.map(|port| SocketAddr::from(([127, 0, 0, 1], port))).collect()
+    }
+
+    /// Connects to the candidates with these ports at once, is refused by odd ones, and hears nothing from all others.
+    async fn attempt(candidate: SocketAddr, alive: &[u16]) -> Result<u16, ConnectError> {
+        if alive.contains(&candidate.port()) {
+            return Ok(candidate.port());
+        }
+        if candidate.port() % 2 == 1 {
+            return Err(ConnectError::Io {
+                address: candidate.to_string(),
+                source: std::io::ErrorKind::ConnectionRefused.into(),
+            });
+        }
+        std::future::pending().await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dead_address_leaves_time_for_the_others() {
+        let began = Instant::now();
+        let until = began + Duration::from_secs(1);
+        let connected = first_of(&candidates(2..4), Some(until), |one| attempt(one, &[3])).await;
+        assert_eq!(connected.unwrap().unwrap(), 3);
+        assert!(
+            (500..510).contains(&began.elapsed().as_millis()),
+            "{:?}",
+            began.elapsed()
+        );
+        // One that is refused at once leaves its time to those behind it.
+        let began = Instant::now();
+        let until = began + Duration::from_secs(1);
+        let connected = first_of(&candidates(1..5), Some(until), |one| attempt(one, &[4])).await;
+        assert_eq!(connected.unwrap().unwrap(), 4);
+        assert!(
+            (330..345).contains(&began.elapsed().as_millis()),
+            "{:?}",
+            began.elapsed()
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_candidates_together_keep_the_time() {
+        let tried = Mutex::new(Vec::new());
+        let began = Instant::now();
+        let candidates = candidates(2..8);
+        let failed = first_of(&candidates, Some(began + Duration::from_secs(1)), |one| {
+            tried.lock().unwrap().push((one.port(), began.elapsed().as_millis() / 100));
+            attempt(one, &[])
+        });
+        let error = failed.await.unwrap().unwrap_err();
+        assert!(
+            matches!(&error, ConnectError::Io { address, .. } if address.ends_with(":7")),
+            "{error}"
+        );
+        // 3 and 5 are refused at once.
+        assert_eq!(*tried.lock().unwrap(), [(2, 0), (3, 1), (4, 1), (5, 3), (6, 3), (7, 6)]);
+        assert!(first_of(&[], None, |one| attempt(one, &[])).await.is_none());
+    }
 }

@@ -286,8 +286,8 @@ impl Connection {
     }
 
     /// Server: sends the response head of a streaming call; see [`Mux::reply_head`].
-    pub fn reply_head(&self, key: StreamKey, metadata: &Metadata) {
-        self.act(|mux| mux.reply_head(key, metadata));
+    pub fn reply_head(&self, key: StreamKey, metadata: &Metadata) -> bool {
+        self.act(|mux| mux.reply_head(key, metadata))
     }
 
     /// Server: ends a call with a status; see [`Mux::finish_call`].

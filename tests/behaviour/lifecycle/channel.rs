@@ -11,8 +11,8 @@ use sinew::{
 };
 
 use super::{WorkerClient, worker};
-use crate::support::fixture::{Connecting, Fixture, connect_with, unique};
-use crate::support::hand::{FIN, Hand, REPLY, channel_to_hand, message};
+use crate::support::fixture::{Connecting, Fixture, connect_with, connector, unique};
+use crate::support::hand::{DATA, FIN, GOAWAY, Hand, REPLY, channel_to_hand, message};
 use crate::support::probe::Event;
 use crate::support::{bounded, until};
 
@@ -418,4 +418,61 @@ async fn limits_hold_for_their_channel() {
     };
     let status = Channel::builder().limits(limits).lazy("mem:x").unwrap_err();
     assert!(status.message().contains("max_streams is 0"), "{status}");
+}
+
+#[tokio::test]
+async fn a_channel_that_was_shut_down_makes_no_connection() {
+    let (service, ..) = worker();
+    let served = Fixture::Mem.serve(Server::builder().service(service)).await;
+    let worker = WorkerClient::from_channel(served.channel.clone());
+    served.channel.shut_down();
+    for _ in 0..3 {
+        let refused = served.channel.wait_ready().await.unwrap_err();
+        assert_eq!(
+            (refused.code(), refused.handler_ran()),
+            (Code::Unavailable, HandlerRan::No)
+        );
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(worker.ping().await.unwrap_err().code(), Code::Unavailable);
+        let waiting = worker.ping().wait_for_ready().await;
+        assert_eq!(waiting.unwrap_err().code(), Code::Unavailable);
+    }
+    assert_eq!(served.serving.connections(), 0);
+    assert_eq!(served.channel.state(), ConnectivityState::Shutdown);
+}
+
+/// A stream runs on a connection that its server wants to be rid of; the next connection is not used and goes idle, which is no business of the first.
+#[tokio::test(start_paused = true)]
+async fn a_leaving_connection_outlives_its_idle_successor() {
+    let (sender, mut connections) = tokio::sync::mpsc::unbounded_channel();
+    let connector = connector(Fixture::Mem, move |stream| sender.send(stream).unwrap());
+    let channel = Channel::builder().idle_timeout("1s").with_connector("hand:", connector).unwrap();
+    let worker = WorkerClient::from_channel(channel);
+    let opening = tokio::spawn(worker.watch(false).into_future());
+    let mut first = Hand::greet(connections.recv().await.unwrap(), &[]).await;
+    let stream = first.request().await.unwrap();
+    first.reply(REPLY, stream, &message(&[1])).await;
+    let mut items = opening.await.unwrap().unwrap();
+    assert_eq!(items.next().await.unwrap().unwrap(), 1);
+    first.go_away(stream, 0).await;
+    for round in 2..5 {
+        let mut next = Hand::greet(bounded(connections.recv()).await.unwrap(), &[]).await;
+        assert!(next.read_kind(GOAWAY).await.is_some(), "it goes idle");
+        until("the channel is idle", || {
+            worker.channel().state() == ConnectivityState::Idle
+        })
+        .await;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        first.send(DATA, stream, &message(&[round])).await;
+        assert_eq!(items.next().await.unwrap().unwrap(), u64::from(round));
+        // The next connection.
+        let channel = worker.channel().clone();
+        tokio::spawn(async move { channel.wait_ready().await });
+    }
+    worker.channel().shut_down();
+    let status = items.next().await.unwrap().unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "the channel's end is theirs too");
+    assert!(first.read_kind(DATA).await.is_none(), "and the connection is closed");
 }

@@ -262,3 +262,32 @@ async fn a_dropped_server_is_gone_at_once() {
         .await;
     }
 }
+
+/// A connection that waits in the backlog when the time of the drain is up: it must not be taken up by a server that has stopped.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_taken_up_by_a_server_that_has_stopped() {
+    use std::io::Write;
+
+    let (service, mut events, _gate) = worker();
+    let server = Server::builder().service(service).bind("127.0.0.1:0").drain(drain("1s", "1s"));
+    let server = server.start().await.unwrap();
+    let address = server.target().trim_start_matches("tcp://").to_owned();
+    let mut down = Box::pin(server.shutdown());
+    assert!(crate::support::polled_once(&mut down).await.is_pending());
+    tokio::time::advance(Duration::from_secs(1)).await;
+    // From here on the runtime gets no turn until the server has given its listener up.
+    let mut late = std::net::TcpStream::connect(address).unwrap();
+    let method = sinew::wire::method_id("lifecycle.Worker/work").to_be_bytes();
+    let head = [&method[..], &[0; 6]].concat();
+    let call = [&head[..], &crate::support::hand::message(&[0x90])].concat();
+    let len = u8::try_from(call.len()).unwrap();
+    let greeting = b"\xF5SINEW\x01\x00\x00\x00\x01\x00\x00\x00\x00\x00\x80";
+    late.write_all(&[&greeting[..], &[0, 0, len, 0x81, 0, 0, 0, 1], &call].concat()).unwrap();
+    bounded(down).await;
+    late.set_nonblocking(true).unwrap();
+    let mut late = tokio::net::TcpStream::from_std(late).unwrap();
+    let mut rest = Vec::new();
+    // Refused or closed, in order or not.
+    let _hung_up = bounded(tokio::io::AsyncReadExt::read_to_end(&mut late, &mut rest)).await;
+    assert!(events.is_empty(), "a handler began after the server had stopped");
+}

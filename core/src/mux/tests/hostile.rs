@@ -66,6 +66,25 @@ fn frames_that_carry_nothing_are_calmed() {
     must_be_calmed(over, |_| frame(DATA, 1, &[]));
 }
 
+/// The handlers of calls that are over still hold places: calls within the announced limit are refused for it, and not held against their client.
+#[test]
+fn calls_that_only_held_places_refuse_are_forgiven() {
+    let config = MuxConfig {
+        max_streams: 1,
+        ..MuxConfig::default()
+    };
+    let mut raw = Raw::started(Role::Server, config);
+    raw.side.mux.hold();
+    for round in 1..=NUISANCE_FRAMES_MAX * 2 {
+        raw.feed(&open(round, &item(b"a"), true));
+        assert!(raw.side.events.incoming.is_empty(), "{round} is refused");
+        assert!(raw.side.mux.end().is_none(), "after {round}");
+    }
+    raw.side.mux.release();
+    raw.feed(&open(NUISANCE_FRAMES_MAX * 2 + 1, &item(b"a"), true));
+    assert_eq!(raw.side.events.incoming.len(), 1);
+}
+
 #[test]
 fn more_streams_than_announced_are_calmed() {
     let config = MuxConfig {

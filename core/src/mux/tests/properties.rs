@@ -66,7 +66,9 @@ fn answer(raw: &mut Raw, turn: usize) {
             1 => mux.reply(key, &none, &super::pair::message(100_000, 1), &none),
             2 => mux.finish_call(key, Some(&Status::internal("x")), &none),
             3 => mux.stop_reading(key),
-            _ => mux.reply_head(key, &none),
+            _ => {
+                mux.reply_head(key, &none);
+            }
         }
     }
     raw.side.events.ended.clear();
