@@ -7,10 +7,12 @@
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
+/// An unoptimised build takes about ten times as long for everything, spawning included.
+const SCALE: u64 = if cfg!(debug_assertions) { 10 } else { 1 };
 /// A first poll that takes longer is better off in a task: about ten times what spawning one costs.
-pub const POLL_SLOW: Duration = Duration::from_micros(10);
+pub const POLL_SLOW: Duration = Duration::from_micros(10 * SCALE);
 /// Time of one turn of a connection that handlers may use before finished replies leave and other tasks get their turn.
-pub const TURN_BUDGET: Duration = Duration::from_micros(100);
+pub const TURN_BUDGET: Duration = Duration::from_micros(100 * SCALE);
 
 const SCORE_MAX: u8 = 16;
 const SPAWN_FROM: u8 = 8;

@@ -120,6 +120,13 @@ impl TurnClock {
         self.unread = 0;
     }
 
+    /// A handler is about to be polled: what was done before is no part of its time.
+    fn handler_begins(&mut self) {
+        if self.precise > 0 && self.unread == 0 {
+            self.last_read = time::now();
+        }
+    }
+
     /// A handler was polled; returns how long it took, if that was measured.
     fn handler_done(&mut self) -> Option<Duration> {
         self.unread += 1;
@@ -362,6 +369,7 @@ impl Acceptor for ServerConnection {
             let job = self.begin(connection, ready);
             if inline {
                 self.inline = job.cx.clone().map(|cx| (job.key, cx));
+                self.clock.handler_begins();
                 return Some(job);
             }
             spawn(connection, &self.books, job, false);
