@@ -246,8 +246,9 @@ impl Mux {
     /// Ends the connection because the peer broke the protocol: GOAWAY is queued and every stream fails.
     fn fail(&mut self, code: ErrorCode, reason: impl Into<String>, events: &mut Events) {
         let end = ConnectionEnd::ours(code, reason);
-        self.outbox.push_go_away(self.last_taken_up(), code, end.reason());
-        self.finish(end, events);
+        let last = self.last_taken_up();
+        self.finish(end.clone(), events);
+        self.outbox.push_go_away(last, code, end.reason());
     }
 
     /// Ends every stream with the same cause.
@@ -258,6 +259,10 @@ impl Mux {
         self.end = Some(end.clone());
         let sent = self.outbox.sent();
         let role = self.role;
+        if role == Role::Client {
+            // What has not left never will: its calls are told so, and may be made elsewhere.
+            self.outbox.forget_unsent();
+        }
         self.streams.for_each(|stream| {
             let error = StreamError::Connection {
                 end: end.clone(),

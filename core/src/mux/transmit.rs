@@ -41,6 +41,8 @@ pub(super) struct Outbox {
     queued: u64,
     /// Bytes of those that may have reached the network.
     sent: u64,
+    /// Length of what has to come before any frame.
+    preface_len: usize,
 }
 
 impl Outbox {
@@ -57,6 +59,13 @@ impl Outbox {
     pub(super) fn push_preface(&mut self, hello: &Hello) {
         self.small.extend_from_slice(&PREFACE);
         self.frame(FrameType::Hello, false, StreamId::CONNECTION, |out| hello.encode(out));
+        self.preface_len = self.small.len();
+    }
+
+    /// Drops the frames that were not taken to be written; the preface stays, because further frames may follow.
+    pub(super) fn forget_unsent(&mut self) {
+        let preface_len = if self.queued == 0 { self.preface_len } else { 0 };
+        self.small.truncate(preface_len);
     }
 
     /// Appends a frame whose payload is what `write` appends.

@@ -338,3 +338,21 @@ fn short_calls_do_not_hide_that_the_peer_is_dead() {
     assert_eq!(end.code(), ErrorCode::KeepaliveTimeout);
     assert!(pair.now - began <= Duration::from_secs(17), "{:?}", pair.now - began);
 }
+
+/// A call that provably did not leave is made again elsewhere, so it must not leave afterwards, when the last frames of its connection do.
+#[test]
+fn what_had_not_left_when_the_connection_ended_never_leaves() {
+    for early in [true, false] {
+        let mut pair = if early { Pair::new() } else { Pair::ready() };
+        let key = pair.open(1, 8, true, None).unwrap();
+        let mut events = Events::default();
+        pair.client.mux.close(ErrorCode::KeepaliveTimeout, "enough", &mut events);
+        pair.run();
+        assert!(pair.calls.is_empty(), "the call was made after its end");
+        assert_eq!(pair.server.mux.end().expect("GOAWAY arrived").reason(), "enough");
+        let Err(StreamError::Connection { sent, .. }) = pair.take_reply(key) else {
+            panic!("the connection is over");
+        };
+        assert!(!sent);
+    }
+}
