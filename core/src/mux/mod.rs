@@ -80,6 +80,12 @@ impl Events {
     pub fn is_empty(&self) -> bool {
         self.wakers.is_empty() && self.incoming.is_empty() && self.ended.is_empty() && !self.hello && !self.going_away
     }
+
+    /// Whether calls arrived whose arguments are complete.
+    #[must_use]
+    pub fn has_complete_calls(&self) -> bool {
+        self.incoming.iter().any(|incoming| !matches!(incoming, Incoming::Opened { arguments: None, .. }))
+    }
 }
 
 /// A call that arrived at a server.

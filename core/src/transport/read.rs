@@ -125,9 +125,16 @@ impl<A: Acceptor> Core<A> {
                 self.after_body = false;
                 let bytes = &buffer[..start + len];
                 let piece = bytes.len().min(start.saturating_add(A::PIECE_BYTES));
-                let used = state.mux.handle_input(time::now(), &bytes[..piece], &mut self.events);
+                let now = time::now();
+                let mut used = state.mux.handle_input(now, &bytes[..piece], &mut self.events);
+                let mut unparsed = piece < bytes.len();
+                if unparsed && !self.events.has_complete_calls() {
+                    // No handler waits: the rest need not be kept, which for large bodies would be one copy more.
+                    used += state.mux.handle_input(now, &bytes[used..], &mut self.events);
+                    unparsed = false;
+                }
                 drop(state);
-                self.leftover.set(&bytes[used..], piece < bytes.len());
+                self.leftover.set(&bytes[used..], unparsed);
                 Read::Some
             }
         }
