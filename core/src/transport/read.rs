@@ -13,6 +13,7 @@ use super::acceptor::Acceptor;
 use super::buffer::with_buffer;
 use super::connection::Connection;
 use super::driver::Core;
+use crate::mux::{Events, Mux};
 use crate::time;
 use crate::wire::frame::StreamId;
 
@@ -73,6 +74,21 @@ impl Leftover {
     }
 }
 
+/// Takes up a piece of `bytes` if it brings calls whose handlers can run, else all: bulk data is not kept, which would be one copy more.
+/// Returns how many bytes were used, and whether those left over are only the beginning of a frame.
+fn take_up(mux: &mut Mux, bytes: &[u8], piece_bytes: usize, events: &mut Events) -> (usize, bool) {
+    let now = time::now();
+    let piece = bytes.len().min(piece_bytes);
+    let used = mux.handle_input(now, &bytes[..piece], events);
+    if piece == bytes.len() {
+        return (used, true);
+    }
+    if events.has_complete_calls() {
+        return (used, false);
+    }
+    (used + mux.handle_input(now, &bytes[used..], events), true)
+}
+
 impl<A: Acceptor> Core<A> {
     pub(super) fn read(&mut self, connection: &Connection, task: &mut Context<'_>) -> Read {
         if self.closed {
@@ -124,17 +140,9 @@ impl<A: Acceptor> Core<A> {
             Ok(len) => {
                 self.after_body = false;
                 let bytes = &buffer[..start + len];
-                let piece = bytes.len().min(start.saturating_add(A::PIECE_BYTES));
-                let now = time::now();
-                let mut used = state.mux.handle_input(now, &bytes[..piece], &mut self.events);
-                let mut unparsed = piece < bytes.len();
-                if unparsed && !self.events.has_complete_calls() {
-                    // No handler waits: the rest need not be kept, which for large bodies would be one copy more.
-                    used += state.mux.handle_input(now, &bytes[used..], &mut self.events);
-                    unparsed = false;
-                }
+                let (used, all) = take_up(&mut state.mux, bytes, A::PIECE_BYTES, &mut self.events);
                 drop(state);
-                self.leftover.set(&bytes[used..], unparsed);
+                self.leftover.set(&bytes[used..], !all);
                 Read::Some
             }
         }
@@ -144,16 +152,9 @@ impl<A: Acceptor> Core<A> {
     fn parse_leftover(&mut self, connection: &Connection) -> Read {
         let mut state = connection.lock();
         let bytes = &self.leftover.bytes[self.leftover.used..];
-        let mut piece = bytes.len().min(A::PIECE_BYTES);
-        let mut used = state.mux.handle_input(time::now(), &bytes[..piece], &mut self.events);
-        if used == 0 && piece < bytes.len() {
-            // A head that is longer than a piece.
-            piece = bytes.len();
-            used = state.mux.handle_input(time::now(), bytes, &mut self.events);
-        }
-        let done = piece == bytes.len();
+        let (used, all) = take_up(&mut state.mux, bytes, A::PIECE_BYTES, &mut self.events);
         drop(state);
-        self.leftover.advance(used, done);
+        self.leftover.advance(used, all);
         Read::Some
     }
 
