@@ -78,7 +78,7 @@ pub mod __private {
         respond, respond_infallible,
     };
     pub use sinew_core::method::{Alias, ArgSpec, Encoding, Execution, MethodKind, MethodSpec};
-    pub use sinew_core::service::{BoxSlot, Inbound, ServerRequest, Service, slot};
+    pub use sinew_core::service::{BoxSlot, Inbound, ServerRequest, Service, sharing_slot};
     pub use sinew_core::status::Status;
     pub use sinew_core::wire::args::{ArgsReader, ArgsWriter};
     pub use sinew_core::wire::message::Payload;

@@ -414,6 +414,9 @@ impl Mux {
 
     /// Ends the call instead if the client does not take so much metadata; an over-long head would end the whole connection.
     fn check_reply_head(&mut self, key: StreamKey, metadata: &Metadata) -> bool {
+        if metadata.is_empty() {
+            return true;
+        }
         let (len, limit) = (metadata.encoded_len(), self.metadata_bytes_max(RESPONSE_HEAD_BYTES));
         if len > limit {
             let status = Status::resource_exhausted(format!(

@@ -114,12 +114,18 @@ impl Mux {
             let arguments = Some(Payload::copied(message));
             self.credit_connection(body.len());
             self.nuisance.earn();
-            events.incoming.push(Incoming::Opened { key, head, arguments });
+            events.incoming.push_back(Incoming::Opened {
+                key,
+                head,
+                deadline,
+                arguments,
+            });
             return Step::Used(HEADER_BYTES + header.len);
         }
-        events.incoming.push(Incoming::Opened {
+        events.incoming.push_back(Incoming::Opened {
             key,
             head,
+            deadline,
             arguments: None,
         });
         self.input = Input::Body {
@@ -365,7 +371,7 @@ impl Mux {
             Chunk::Batch(batch) => stream.recv.split_first(batch),
         };
         self.give_credit(key, credit);
-        events.incoming.push(Incoming::Arguments { key, arguments });
+        events.incoming.push_back(Incoming::Arguments { key, arguments });
     }
 
     /// The server's half ended: the call is over and the client sends nothing more.
@@ -520,43 +526,6 @@ impl Mux {
         }
     }
 
-    /// Gives credit back for bytes of a stream that were read.
-    pub(super) fn give_credit(&mut self, key: StreamKey, bytes: usize) {
-        if bytes == 0 {
-            return;
-        }
-        if let Some(stream) = self.streams.get(key)
-            && !stream.recv.fin
-            && let Some(credit) = stream.recv.window.consume(bytes)
-        {
-            self.outbox.push_credit(key.id, credit);
-        }
-        self.credit_connection(bytes);
-    }
-
-    pub(super) fn credit_connection(&mut self, bytes: usize) {
-        if let Some(credit) = self.recv_window.consume(bytes) {
-            self.outbox.push_credit(StreamId::CONNECTION, credit);
-        }
-    }
-
-    /// Bytes for a stream that is gone: they count as read at once, so that the connection's credit stays whole.
-    pub(super) fn return_unwanted(&mut self, bytes: usize) {
-        if self.recv_window.receive(bytes) {
-            self.credit_connection(bytes);
-        }
-    }
-
-    fn discard_body(&mut self, bytes: usize) -> Input {
-        self.return_unwanted(bytes);
-        discard(bytes)
-    }
-
-    /// A stream ended here while the peer may have sent as much as `credit` that has not arrived.
-    pub(super) fn expect_late(&mut self, credit: u32) {
-        self.nuisance.expect_late(credit as usize, self.config.connection_window as usize);
-    }
-
     /// Closes a stream and frees what it holds.
     pub(super) fn remove(&mut self, key: StreamKey) {
         let Some(stream) = self.streams.remove(key) else { return };
@@ -564,10 +533,14 @@ impl Mux {
         let unread = stream.recv.unread();
         self.assembling = self.assembling.saturating_sub(stream.recv.assembly_bytes());
         // A task that a handler gave the request's stream to waits for what will not come.
-        if let Some(waker) = stream.recv.waker.take().filter(|_| self.role == Role::Server) {
+        if let Some(waker) = stream.recv.waker.take()
+            && self.role == Role::Server
+        {
             self.woken.push(waker);
         }
-        self.woken.extend(stream.send.take_waker());
+        if let Some(waker) = stream.send.take_waker() {
+            self.woken.push(waker);
+        }
         stream.reset();
         if let Some(credit) = late {
             self.expect_late(credit);
@@ -575,7 +548,9 @@ impl Mux {
         if unread > 0 {
             self.credit_connection(unread);
         }
-        self.woken.extend(self.openers.pop_front());
+        if let Some(waker) = self.openers.pop_front() {
+            self.woken.push(waker);
+        }
         if self.streams.is_empty() {
             self.keepalive.at_rest();
         }

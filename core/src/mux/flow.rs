@@ -1,6 +1,8 @@
 //! Credit that this side gave: how much the peer may still send, and how much is to be given back.
 
-use crate::wire::frame::CREDIT_MAX;
+use super::frames::{Input, discard};
+use super::{Mux, StreamKey};
+use crate::wire::frame::{CREDIT_MAX, StreamId};
 
 /// The receiving half of flow control, of a stream or of the connection.
 ///
@@ -65,6 +67,45 @@ impl Window {
             u64::from(self.left) + u64::from(self.owed) <= u64::from(self.size),
             "credit is never given twice: {self:?}"
         );
+    }
+}
+
+impl Mux {
+    /// Gives credit back for bytes of a stream that were read.
+    pub(super) fn give_credit(&mut self, key: StreamKey, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
+        if let Some(stream) = self.streams.get(key)
+            && !stream.recv.fin
+            && let Some(credit) = stream.recv.window.consume(bytes)
+        {
+            self.outbox.push_credit(key.id, credit);
+        }
+        self.credit_connection(bytes);
+    }
+
+    pub(super) fn credit_connection(&mut self, bytes: usize) {
+        if let Some(credit) = self.recv_window.consume(bytes) {
+            self.outbox.push_credit(StreamId::CONNECTION, credit);
+        }
+    }
+
+    /// Bytes for a stream that is gone: they count as read at once, so that the connection's credit stays whole.
+    pub(super) fn return_unwanted(&mut self, bytes: usize) {
+        if self.recv_window.receive(bytes) {
+            self.credit_connection(bytes);
+        }
+    }
+
+    pub(super) fn discard_body(&mut self, bytes: usize) -> Input {
+        self.return_unwanted(bytes);
+        discard(bytes)
+    }
+
+    /// A stream ended here while the peer may have sent as much as `credit` that has not arrived.
+    pub(super) fn expect_late(&mut self, credit: u32) {
+        self.nuisance.expect_late(credit as usize, self.config.connection_window as usize);
     }
 }
 

@@ -65,7 +65,7 @@ pub struct Events {
     /// Tasks to wake.
     pub wakers: Vec<Waker>,
     /// Calls that arrived, in order.
-    pub incoming: Vec<Incoming>,
+    pub incoming: VecDeque<Incoming>,
     /// Calls that are over for their client.
     pub ended: Vec<Ended>,
     /// The peer's HELLO arrived in this batch.
@@ -98,6 +98,8 @@ pub enum Incoming {
         key: StreamKey,
         /// The request head.
         head: RequestHead,
+        /// When the call ends at the latest.
+        deadline: Option<Instant>,
         /// The arguments, if they are complete.
         arguments: Option<Payload>,
     },
@@ -108,6 +110,16 @@ pub enum Incoming {
         /// The arguments.
         arguments: Payload,
     },
+}
+
+impl Incoming {
+    /// The stream of the call.
+    #[must_use]
+    pub fn key(&self) -> StreamKey {
+        match self {
+            Self::Opened { key, .. } | Self::Arguments { key, .. } => *key,
+        }
+    }
 }
 
 /// A call that is over for its client before the server answered.
@@ -293,6 +305,7 @@ impl Mux {
 
     /// Whether an operation left nobody to wake and no drain to finish.
     #[must_use]
+    #[inline]
     pub fn is_quiet(&self) -> bool {
         self.woken.is_empty() && (self.shutdown == Shutdown::No || !self.is_drained())
     }

@@ -336,6 +336,9 @@ impl RecvHalf {
 
     /// Credit of everything that arrived and was not taken; for a stream that ends unread.
     pub(super) fn unread(&self) -> usize {
+        if self.chunks.is_empty() && !self.whole && self.assembly.is_none() {
+            return usize::from(self.prefix_len);
+        }
         let queued: usize = self.chunks.iter().map(|(_, credit)| credit).sum();
         let whole = if self.whole {
             self.lent.len() + MESSAGE_PREFIX_BYTES

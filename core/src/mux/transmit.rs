@@ -14,7 +14,7 @@ use super::calls::{StreamKey, UNSENT_OPEN_BYTES_MAX};
 use crate::metadata::Metadata;
 use crate::status::Status;
 use crate::wire::frame::{ErrorCode, FrameType, HEADER_BYTES, PREFACE, StreamId, header};
-use crate::wire::head;
+use crate::wire::head::{self, REQUEST_HEAD_BYTES};
 use crate::wire::hello::Hello;
 
 /// Linked bytes of one turn: what a fast link takes in well under a millisecond, and enough to keep the system calls few.
@@ -96,9 +96,18 @@ impl Outbox {
     ) {
         let len = fixed.len() + 2 + metadata.encoded_len() + body.len();
         self.small.reserve(HEADER_BYTES + len);
-        self.small.extend_from_slice(&header(frame_type, fin, stream, len));
-        self.small.extend_from_slice(fixed);
-        head::encode_metadata(metadata, &mut self.small);
+        if metadata.is_empty() {
+            // In one piece, because most frames are like this: behind the fixed part stands the length of no metadata.
+            let mut head = [0; HEADER_BYTES + REQUEST_HEAD_BYTES];
+            let fixed_end = HEADER_BYTES + fixed.len();
+            head[..HEADER_BYTES].copy_from_slice(&header(frame_type, fin, stream, len));
+            head[HEADER_BYTES..fixed_end].copy_from_slice(fixed);
+            self.small.extend_from_slice(&head[..fixed_end + 2]);
+        } else {
+            self.small.extend_from_slice(&header(frame_type, fin, stream, len));
+            self.small.extend_from_slice(fixed);
+            head::encode_metadata(metadata, &mut self.small);
+        }
         self.small.extend_from_slice(body);
     }
 

@@ -8,20 +8,19 @@ use std::time::{Duration, Instant};
 
 use super::Shared;
 use super::dispatch::{Answer, HandlerTask, Job};
-use super::router::Route;
 use super::shutdown::StopHandle;
+use super::slots::{ready_slot, slot_for};
 use super::watchdog::Attention;
 use crate::call::{Receive, ReceiveEnd, handler_span};
 use crate::context::{CancelCause, Cx, Side};
-use crate::interceptor::{Chain, Next};
 use crate::message::{Body, Outcome, Reply};
 use crate::metadata::Metadata;
-use crate::method::{Execution, MethodKind, MethodSpec};
+use crate::method::Execution;
 use crate::mux::{EndCause, Ended, Events, Incoming, StreamKey};
 use crate::policy::inline::{POLL_SLOW, TURN_BUDGET};
-use crate::service::{BoxSlot, Inbound, ServerRequest, slot};
+use crate::service::{BoxSlot, Inbound, ServerRequest};
 use crate::status::Status;
-use crate::time::{self, from_wire_timeout};
+use crate::time;
 use crate::transport::Connection;
 use crate::transport::acceptor::Acceptor;
 use crate::transport::driver::Baton;
@@ -64,7 +63,7 @@ struct Waiting {
     deadline: Option<Instant>,
 }
 
-/// A call that is complete and waits for its turn. Its context and slot are made when the turn comes, so that one of each serves a whole batch.
+/// A call that is complete. Its context and slot are made when its turn comes, so that one of each serves a whole batch.
 struct Ready {
     key: StreamKey,
     call: Waiting,
@@ -75,7 +74,8 @@ struct Ready {
 pub(super) struct ServerConnection {
     books: Books,
     waiting: HashMap<StreamKey, Waiting>,
-    ready: VecDeque<Ready>,
+    /// What arrived and waits for its turn.
+    arrived: VecDeque<Incoming>,
     spare_slot: Option<(usize, BoxSlot)>,
     spare_cx: Option<Cx>,
     answers: Vec<(StreamKey, Answer)>,
@@ -157,7 +157,7 @@ impl ServerConnection {
                 calls: Calls::default(),
             },
             waiting: HashMap::new(),
-            ready: VecDeque::new(),
+            arrived: VecDeque::new(),
             spare_slot: None,
             spare_cx: None,
             answers: Vec::new(),
@@ -168,25 +168,44 @@ impl ServerConnection {
         }
     }
 
-    fn opened(&mut self, key: StreamKey, head: RequestHead, arguments: Option<Payload>, now: Instant) {
-        let router = &self.books.shared.router;
-        let route = router.find(head.method);
-        if route.is_none() && router.fallback.is_none() {
-            let answer = Answer::Failed {
-                status: unknown_method(&head),
-                trailers: Metadata::new(),
-            };
-            self.answers.push((key, answer));
-            return;
-        }
-        let deadline = from_wire_timeout(head.timeout, now);
-        let call = Waiting { route, head, deadline };
-        match arguments {
-            Some(arguments) => self.ready.push_back(Ready { key, call, arguments }),
-            None => {
-                self.waiting.insert(key, call);
+    pub(super) fn calls(&self) -> Calls {
+        Arc::clone(&self.books.calls)
+    }
+
+    /// Takes up what arrived until a call is complete.
+    fn next_ready(&mut self) -> Option<Ready> {
+        while let Some(incoming) = self.arrived.pop_front() {
+            match incoming {
+                Incoming::Opened {
+                    key,
+                    head,
+                    deadline,
+                    arguments,
+                } => {
+                    let router = &self.books.shared.router;
+                    let route = router.find(head.method);
+                    if route.is_none() && router.fallback.is_none() {
+                        let answer = Answer::Failed {
+                            status: unknown_method(&head),
+                            trailers: Metadata::new(),
+                        };
+                        self.answers.push((key, answer));
+                        continue;
+                    }
+                    let call = Waiting { route, head, deadline };
+                    if let Some(arguments) = arguments {
+                        return Some(Ready { key, call, arguments });
+                    }
+                    self.waiting.insert(key, call);
+                }
+                Incoming::Arguments { key, arguments } => {
+                    if let Some(call) = self.waiting.remove(&key) {
+                        return Some(Ready { key, call, arguments });
+                    }
+                }
             }
         }
+        None
     }
 
     /// Makes the context and the slot of a call whose turn has come.
@@ -233,7 +252,7 @@ impl ServerConnection {
 
     fn ended(&mut self, connection: &Connection, ended: &Ended) {
         self.waiting.remove(&ended.key);
-        self.ready.retain(|ready| ready.key != ended.key);
+        self.arrived.retain(|incoming| incoming.key() != ended.key);
         let cause = match ended.cause {
             EndCause::DeadlineExceeded => CancelCause::DeadlineExceeded,
             EndCause::Cancelled | EndCause::Refused if connection.batch(|mux| mux.end().is_some()) => {
@@ -254,42 +273,6 @@ impl ServerConnection {
         }
         self.spare_cx = job.cx;
     }
-}
-
-/// A slot with the call begun in it.
-fn slot_for(
-    shared: &Arc<Shared>,
-    spare: Option<(usize, BoxSlot)>,
-    route: Option<&Route>,
-    cx: &Cx,
-    request: ServerRequest,
-) -> BoxSlot {
-    let Some(route) = route else {
-        return fallback_slot(shared, cx, request);
-    };
-    let mut found = match (spare, shared.router.service(route.service)) {
-        (Some((service, spare)), _) if service == route.service => spare,
-        (_, Some(service)) if shared.chain.is_empty() => service.slot(),
-        (_, Some(service)) => chained_slot(shared.chain.clone(), Arc::clone(service)),
-        (_, None) => slot(|_, _, _| async { Err(Status::internal("the service is gone")) }),
-    };
-    found.as_mut().start(route.spec, cx.clone(), request);
-    found
-}
-
-fn fallback_slot(shared: &Arc<Shared>, cx: &Cx, request: ServerRequest) -> BoxSlot {
-    let Some(fallback) = shared.router.fallback.clone() else {
-        return slot(|_, _, _| async { Err(Status::unimplemented("no such method")) });
-    };
-    let chain = shared.chain.clone();
-    let mut made = slot(move |_, mut cx: Cx, request| {
-        let fallback = Arc::clone(&fallback);
-        let chain = chain.clone();
-        async move { chain.run(&mut cx, Last { fallback, request }).await }
-    });
-    static UNKNOWN: MethodSpec = MethodSpec::new("unknown/unknown", 0, MethodKind::Bidirectional);
-    made.as_mut().start(&UNKNOWN, cx.clone(), request);
-    made
 }
 
 /// Ends a call whose client does not wait for it any more. Its handler is dropped; until that has happened it counts as running.
@@ -342,15 +325,10 @@ impl Acceptor for ServerConnection {
 
     fn take_events(&mut self, connection: &Connection, events: &mut Events, now: Instant) {
         self.clock.begin_turn(now);
-        for incoming in events.incoming.drain(..) {
-            match incoming {
-                Incoming::Opened { key, head, arguments } => self.opened(key, head, arguments, now),
-                Incoming::Arguments { key, arguments } => {
-                    if let Some(call) = self.waiting.remove(&key) {
-                        self.ready.push_back(Ready { key, call, arguments });
-                    }
-                }
-            }
+        if self.arrived.is_empty() {
+            std::mem::swap(&mut self.arrived, &mut events.incoming);
+        } else {
+            self.arrived.append(&mut events.incoming);
         }
         for ended in events.ended.drain(..) {
             self.ended(connection, &ended);
@@ -363,7 +341,7 @@ impl Acceptor for ServerConnection {
             if std::mem::take(&mut self.clock.over_budget) {
                 return None;
             }
-            let ready = self.ready.pop_front()?;
+            let ready = self.next_ready()?;
             let route = ready.call.route.and_then(|at| self.books.shared.router.route(at));
             let inline = route.is_some_and(|route| route.spec.runs() == Execution::Inline && route.gate.is_inline());
             let job = self.begin(connection, ready);
@@ -377,7 +355,7 @@ impl Acceptor for ServerConnection {
     }
 
     fn has_more(&self) -> bool {
-        !self.ready.is_empty()
+        !self.arrived.is_empty()
     }
 
     fn run(job: &mut Job) -> Poll<Outcome> {
@@ -486,9 +464,17 @@ impl Acceptor for ServerConnection {
         }
     }
 
+    fn shrink(&mut self) {
+        self.waiting.shrink_to_fit();
+        self.arrived.shrink_to_fit();
+        self.answers.shrink_to_fit();
+        self.spare_slot = None;
+        self.spare_cx = None;
+    }
+
     fn closed(&mut self, connection: &Connection) {
         self.attention.rest();
-        self.ready.clear();
+        self.arrived.clear();
         self.waiting.clear();
         self.answers.clear();
         let keys: Vec<StreamKey> = self.books.calls.lock().keys().copied().collect();
@@ -501,50 +487,8 @@ impl Acceptor for ServerConnection {
 /// Answers from a task, with an outcome that is there already.
 fn ready_job(connection: &Connection, books: &Books, mut job: Job, outcome: Outcome) {
     job.clear();
-    let outcome = Mutex::new(Some(outcome));
-    let mut made = slot(move |_, _, _| {
-        let outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
-        async move { outcome.unwrap_or_else(|| Err(Status::internal("an answer is given once"))) }
-    });
-    static READY: MethodSpec = MethodSpec::new("ready/ready", 0, MethodKind::Unary);
-    let request = ServerRequest::new(Payload::empty(), Inbound::default());
-    made.as_mut().start(&READY, job.cx.clone().unwrap_or_default(), request);
-    job.slot = made;
+    job.slot = ready_slot(job.cx.clone().unwrap_or_default(), outcome);
     spawn(connection, books, job, true);
-}
-
-/// The end of a server's chain for calls that no service has.
-struct Last {
-    fallback: Arc<dyn super::router::Fallback>,
-    request: ServerRequest,
-}
-
-impl Next for Last {
-    async fn run(self, cx: &mut Cx) -> Outcome {
-        self.fallback.call(cx.clone(), self.request).await
-    }
-}
-
-/// A slot of a service behind the server's own interceptors.
-fn chained_slot(chain: Chain, service: Arc<dyn crate::service::Service>) -> BoxSlot {
-    slot(move |spec, mut cx: Cx, request| {
-        let chain = chain.clone();
-        let inner = service.slot();
-        async move { chain.run(&mut cx, Chained { inner, spec, request }).await }
-    })
-}
-
-struct Chained {
-    inner: BoxSlot,
-    spec: &'static MethodSpec,
-    request: ServerRequest,
-}
-
-impl Next for Chained {
-    async fn run(mut self, cx: &mut Cx) -> Outcome {
-        self.inner.as_mut().start(self.spec, cx.clone(), self.request);
-        std::future::poll_fn(|task| self.inner.as_mut().poll(task)).await
-    }
 }
 
 fn unknown_method(head: &RequestHead) -> Status {
@@ -581,11 +525,5 @@ impl Accepted {
             cancel(&self.connection, &self.calls, key, CancelCause::ServerStopped);
         }
         self.connection.close(ErrorCode::None, "the server stopped");
-    }
-}
-
-impl ServerConnection {
-    pub(super) fn calls(&self) -> Calls {
-        Arc::clone(&self.books.calls)
     }
 }

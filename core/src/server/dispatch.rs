@@ -88,12 +88,16 @@ impl Job {
 
     /// The answer to an outcome, with what the handler put into its context.
     pub(super) fn answer(&self, outcome: Outcome, bytes_max: usize) -> Answer {
-        let (mut metadata, mut trailers) = self.cx.as_ref().and_then(Cx::take_reply).unwrap_or_default();
-        let status = match outcome {
+        // What the handler put into its context stands before what its answer brings.
+        let of_context = self.cx.as_ref().and_then(Cx::take_reply);
+        let (status, mut trailers) = match outcome {
             Ok(reply) => {
-                let (own_metadata, body, own_trailers) = reply.into_parts();
-                metadata.merge(&own_metadata);
-                trailers.merge(&own_trailers);
+                let (mut metadata, body, mut trailers) = reply.into_parts();
+                if let Some((mut first_metadata, mut first_trailers)) = of_context {
+                    first_metadata.merge(&metadata);
+                    first_trailers.merge(&trailers);
+                    (metadata, trailers) = (first_metadata, first_trailers);
+                }
                 let message = match body {
                     Body::Stream(stream) => {
                         return Answer::Stream {
@@ -113,12 +117,13 @@ impl Job {
                         trailers,
                     };
                 }
-                Status::resource_exhausted(format!(
+                let status = Status::resource_exhausted(format!(
                     "the response has {} bytes; the client accepts {bytes_max}",
                     message.message_len()
-                ))
+                ));
+                (status, trailers)
             }
-            Err(status) => status,
+            Err(status) => (status, of_context.unwrap_or_default().1),
         };
         trailers.merge(status.metadata());
         if status.code() == Code::Ok {

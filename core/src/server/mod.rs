@@ -9,6 +9,7 @@ mod connection;
 mod dispatch;
 mod router;
 pub mod shutdown;
+mod slots;
 mod watchdog;
 
 pub use builder::{Server, ServerBuilder, ServerError};

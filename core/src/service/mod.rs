@@ -6,7 +6,7 @@ mod slot;
 
 use std::fmt;
 
-pub use slot::{BoxSlot, CallSlot, slot};
+pub use slot::{BoxSlot, CallSlot, sharing_slot, slot};
 
 use crate::message::{MessageStream, Streaming, Wire};
 use crate::method::MethodSpec;

@@ -28,7 +28,10 @@ pub trait CallSlot: Send {
 pub type BoxSlot = Pin<Box<dyn CallSlot>>;
 
 pin_project_lite::pin_project! {
-    struct Slot<D, F> {
+    struct Slot<S, D, F> {
+        shared: S,
+        // A clone of `shared` that the last call gave back.
+        spare: Option<S>,
         dispatch: D,
         #[pin]
         future: Option<F>,
@@ -41,25 +44,48 @@ where
     D: Fn(&'static MethodSpec, Cx, ServerRequest) -> F + Send + 'static,
     F: Future<Output = Outcome> + Send + 'static,
 {
-    Box::pin(Slot { dispatch, future: None })
+    sharing_slot((), move |(), spec, cx, request| {
+        let call = dispatch(spec, cx, request);
+        async move { ((), call.await) }
+    })
 }
 
-impl<D, F> CallSlot for Slot<D, F>
+/// As [`slot`], for calls that share something: each gets it, and gives it back for the next, which costs no reference count.
+pub fn sharing_slot<S, D, F>(shared: S, dispatch: D) -> BoxSlot
 where
-    D: Fn(&'static MethodSpec, Cx, ServerRequest) -> F + Send,
-    F: Future<Output = Outcome> + Send,
+    S: Clone + Send + 'static,
+    D: Fn(S, &'static MethodSpec, Cx, ServerRequest) -> F + Send + 'static,
+    F: Future<Output = (S, Outcome)> + Send + 'static,
+{
+    Box::pin(Slot {
+        shared,
+        spare: None,
+        dispatch,
+        future: None,
+    })
+}
+
+impl<S, D, F> CallSlot for Slot<S, D, F>
+where
+    S: Clone + Send,
+    D: Fn(S, &'static MethodSpec, Cx, ServerRequest) -> F + Send,
+    F: Future<Output = (S, Outcome)> + Send,
 {
     fn start(self: Pin<&mut Self>, spec: &'static MethodSpec, cx: Cx, request: ServerRequest) {
         let mut this = self.project();
-        let future = (this.dispatch)(spec, cx, request);
+        let shared = this.spare.take().unwrap_or_else(|| this.shared.clone());
+        let future = (this.dispatch)(shared, spec, cx, request);
         this.future.set(Some(future));
     }
 
     fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Outcome> {
-        match self.project().future.as_pin_mut() {
-            Some(future) => future.poll(task),
-            None => Poll::Ready(Err(Status::internal("no call was begun"))),
-        }
+        let this = self.project();
+        let Some(future) = this.future.as_pin_mut() else {
+            return Poll::Ready(Err(Status::internal("no call was begun")));
+        };
+        let (shared, outcome) = std::task::ready!(future.poll(task));
+        *this.spare = Some(shared);
+        Poll::Ready(outcome)
     }
 
     fn clear(self: Pin<&mut Self>) {

@@ -42,6 +42,8 @@ pub trait Acceptor: Send + 'static {
     fn before_jobs(&mut self, baton: &Arc<Baton<Self>>)
     where
         Self: Sized;
+    /// Gives memory back; the connection is at rest.
+    fn shrink(&mut self);
     /// The connection is over.
     fn closed(&mut self, connection: &Connection);
 }
@@ -86,6 +88,8 @@ impl Acceptor for NoCalls {
     fn flush(&mut self, _: &Connection) {}
 
     fn before_jobs(&mut self, _: &Arc<Baton<Self>>) {}
+
+    fn shrink(&mut self) {}
 
     fn closed(&mut self, _: &Connection) {}
 }

@@ -406,6 +406,7 @@ impl Connection {
         result
     }
 
+    #[inline]
     fn act<T>(&self, work: impl FnOnce(&mut Mux) -> T) -> T {
         let mut state = self.lock();
         let result = work(&mut state.mux);
@@ -414,10 +415,15 @@ impl Connection {
     }
 
     /// After an operation: writes at once if alone, else leaves it to the driver.
-    fn after(&self, mut state: MutexGuard<'_, State>, timers: bool) {
-        if !timers && (state.flush_queued || !state.mux.wants_transmit()) && state.mux.is_quiet() {
-            return;
+    #[inline]
+    fn after(&self, state: MutexGuard<'_, State>, timers: bool) {
+        if timers || !state.mux.is_quiet() || (!state.flush_queued && state.mux.wants_transmit()) {
+            self.follow_up(state, timers);
         }
+    }
+
+    #[inline(never)]
+    fn follow_up(&self, mut state: MutexGuard<'_, State>, timers: bool) {
         let mut wakers = Vec::new();
         state.mux.take_woken(&mut wakers);
         let mut need_driver = timers && {

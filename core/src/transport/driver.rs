@@ -18,7 +18,7 @@ use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -58,10 +58,15 @@ impl<A: Acceptor> Baton<A> {
         self.handlers.load(Ordering::Relaxed)
     }
 
-    /// Takes the connection away from a task whose handler does not return; to be spawned. `None` if no handler runs.
+    /// Takes the connection away from a task whose handler does not return; to be spawned. `None` if no handler runs now.
     #[must_use]
     pub fn steal(self: &Arc<Self>) -> Option<Driver<A>> {
-        let mut lying = self.lock();
+        // While the task holds the lock it is between two handlers; whoever looks for blocked ones must not wait for it.
+        let mut lying = match self.core.try_lock() {
+            Ok(lying) => lying,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
         let (_, mut core) = lying.take()?;
         // Under the lock: the handler may return at any moment, and must find its call in the books.
         core.acceptor.taken_over();
@@ -73,6 +78,13 @@ impl<A: Acceptor> Baton<A> {
             core: Some(core),
             baton: Arc::clone(self),
         })
+    }
+
+    /// The number of the handler that begins. One task at a time drives the connection, so nothing is lost between the two.
+    fn count_handler(&self) -> u64 {
+        let number = self.handlers.load(Ordering::Relaxed).wrapping_add(1);
+        self.handlers.store(number, Ordering::Relaxed);
+        number
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<(u64, Box<Core<A>>)>> {
@@ -101,6 +113,8 @@ pub(super) struct Core<A> {
     acceptor: A,
     /// The connection is over; what is left is to be sent until then.
     pub(super) linger_until: Option<Instant>,
+    /// Something happened since memory was given back.
+    grown: bool,
     shrink_at: Option<Instant>,
     pub(super) closed: bool,
 }
@@ -133,6 +147,7 @@ pub fn start<A: Acceptor>(stream: ByteStream, role: Role, config: MuxConfig, acc
         events: Events::default(),
         acceptor,
         linger_until: None,
+        grown: false,
         shrink_at: None,
         closed: false,
     };
@@ -266,26 +281,27 @@ fn run_jobs<A: Acceptor>(mut core: Box<Core<A>>, baton: &Arc<Baton<A>>) -> Optio
         return Some((core, false));
     };
     core.acceptor.before_jobs(baton);
-    loop {
-        // One task at a time drives the connection, so nothing is lost between the two.
-        let number = baton.handlers.load(Ordering::Relaxed).wrapping_add(1);
-        baton.handlers.store(number, Ordering::Relaxed);
-        *baton.lock() = Some((number, core));
+    let mut number = baton.count_handler();
+    *baton.lock() = Some((number, core));
+    let mut core = loop {
         let done = A::run(&mut job);
-        let reclaimed = baton.lock().take_if(|(lying, _)| *lying == number);
-        core = match reclaimed {
-            Some((_, core)) => core,
-            None => {
-                A::done_elsewhere(connection, &baton.context, job, done);
-                return None;
-            }
+        // From one handler to the next the lock is taken once; a watchdog that meets it looks again later.
+        let mut lying = baton.lock();
+        let Some((_, core)) = lying.as_mut().filter(|(lying, _)| *lying == number) else {
+            drop(lying);
+            A::done_elsewhere(connection, &baton.context, job, done);
+            return None;
         };
         core.acceptor.done(connection, job, done);
-        match core.acceptor.next_job(connection) {
-            Some(next) => job = next,
-            None => break,
+        let Some(next) = core.acceptor.next_job(connection) else {
+            break lying.take()?.1;
+        };
+        job = next;
+        number = baton.count_handler();
+        if let Some((lying, _)) = lying.as_mut() {
+            *lying = number;
         }
-    }
+    };
     core.acceptor.flush(connection);
     Some((core, true))
 }
@@ -313,12 +329,14 @@ impl<A: Acceptor> Core<A> {
             state.mux.handle_timeout(now, &mut self.events);
             if self.shrink_at.is_some_and(|at| at <= now) {
                 self.shrink_at = None;
+                self.grown = false;
                 if state.mux.open_streams() == 0 && !state.writing {
                     state.mux.shrink();
                     state.transmit.shrink();
                     pool::shrink_large();
                     self.leftover.shrink();
                     self.events = std::mem::take(&mut self.events).shrunk();
+                    self.acceptor.shrink();
                 }
             }
         }
@@ -335,6 +353,7 @@ impl<A: Acceptor> Core<A> {
         if self.events.is_empty() {
             return;
         }
+        self.grown = true;
         if self.events.wakers.len() <= 1 || !self.events.incoming.is_empty() {
             self.wake_held();
         }
@@ -429,16 +448,12 @@ impl<A: Acceptor> Core<A> {
         let mut due = state.mux.next_timeout();
         let at_rest = state.mux.open_streams() == 0;
         drop(state);
-        if at_rest && (self.shrink_at.is_some() || !self.is_shrunk()) {
+        if at_rest && (self.shrink_at.is_some() || self.grown) {
             let at = *self.shrink_at.get_or_insert_with(|| time::now() + SHRINK_AFTER);
             due = Some(due.map_or(at, |due| due.min(at)));
         }
         self.set_timer(connection, task, due);
         if again { Turn::Again } else { Turn::Wait }
-    }
-
-    fn is_shrunk(&self) -> bool {
-        self.events.wakers.capacity() == 0 && self.events.incoming.capacity() == 0
     }
 
     fn set_timer(&mut self, connection: &Connection, task: &mut Context<'_>, due: Option<Instant>) {

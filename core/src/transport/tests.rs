@@ -118,6 +118,8 @@ impl Acceptor for Probe {
         *self.baton.lock().unwrap() = Some(Arc::clone(baton));
     }
 
+    fn shrink(&mut self) {}
+
     fn closed(&mut self, _: &Connection) {}
 }
 

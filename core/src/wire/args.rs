@@ -126,16 +126,9 @@ impl<'p> ArgsReader<'p> {
     /// INVALID_ARGUMENT if the message is neither.
     pub fn new(payload: &'p Payload, spec: &'static MethodSpec) -> Result<Self, Status> {
         let mut reader = raw::Reader::new(payload);
-        let source = match reader.token() {
-            Ok(raw::Token::Array(left)) => Source::Array { reader, left },
-            Ok(raw::Token::Map(len)) => {
-                find_in_map(reader, len, spec).map_err(|error| refuse(spec, "the arguments", &error))?
-            }
-            Ok(other) => {
-                let error = raw::unexpected("an array or a map of arguments", &other);
-                return Err(refuse(spec, "the arguments", &error));
-            }
-            Err(error) => return Err(refuse(spec, "the arguments", &error)),
+        let source = match reader.short_array() {
+            Some(left) => Source::Array { reader, left },
+            None => Self::source(reader, spec).map_err(|error| refuse(spec, "the arguments", &error))?,
         };
         Ok(Self {
             payload,
@@ -145,28 +138,35 @@ impl<'p> ArgsReader<'p> {
         })
     }
 
+    fn source(mut reader: raw::Reader<'p>, spec: &'static MethodSpec) -> Result<Source<'p>, DecodeError> {
+        match reader.token()? {
+            raw::Token::Array(left) => Ok(Source::Array { reader, left }),
+            raw::Token::Map(len) => find_in_map(reader, len, spec),
+            other => Err(raw::unexpected("an array or a map of arguments", &other)),
+        }
+    }
+
     /// The next argument; a missing optional one is `None`.
     ///
     /// # Errors
     /// INVALID_ARGUMENT, naming the argument, if it is missing or has another type.
     #[expect(clippy::should_implement_trait, reason = "each call reads another type")]
     pub fn next<T: DeserializeOwned + 'static>(&mut self) -> Result<T, Status> {
-        let value = match self.cursor() {
-            None => T::deserialize(Missing),
-            Some(mut reader) => {
-                let payload = self.payload;
+        let payload = self.payload;
+        let value = self.read(
+            || T::deserialize(Missing),
+            |reader| {
                 let base = payload.len() - reader.remaining() - reader.position();
-                let value = match codec::as_bytes(|| {
+                let shared = codec::as_bytes(|| {
                     let range = reader.bin_range()?;
                     Ok(payload.slice(base + range.start..base + range.end))
-                }) {
+                });
+                match shared {
                     Some(value) => value,
-                    None => codec::decode_next(&mut reader),
-                };
-                self.put_back(reader);
-                value
-            }
-        };
+                    None => codec::decode_next(reader),
+                }
+            },
+        );
         self.named(value)
     }
 
@@ -175,16 +175,11 @@ impl<'p> ArgsReader<'p> {
     /// # Errors
     /// INVALID_ARGUMENT, naming the argument, if it has another type.
     pub fn next_or<T: DeserializeOwned + 'static>(&mut self, default: impl FnOnce() -> T) -> Result<T, Status> {
-        match self.cursor() {
-            None => {
-                self.index += 1;
-                Ok(default())
-            }
-            Some(reader) => {
-                self.put_back(reader);
-                self.next()
-            }
+        if self.is_missing() {
+            self.index += 1;
+            return Ok(default());
         }
+        self.next()
     }
 
     /// The next argument as a text that borrows from the message.
@@ -224,14 +219,7 @@ impl<'p> ArgsReader<'p> {
     /// # Errors
     /// INVALID_ARGUMENT if the message is malformed.
     pub fn skip(&mut self) -> Result<(), Status> {
-        let skipped = match self.cursor() {
-            None => Ok(()),
-            Some(mut reader) => {
-                let skipped = reader.skip();
-                self.put_back(reader);
-                skipped
-            }
-        };
+        let skipped = self.read(|| Ok(()), raw::Reader::skip);
         self.named(skipped)
     }
 
@@ -247,6 +235,7 @@ impl<'p> ArgsReader<'p> {
             reader.end("the arguments")
         };
         match &mut self.source {
+            Source::Array { reader, left } if *left == 0 && reader.remaining() == 0 => Ok(()),
             Source::Array { reader, left } => {
                 finish(reader, *left).map_err(|error| refuse(self.spec, "the arguments", &error))
             }
@@ -256,43 +245,36 @@ impl<'p> ArgsReader<'p> {
     }
 
     fn borrowed<T: Deserialize<'p>>(&mut self) -> Result<T, Status> {
-        let value = match self.cursor() {
-            None => T::deserialize(Missing),
-            Some(mut reader) => {
-                let value = codec::decode_next(&mut reader);
-                self.put_back(reader);
-                value
-            }
-        };
+        let value = self.read(|| T::deserialize(Missing), codec::decode_next);
         self.named(value)
     }
 
-    /// A cursor at the next argument; `None` if the peer did not send it.
-    fn cursor(&mut self) -> Option<raw::Reader<'p>> {
+    /// Whether the peer did not send the next argument.
+    fn is_missing(&self) -> bool {
+        match &self.source {
+            Source::Array { left, .. } => *left == 0,
+            Source::Map { starts } => !starts.iter().any(|(index, _)| *index == self.index),
+        }
+    }
+
+    /// Reads the next argument with a cursor that stands at it; `missing` if the peer did not send it.
+    #[inline]
+    fn read<R>(&mut self, missing: impl FnOnce() -> R, read: impl FnOnce(&mut raw::Reader<'p>) -> R) -> R {
         match &mut self.source {
+            Source::Array { left: 0, .. } => missing(),
             Source::Array { reader, left } => {
-                if *left == 0 {
-                    return None;
-                }
-                Some(std::mem::replace(reader, raw::Reader::new(&[])))
+                *left -= 1;
+                read(reader)
             }
-            Source::Map { starts } => {
-                let (_, start) = starts.iter().find(|(index, _)| *index == self.index)?;
-                Some(raw::Reader::new(&self.payload[*start..]))
-            }
+            Source::Map { starts } => match starts.iter().find(|(index, _)| *index == self.index) {
+                Some((_, start)) => read(&mut raw::Reader::new(&self.payload[*start..])),
+                None => missing(),
+            },
         }
     }
 
-    fn put_back(&mut self, advanced: raw::Reader<'p>) {
-        if let Source::Array { reader, .. } = &mut self.source {
-            *reader = advanced;
-        }
-    }
-
+    #[inline]
     fn named<T>(&mut self, value: Result<T, DecodeError>) -> Result<T, Status> {
-        if let Source::Array { left, .. } = &mut self.source {
-            *left = left.saturating_sub(1);
-        }
         let index = self.index;
         self.index += 1;
         value.map_err(|error| {

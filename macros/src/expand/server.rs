@@ -138,18 +138,16 @@ fn registered(plan: &Plan<'_>, entry: &Ident) -> TokenStream {
 
             fn slot(&self) -> #p::BoxSlot {
                 let __sinew_inner = ::std::sync::Arc::clone(&self.inner);
-                #p::slot(move |__sinew_spec, __sinew_cx, __sinew_request| {
-                    let __sinew_inner = ::std::sync::Arc::clone(&__sinew_inner);
-                    async move {
-                        let mut __sinew_cx = __sinew_cx;
-                        let __sinew_next = #this {
-                            inner: &*__sinew_inner,
-                            spec: __sinew_spec,
-                            request: __sinew_request,
-                            marker: ::core::marker::PhantomData,
-                        };
-                        #p::Next::run(__sinew_next, &mut __sinew_cx).await
-                    }
+                #p::sharing_slot(__sinew_inner, |__sinew_inner, __sinew_spec, __sinew_cx, __sinew_request| async move {
+                    let mut __sinew_cx = __sinew_cx;
+                    let __sinew_next = #this {
+                        inner: &*__sinew_inner,
+                        spec: __sinew_spec,
+                        request: __sinew_request,
+                        marker: ::core::marker::PhantomData,
+                    };
+                    let __sinew_outcome = #p::Next::run(__sinew_next, &mut __sinew_cx).await;
+                    (__sinew_inner, __sinew_outcome)
                 })
             }
         }

@@ -98,7 +98,10 @@ fn a_server_answers_the_example() {
         let mut server = Side::new(Role::Server, MuxConfig::default(), now);
         written(&mut server);
         server.feed(now, &example("client"));
-        let Some(Incoming::Opened { key, head, arguments }) = server.events.incoming.pop() else {
+        let Some(Incoming::Opened {
+            key, head, arguments, ..
+        }) = server.events.incoming.pop_back()
+        else {
             panic!("the example opens a call");
         };
         let expected = RequestHead {

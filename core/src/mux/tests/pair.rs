@@ -154,6 +154,7 @@ impl Pair {
                     key,
                     head,
                     arguments: Some(arguments),
+                    ..
                 } => self.calls.push(ServerCall {
                     key,
                     method: head.method,

@@ -125,6 +125,9 @@ impl<'de> Deserializer<'de> for &mut Decoder<'_, 'de> {
     }
 
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+        if let Some(bytes) = self.reader.short_str() {
+            return visitor.visit_borrowed_str(text(bytes)?);
+        }
         match self.reader.token()? {
             Token::Str(bytes) => visitor.visit_borrowed_str(text(bytes)?),
             other => self.visit_token(other, visitor),
@@ -136,6 +139,9 @@ impl<'de> Deserializer<'de> for &mut Decoder<'_, 'de> {
     }
 
     fn deserialize_bytes<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+        if let Some(bytes) = self.reader.short_bin() {
+            return visitor.visit_borrowed_bytes(bytes);
+        }
         match self.reader.token()? {
             Token::Str(bytes) => visitor.visit_borrowed_bytes(bytes),
             other => self.visit_token(other, visitor),
@@ -168,6 +174,9 @@ impl<'de> Deserializer<'de> for &mut Decoder<'_, 'de> {
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+        if let Some(len) = self.reader.short_array() {
+            return self.seq(len, visitor);
+        }
         match self.reader.token()? {
             Token::Array(len) => self.seq(len, visitor),
             // A `Vec<u8>` reads what other languages send as a byte string.
@@ -177,6 +186,9 @@ impl<'de> Deserializer<'de> for &mut Decoder<'_, 'de> {
     }
 
     fn deserialize_tuple<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value> {
+        if let Some(found) = self.reader.short_array() {
+            return self.fields(found, len, visitor);
+        }
         match self.reader.token()? {
             Token::Array(found) => self.fields(found, len, visitor),
             Token::Bin(bytes) => visitor.visit_seq(de::value::SeqDeserializer::new(bytes.iter().copied())),
@@ -199,6 +211,9 @@ impl<'de> Deserializer<'de> for &mut Decoder<'_, 'de> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value> {
+        if let Some(len) = self.reader.short_array() {
+            return self.fields(len, fields.len(), visitor);
+        }
         match self.reader.token()? {
             Token::Array(len) => self.fields(len, fields.len(), visitor),
             Token::Map(len) => self.map(len, visitor),
@@ -251,8 +266,12 @@ impl<'de> Deserializer<'de> for &mut Decoder<'_, 'de> {
         visitor.visit_unit()
     }
 
+    fn deserialize_identifier<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+        self.deserialize_str(visitor)
+    }
+
     forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char unit map identifier
+        bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char unit map
     }
 }
 
@@ -264,7 +283,15 @@ struct Elements<'b, 'a, 'de> {
 }
 
 impl Elements<'_, '_, '_> {
+    #[inline(always)]
     fn drain(self) -> Result<()> {
+        if self.left == 0 {
+            return Ok(());
+        }
+        self.skip_rest()
+    }
+
+    fn skip_rest(self) -> Result<()> {
         for _ in 0..self.left {
             self.decoder.reader.skip()?;
         }

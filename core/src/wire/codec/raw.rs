@@ -120,6 +120,40 @@ impl<'de> Reader<'de> {
         })
     }
 
+    /// The length of an array of less than 16 elements, if one stands next: the common case, without the detour over a token.
+    #[inline(always)]
+    pub(crate) fn short_array(&mut self) -> Option<usize> {
+        match self.bytes.get(self.at) {
+            Some(marker @ 0x90..=0x9f) => {
+                self.at += 1;
+                Some(usize::from(marker & 0x0f))
+            }
+            _ => None,
+        }
+    }
+
+    /// A whole text of less than 32 bytes, if one stands next; likewise.
+    #[inline(always)]
+    pub(crate) fn short_str(&mut self) -> Option<&'de [u8]> {
+        let (marker @ 0xa0..=0xbf, rest) = self.bytes.get(self.at..)?.split_first()? else {
+            return None;
+        };
+        let text = rest.get(..usize::from(marker & 0x1f))?;
+        self.at += 1 + text.len();
+        Some(text)
+    }
+
+    /// A whole byte string of less than 256 bytes, if one stands next; likewise.
+    #[inline(always)]
+    pub(crate) fn short_bin(&mut self) -> Option<&'de [u8]> {
+        let [0xc4, len, rest @ ..] = self.bytes.get(self.at..)? else {
+            return None;
+        };
+        let bytes = rest.get(..usize::from(*len))?;
+        self.at += 2 + bytes.len();
+        Some(bytes)
+    }
+
     fn wide_token(&mut self, marker: u8) -> Result<Token<'de>, DecodeError> {
         Ok(match marker {
             0xc4 => {
