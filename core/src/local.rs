@@ -73,8 +73,9 @@ async fn run(mut slot: BoxSlot, mut running: Running) -> Outcome {
     let (mut metadata, mut trailers) = running.cx.take_reply().unwrap_or_default();
     let reply = match outcome {
         Ok(reply) => reply,
-        Err(mut status) => {
+        Err(status) => {
             running.over = true;
+            let mut status = status.into_answer();
             if status.code() == Code::Ok {
                 status = Status::internal("the handler failed with the code OK");
             }
@@ -185,7 +186,8 @@ impl MessageStream for LocalStream {
         self.end();
         Poll::Ready(match failed {
             None => Ok(false),
-            Some(mut status) => {
+            Some(status) => {
+                let mut status = status.into_answer();
                 status.metadata_mut().merge(&std::mem::take(&mut self.trailers));
                 Err(arrived(status))
             }

@@ -188,6 +188,28 @@ impl Status {
         self
     }
 
+    /// The same status as one of this server's own: for a handler that passes on, as it is, what another server said.
+    ///
+    /// A status that came from elsewhere ([`Status::origin`]) and is returned without this travels on with its code and its message only: details,
+    /// application error and metadata were meant for this server, and its callers would take the application error for one of this method's.
+    #[must_use]
+    pub fn pass_on(self) -> Self {
+        self.with_origin(Origin::Local)
+    }
+
+    /// What a server tells its caller of this status; for the runtime.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn into_answer(mut self) -> Self {
+        if self.0.origin != Origin::Local {
+            self.0.details = Bytes::new();
+            self.0.app = Bytes::new();
+            self.0.metadata = Metadata::new();
+            self.0.retryable = None;
+        }
+        self
+    }
+
     /// What the error's own rule says about retrying, if it has one.
     #[must_use]
     pub fn retryable_override(&self) -> Option<bool> {

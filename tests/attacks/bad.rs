@@ -24,6 +24,7 @@ pub(crate) const FLOW_CONTROL: u32 = 3;
 pub(crate) const TOO_LARGE: u32 = 4;
 pub(crate) const CALM_DOWN: u32 = 5;
 pub(crate) const KEEPALIVE_TIMEOUT: u32 = 7;
+pub(crate) const IDLE: u32 = 10;
 pub(crate) const VERSION: u32 = 8;
 pub(crate) const HANDSHAKE_TIMEOUT: u32 = 9;
 

@@ -4,7 +4,7 @@ use sinew::{Code, Limits};
 
 use super::arena::{Arena, Tree};
 use super::bad::{
-    Bad, CREDIT, DATA, FIN, FLOW_CONTROL, GOAWAY, HELLO, OPEN, PING, PONG, PREFACE, PROTOCOL, TOO_LARGE, VERSION,
+    Bad, CREDIT, DATA, END, FIN, FLOW_CONTROL, GOAWAY, HELLO, OPEN, PING, PONG, PREFACE, PROTOCOL, TOO_LARGE, VERSION,
     arguments, entry, frame, head, hello, message, nothing, open,
 };
 
@@ -282,7 +282,11 @@ async fn row_15_a_compressed_message_is_refused() {
     let mut body = arguments(&("x",));
     body[0] |= 0x80;
     bad.send(&open(1, "echo", &body, true)).await;
-    assert_eq!(bad.end_of(1).await, code(Code::InvalidArgument));
+    let end = bad.expect(END).await;
+    assert_eq!((end.stream, end.payload[0]), (1, code(Code::Unimplemented)));
+    assert!(String::from_utf8_lossy(&end.payload).contains("supported: none"));
+    bad.send(&open(3, "echo", &arguments(&("x",)), true)).await;
+    assert_eq!(bad.reply_of(3).await, arguments(&"x"));
     bad.vanish();
     arena.finish().await;
 }

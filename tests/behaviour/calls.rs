@@ -4,4 +4,5 @@ mod blocking;
 mod kinds;
 mod options;
 mod panics;
+mod passed_on;
 mod routing;

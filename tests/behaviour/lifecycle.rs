@@ -13,6 +13,8 @@ pub(crate) trait Worker {
     async fn ping(&self) -> u64;
     /// Waits until the test opens the gate.
     async fn work(&self, cx: &Cx) -> u64;
+    /// The same, with an answer of so many bytes.
+    async fn large(&self, cx: &Cx, bytes: usize) -> bytes::Bytes;
     /// Waits for ever, unless the server drains and `leaves` is set.
     async fn watch(&self, cx: &Cx, leaves: bool) -> Result<Streaming<u64>, Status>;
 }
@@ -33,6 +35,12 @@ impl Worker for Bench {
         let _over = gate.wait_for(|open| *open).await;
         2
     }
+    async fn large(&self, cx: &Cx, bytes: usize) -> bytes::Bytes {
+        let _guard = self.probe.began(cx);
+        let mut gate = self.gate.clone();
+        let _over = gate.wait_for(|open| *open).await;
+        vec![7; bytes].into()
+    }
     async fn watch(&self, cx: &Cx, leaves: bool) -> Result<Streaming<u64>, Status> {
         let guard = self.probe.began(cx);
         let (sender, items) = Streaming::channel(1);
@@ -43,10 +51,9 @@ impl Worker for Bench {
                 return;
             }
             if leaves {
-                // A long stream that looks at `is_draining` now and then comes to an end in order.
-                while !cx.is_draining() {
-                    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-                }
+                // A long stream comes to an end in order.
+                cx.draining().await;
+                assert!(cx.is_draining());
             } else {
                 tokio::select! {
                     _ = gate.wait_for(|open| *open) => {}

@@ -22,6 +22,9 @@ pub fn stream_status(error: StreamError) -> Status {
         StreamError::TooLarge { .. } => Status::resource_exhausted(error.to_string())
             .with_origin(Origin::Local)
             .with_handler_ran(HandlerRan::Maybe),
+        StreamError::Compressed => Status::unimplemented(error.to_string())
+            .with_origin(Origin::Transport)
+            .with_handler_ran(HandlerRan::Maybe),
         StreamError::Aborted(reason) => Status::cancelled(reason).with_handler_ran(HandlerRan::Maybe),
         StreamError::Protocol(reason) => {
             Status::internal(reason).with_origin(Origin::Transport).with_handler_ran(HandlerRan::Maybe)
@@ -62,7 +65,7 @@ pub fn open_status(error: OpenError) -> Status {
         OpenError::Full => Status::resource_exhausted(error.to_string()),
         OpenError::GoingAway => Status::unavailable(error.to_string()),
         OpenError::Closed(end) => Status::unavailable(format!("the connection is gone: {end}")).with_source(end),
-        OpenError::TooLarge { .. } => Status::resource_exhausted(error.to_string()),
+        OpenError::TooLarge { .. } | OpenError::TooManyEntries { .. } => Status::resource_exhausted(error.to_string()),
     };
     status.with_origin(Origin::Local).with_handler_ran(HandlerRan::No)
 }

@@ -74,6 +74,7 @@ impl Pump {
                 match result {
                     Ok(()) => self.connection.finish_call(self.key, None, &trailers),
                     Err(status) => {
+                        let status = status.into_answer();
                         trailers.merge(status.metadata());
                         self.connection.finish_call(self.key, Some(&status), &trailers);
                     }

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
@@ -16,7 +16,7 @@ use crate::context::Cx;
 use crate::interceptor::{Chain, Next};
 use crate::message::{Batch, Body, MessageStream, Outcome, Reply};
 use crate::metadata::Metadata;
-use crate::mux::{OpenError, OpenRequest, StreamError, StreamKey};
+use crate::mux::{OpenError, OpenRequest, Place, StreamError, StreamKey};
 use crate::status::{HandlerRan, Status};
 use crate::time;
 use crate::transport::Connection;
@@ -184,16 +184,13 @@ async fn attempt(channel: &Channel, request: &mut RawRequest, sent: &AtomicBool)
 async fn open(connection: &Connection, mut request: OpenRequest<'_>) -> Result<StreamKey, OpenError> {
     let mut waiting = WaitingToOpen {
         connection,
-        waker: None,
+        place: None,
     };
     std::future::poll_fn(|task| {
         let now = time::now();
         request.timeout = request.deadline.map_or(0, |deadline| time::to_wire_timeout(deadline, now));
-        match connection.open(now, &request, task) {
-            Err(OpenError::Full) => {
-                waiting.waker.get_or_insert_with(|| task.waker().clone()).clone_from(task.waker());
-                Poll::Pending
-            }
+        match connection.open_in_turn(now, &request, &mut waiting.place, task) {
+            Err(OpenError::Full) => Poll::Pending,
             opened => Poll::Ready(opened),
         }
     })
@@ -216,13 +213,13 @@ fn streaming_reply(channel: &Channel, mut guard: Guard, metadata: Metadata, idle
 /// Stands in line until a stream may be opened; leaving the line, for whatever reason, lets the next one have its turn.
 struct WaitingToOpen<'a> {
     connection: &'a Connection,
-    waker: Option<Waker>,
+    place: Option<Place>,
 }
 
 impl Drop for WaitingToOpen<'_> {
     fn drop(&mut self) {
-        if let Some(waker) = &self.waker {
-            self.connection.stop_waiting_to_open(waker);
+        if let Some(place) = self.place {
+            self.connection.stop_waiting_to_open(place);
         }
     }
 }

@@ -220,7 +220,7 @@ fn begin<T: ReplyShape, E: FromStatus>(call: &mut Call<T, E>, task: &Context<'_>
             key,
             answered: false,
         }),
-        Err(error @ OpenError::TooLarge { .. }) => Begun::Over(open_status(error)),
+        Err(error @ (OpenError::TooLarge { .. } | OpenError::TooManyEntries { .. })) => Begun::Over(open_status(error)),
         Err(_) => Begun::General,
     }
 }

@@ -2,13 +2,14 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::attempt;
 use super::channel::Channel;
 use crate::context::{Cx, CxParts, Side};
 use crate::interceptor::Chain;
-use crate::message::{MessageStream, Outcome};
+use crate::message::{Batch, MessageStream, Outcome};
 use crate::metadata::Metadata;
 use crate::method::{MethodSpec, method_id};
 use crate::service::ServerRequest;
@@ -128,7 +129,11 @@ impl Channel {
             wait_for_ready: self.waits_for_ready(),
             idle_timeout: None,
         };
-        attempt::boxed(self.clone(), raw, Some(cx.clone()), Chain::default()).await
+        // What the upstream server says is the answer, as it is.
+        match attempt::boxed(self.clone(), raw, Some(cx.clone()), Chain::default()).await {
+            Ok(reply) => Ok(reply.map_stream(|stream| Box::new(PassedOn(stream)))),
+            Err(status) => Err(status.pass_on()),
+        }
     }
 
     /// Calls a method that is known by its path only, with encoded arguments: for tools and dynamic clients.
@@ -159,6 +164,19 @@ impl Channel {
             idle_timeout: None,
         };
         attempt::boxed(self.clone(), raw, Cx::current(), Chain::default()).await
+    }
+}
+
+/// A stream whose failure is passed on as it is.
+struct PassedOn(Box<dyn MessageStream>);
+
+impl MessageStream for PassedOn {
+    fn poll_fill(&mut self, task: &mut Context<'_>, batch: &mut Batch) -> Poll<Result<bool, Status>> {
+        self.0.poll_fill(task, batch).map_err(Status::pass_on)
+    }
+
+    fn take_trailers(&mut self) -> Metadata {
+        self.0.take_trailers()
     }
 }
 

@@ -247,15 +247,18 @@ async fn run(running: Running) {
                 let (connection, driver) = driver::start(stream, Role::Client, shared.config.clone(), NoCalls);
                 let task = Task(tokio::spawn(driver));
                 let began = time::now();
-                match shared.watch(&connection, &mut failures).await {
-                    Watched::Lost => {}
-                    Watched::Leaving => shared.keep_leaving(task),
-                    Watched::Idle => {
+                let watched = shared.watch(&connection, &mut failures).await;
+                let lived = time::now().saturating_duration_since(began);
+                match watched {
+                    // A server that calls a connection idle that it has just greeted is going round in circles.
+                    Watched::Idle if lived >= STABLE_AFTER => {
                         shared.set_state(ConnectivityState::Idle);
                         return;
                     }
+                    Watched::Idle => shared.set_state(ConnectivityState::Connecting),
+                    Watched::Lost => {}
+                    Watched::Leaving => shared.keep_leaving(task),
                 }
-                let lived = time::now().saturating_duration_since(began);
                 short_lived = if lived < STABLE_AFTER {
                     short_lived.saturating_add(1)
                 } else {

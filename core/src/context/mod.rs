@@ -18,14 +18,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use ambient::{Carry, enter};
-pub use cancel::{CancelCause, Cancelled};
+pub use cancel::{CancelCause, Cancelled, Draining};
 pub use peer::Peer;
 pub use trace::{TraceContext, TraceParseError};
 
 use crate::metadata::{Metadata, MetadataError};
 use crate::method::MethodSpec;
 use crate::time::{self, DurationError, IntoDuration};
-use cancel::Cancellation;
+use cancel::Notices;
 use extensions::Extensions;
 
 /// Which side of a call a context belongs to.
@@ -46,7 +46,9 @@ pub struct Cx {
 
 struct Inner {
     parts: CxParts,
-    cancellation: Cancellation,
+    /// The context that this one differs from only in its parts; all else is there.
+    base: Option<Cx>,
+    notices: Notices,
     shared: Mutex<Shared>,
     /// Something was put into `shared`; most calls put nothing there, and then nobody looks.
     touched: AtomicBool,
@@ -81,7 +83,6 @@ struct Shared {
     outgoing: Metadata,
     propagated: Vec<String>,
     trace: Option<TraceContext>,
-    draining: bool,
 }
 
 impl Cx {
@@ -94,10 +95,15 @@ impl Cx {
     /// A context made of `parts`.
     #[must_use]
     pub fn from_parts(parts: CxParts) -> Self {
+        Self::derived(parts, None)
+    }
+
+    fn derived(parts: CxParts, base: Option<Self>) -> Self {
         Self {
             inner: Arc::new(Inner {
                 parts,
-                cancellation: Cancellation::default(),
+                base,
+                notices: Notices::default(),
                 shared: Mutex::new(Shared::default()),
                 touched: AtomicBool::new(false),
             }),
@@ -107,16 +113,20 @@ impl Cx {
     /// A context for the next call in the memory of `old`, if nobody else holds that one: `fill` sets every field that differs between calls;
     /// those of the connection (side, peer) are there already. Otherwise `fill` gets an empty one.
     #[must_use]
+    #[doc(hidden)]
     pub fn renew(old: Option<Self>, fill: impl FnOnce(&mut CxParts)) -> Self {
         if let Some(mut cx) = old
             && let Some(inner) = Arc::get_mut(&mut cx.inner)
         {
-            fill(&mut inner.parts);
-            inner.cancellation.reset();
-            if std::mem::take(inner.touched.get_mut()) {
-                inner.shared.get_mut().unwrap_or_else(PoisonError::into_inner).reset();
+            let shared = inner.shared.get_mut().unwrap_or_else(PoisonError::into_inner);
+            // Values of users are dropped here, and may panic: then this one is not used again.
+            let clean = !std::mem::take(inner.touched.get_mut())
+                || std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| shared.reset())).is_ok();
+            if clean {
+                fill(&mut inner.parts);
+                inner.notices.reset();
+                return cx;
             }
-            return cx;
         }
         let mut parts = CxParts::default();
         fill(&mut parts);
@@ -304,13 +314,13 @@ impl Cx {
     /// Whether the call is over for its caller: cancelled, past its deadline, or its connection is gone.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        self.inner.cancellation.is_set()
+        self.notices().cause().is_some()
     }
 
     /// Why the call is over for its caller; `None` while it is not.
     #[must_use]
     pub fn cancel_cause(&self) -> Option<CancelCause> {
-        self.inner.cancellation.cause()
+        self.notices().cause()
     }
 
     /// Resolves when the call is over for its caller.
@@ -325,43 +335,80 @@ impl Cx {
 
     /// Tells everybody who holds this context that the call is over; for the runtime.
     pub fn cancel(&self, cause: CancelCause) {
-        self.inner.cancellation.set(cause);
+        self.notices().cancel(cause);
     }
 
     /// Whether the server that runs this call is shutting down; long calls should come to an end.
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        self.shared().draining
+        self.notices().is_draining()
+    }
+
+    /// Resolves when the server that runs this call is shutting down; for long calls that wait.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub fn draining(&self) -> Draining {
+        Draining::new(self.clone())
     }
 
     /// Marks the server of this call as shutting down; for the runtime.
+    #[doc(hidden)]
     pub fn set_draining(&self) {
-        self.shared().draining = true;
+        self.notices().set_draining();
     }
 
-    /// The same context with a deadline; for tests and for calls that start something new.
+    /// The same context with an earlier deadline, `timeout` from now at the latest: for a step of a handler that must not take longer, and for tests. A
+    /// deadline that is earlier already stays. All else, cancellation and what is set for the response included, is shared.
     ///
     /// # Errors
     /// [`DurationError`] if the text is not a duration.
     pub fn with_timeout(&self, timeout: impl IntoDuration) -> Result<Self, DurationError> {
-        let timeout = timeout.into_duration()?;
-        let parts = &self.inner.parts;
-        Ok(Self::from_parts(CxParts {
-            method: parts.method,
-            path: parts.path.clone(),
-            method_id: parts.method_id,
-            side: parts.side,
-            deadline: time::now().checked_add(timeout),
-            peer: parts.peer.clone(),
-            metadata: parts.metadata.clone(),
-            parent: Some(self.clone()),
-        }))
+        let deadline = time::now().checked_add(timeout.into_duration()?);
+        let mut parts = self.inner.parts.same();
+        parts.deadline = parts.deadline.into_iter().chain(deadline).min();
+        Ok(Self::derived(parts, Some(self.clone())))
+    }
+
+    /// The same context with one more value in the request's metadata: for tests of handlers and interceptors that read it.
+    ///
+    /// # Errors
+    /// [`MetadataError`] if metadata cannot carry key or value.
+    pub fn with_metadata(&self, key: &str, value: impl AsRef<[u8]>) -> Result<Self, MetadataError> {
+        let mut parts = self.inner.parts.same();
+        parts.metadata.append(key.to_owned(), value)?;
+        Ok(Self::derived(parts, Some(self.clone())))
+    }
+
+    fn notices(&self) -> &Notices {
+        match &self.inner.base {
+            None => &self.inner.notices,
+            Some(base) => base.notices(),
+        }
     }
 
     fn shared(&self) -> MutexGuard<'_, Shared> {
+        if let Some(base) = &self.inner.base {
+            return base.shared();
+        }
         self.inner.touched.store(true, Ordering::Release);
         // Nothing panics while the lock is held, except the clone of a user's extension; the data stays whole then too.
         self.inner.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl CxParts {
+    fn same(&self) -> Self {
+        Self {
+            method: self.method,
+            path: self.path.clone(),
+            method_id: self.method_id,
+            side: self.side,
+            deadline: self.deadline,
+            peer: self.peer.clone(),
+            metadata: self.metadata.clone(),
+            parent: self.parent.clone(),
+        }
     }
 }
 
@@ -379,7 +426,6 @@ impl Shared {
         self.outgoing.clear();
         self.propagated.clear();
         self.trace = None;
-        self.draining = false;
     }
 }
 

@@ -7,16 +7,16 @@ use bytes::Bytes;
 
 use super::error::{OpenError, StreamError};
 use super::lifecycle::Shutdown;
-use super::recv::Chunk;
-use super::{Events, Mux, Role};
+use super::recv::{Chunk, Fed};
+use super::{Events, Mux, Place, Role};
 use crate::metadata::Metadata;
 use crate::status::Status;
 use crate::wire::frame::{ErrorCode, FrameType, MESSAGE_PREFIX_BYTES, StreamId};
-use crate::wire::head::{self, REQUEST_HEAD_BYTES, RESPONSE_HEAD_BYTES};
+use crate::wire::head::{self, METADATA_ENTRIES_MAX, REQUEST_HEAD_BYTES, RESPONSE_HEAD_BYTES};
 use crate::wire::message::{EncodedMessage, LINK_BYTES_MIN, Payload};
 use crate::wire::pool;
 
-/// Bytes of queued pieces above which a sender of a stream waits: one batch under way, one being filled.
+/// Memory of queued pieces, in bytes, above which a sender of a stream waits: one batch under way, one being filled.
 const SEND_QUEUE_BYTES_MAX: usize = 128 * 1024;
 
 /// Bytes of frames that wait to leave above which no call is opened: calls that time out leave their OPENs behind, and a peer that reads nothing
@@ -159,6 +159,12 @@ impl Mux {
                 limit,
             });
         }
+        if request.metadata.len() > METADATA_ENTRIES_MAX {
+            return Err(OpenError::TooManyEntries {
+                len: request.metadata.len(),
+                limit: METADATA_ENTRIES_MAX,
+            });
+        }
         let len = request.arguments.message_len();
         if len > self.peer.max_message {
             return Err(OpenError::TooLarge {
@@ -178,24 +184,18 @@ impl Mux {
         self.peer.max_head.min(self.peer.max_frame - fixed).min(u16::MAX.into())
     }
 
-    /// Registers a task that waits until a stream may be opened.
-    pub fn wait_to_open(&mut self, task: &Context<'_>) {
-        // The queue holds one entry per waiting caller of this process; entries of callers that gave up are woken in vain.
-        if !self.openers.iter().any(|waker| waker.will_wake(task.waker())) {
-            self.openers.push_back(task.waker().clone());
-        }
+    /// Registers a task that waits until a stream may be opened, at its place in the line.
+    pub fn wait_to_open(&mut self, place: &mut Option<Place>, task: &Context<'_>) {
+        self.openers.wait(place, task);
     }
 
-    /// A call of `waker`'s task gave up waiting: if it was woken already, the next one gets its turn.
-    pub fn stop_waiting_to_open(&mut self, waker: &Waker) {
-        if let Some(at) = self.openers.iter().position(|opener| opener.will_wake(waker)) {
-            self.openers.remove(at);
-            // Another call of the same task may have shared the entry; it registers again when it is polled.
-            self.woken.push(waker.clone());
-        } else if self.streams.len() < self.peer.max_streams as usize
-            && self.outbox.small.len() <= UNSENT_OPEN_BYTES_MAX
-        {
-            self.woken.extend(self.openers.pop_front());
+    /// The call at `place` waits no longer: if it was woken already, the next one gets its turn.
+    pub fn stop_waiting_to_open(&mut self, place: Place) {
+        let still_waited = self.openers.leave(place);
+        let room =
+            self.streams.len() < self.peer.max_streams as usize && self.outbox.small.len() <= UNSENT_OPEN_BYTES_MAX;
+        if !still_waited && room {
+            self.woken.extend(self.openers.pop());
         }
     }
 
@@ -329,7 +329,7 @@ impl Mux {
         if stream.send.closed {
             return Poll::Ready(Err(StreamError::Reset { code: ErrorCode::None }));
         }
-        if stream.send.queued() >= SEND_QUEUE_BYTES_MAX {
+        if stream.send.held() >= SEND_QUEUE_BYTES_MAX {
             stream.send.wait(task);
             return Poll::Pending;
         }
@@ -353,7 +353,7 @@ impl Mux {
             pool::give(batch);
             return;
         }
-        stream.send.push(Bytes::from(batch));
+        stream.send.push(fitted(batch));
         stream.send.fin |= fin;
         self.line_up(key);
     }
@@ -418,13 +418,16 @@ impl Mux {
             return true;
         }
         let (len, limit) = (metadata.encoded_len(), self.metadata_bytes_max(RESPONSE_HEAD_BYTES));
-        if len > limit {
-            let status = Status::resource_exhausted(format!(
-                "the response's metadata has {len} bytes; the client accepts {limit}"
-            ));
-            self.finish_call(key, Some(&status), &Metadata::new());
-        }
-        len <= limit
+        let message = if len > limit {
+            format!("the response's metadata has {len} bytes; the client accepts {limit}")
+        } else if metadata.len() > METADATA_ENTRIES_MAX {
+            let len = metadata.len();
+            format!("the response's metadata has {len} entries; the most is {METADATA_ENTRIES_MAX}")
+        } else {
+            return true;
+        };
+        self.finish_call(key, Some(&Status::resource_exhausted(message)), &Metadata::new());
+        false
     }
 
     /// Server: sends the response head of a streaming call. False if it ended the call instead, because the client does not take so much metadata: then
@@ -500,6 +503,7 @@ impl Mux {
             return None;
         };
         let recv_left = self.recv_window;
+        let room = self.config.assembly_bytes_max.saturating_sub(self.assembling);
         let stream = self.streams.by_id(id)?;
         let want = left.min(stream.recv.direct_bytes());
         let mut allowed = stream.recv.window;
@@ -507,13 +511,29 @@ impl Mux {
         if want < super::frames::DIRECT_READ_BYTES_MIN || !allowed.receive(want) || !connection.receive(want) {
             return None;
         }
-        stream.recv.lend_assembly().map(|bytes| (id, bytes, want))
+        let mut fed = Fed::default();
+        let lent = stream.recv.lend_assembly(room, &mut fed);
+        self.count_assembling(&fed);
+        lent.map(|bytes| {
+            let want = want.min(bytes.capacity() - bytes.len());
+            (id, bytes, want)
+        })
     }
 
     /// Takes the memory of [`lend_body`](Self::lend_body) back with `added` more bytes in it.
     pub fn return_body(&mut self, now: Instant, id: StreamId, bytes: Vec<u8>, added: usize, events: &mut Events) {
         self.return_assembled(now, id, bytes, added, events);
     }
+}
+
+/// A batch in no more memory than it needs: what waits for credit may wait for long, and a buffer of the pool is mostly empty.
+fn fitted(batch: Vec<u8>) -> Bytes {
+    if batch.len() >= batch.capacity() / 2 {
+        return Bytes::from(batch);
+    }
+    let bytes = Bytes::copy_from_slice(&batch);
+    pool::give(batch);
+    bytes
 }
 
 pub(super) fn register(slot: &mut Option<Waker>, task: &Context<'_>) {

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::error::StreamError;
-use super::flow::add_credit;
+use super::flow::{TINY_CREDIT_BYTES, add_credit};
 use super::frames::{Input, Step, discard};
 use super::heads::{Head, stream_error};
 use super::recv::{Chunk, Fed, message_len};
@@ -19,8 +19,6 @@ use crate::wire::message::{LINK_BYTES_MIN, Payload};
 
 /// A data frame that completes no message and is smaller than this carries next to nothing.
 const TINY_DATA_BYTES: usize = 64;
-/// Credit smaller than this is hardly worth its frame.
-const TINY_CREDIT_BYTES: u32 = 256;
 
 impl Mux {
     pub(super) fn handle_hello(&mut self, payload: &[u8], events: &mut Events) {
@@ -50,7 +48,7 @@ impl Mux {
         for key in keys {
             self.line_up(key);
         }
-        events.wakers.extend(self.openers.drain(..));
+        events.wakers.extend(self.openers.drain());
     }
 
     /// OPEN: a new call.
@@ -269,7 +267,7 @@ impl Mux {
         }
     }
 
-    fn count_assembling(&mut self, fed: &Fed) {
+    pub(super) fn count_assembling(&mut self, fed: &Fed) {
         self.assembling = (self.assembling + fed.reserved).saturating_sub(fed.released);
     }
 
@@ -500,6 +498,11 @@ impl Mux {
     pub(super) fn give_up_stream(&mut self, now: Instant, id: StreamId, error: StreamError, events: &mut Events) {
         let Some(stream) = self.streams.by_id(id) else { return };
         let key = stream.key();
+        if self.role == Role::Client && (stream.error.is_some() || stream.recv.fin) {
+            // It was told once; whatever else it sends here is late.
+            self.count_late(now, 0, events);
+            return;
+        }
         match self.role {
             Role::Client => {
                 let code = match error {
@@ -512,6 +515,7 @@ impl Mux {
             Role::Server => {
                 let status = match &error {
                     StreamError::TooLarge { .. } => Status::resource_exhausted(error.to_string()),
+                    StreamError::Compressed => Status::unimplemented(error.to_string()),
                     _ => Status::invalid_argument(error.to_string()),
                 };
                 stream.fail(error, events);
@@ -548,7 +552,7 @@ impl Mux {
         if unread > 0 {
             self.credit_connection(unread);
         }
-        if let Some(waker) = self.openers.pop_front() {
+        if let Some(waker) = self.openers.pop() {
             self.woken.push(waker);
         }
         if self.streams.is_empty() {

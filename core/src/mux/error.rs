@@ -95,6 +95,9 @@ pub enum StreamError {
         /// The limit.
         limit: usize,
     },
+    /// The peer's message is compressed, which was not agreed on.
+    #[error("the message is compressed; compressions that are supported: none")]
+    Compressed,
     /// This side gave the call up.
     #[error("{0}")]
     Aborted(String),
@@ -116,6 +119,14 @@ pub enum OpenError {
     /// The connection is over.
     #[error("the connection is gone: {0}")]
     Closed(ConnectionEnd),
+    /// The metadata has more entries than the protocol allows.
+    #[error("the metadata has {len} entries; the most is {limit}")]
+    TooManyEntries {
+        /// How many it has.
+        len: usize,
+        /// The limit.
+        limit: usize,
+    },
     /// The request is larger than the peer accepts.
     #[error("{what} has {len} bytes; the server accepts {limit}")]
     TooLarge {

@@ -39,9 +39,22 @@ impl Window {
     /// Half a window is the batch: the peer never waits as long as the round trip is shorter than the other half lasts.
     #[must_use]
     pub(super) fn consume(&mut self, bytes: usize) -> Option<u32> {
+        self.owe(bytes);
+        (self.owed >= self.size / 2).then(|| self.give_back())
+    }
+
+    /// As [`consume`](Self::consume) for a window that several streams share: what one of them leaves unread must not hold back what the others
+    /// gave up. So the credit is also worth its frame as soon as the peer has no more than that left.
+    #[must_use]
+    pub(super) fn consume_shared(&mut self, bytes: usize) -> Option<u32> {
+        self.owe(bytes);
+        (self.owed >= self.size / 2 || (self.owed >= self.left && self.owed >= TINY_CREDIT_BYTES))
+            .then(|| self.give_back())
+    }
+
+    fn owe(&mut self, bytes: usize) {
         self.owed = self.owed.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
         self.check();
-        (self.owed >= self.size / 2).then(|| self.give_back())
     }
 
     /// What the peer may still send.
@@ -86,7 +99,7 @@ impl Mux {
     }
 
     pub(super) fn credit_connection(&mut self, bytes: usize) {
-        if let Some(credit) = self.recv_window.consume(bytes) {
+        if let Some(credit) = self.recv_window.consume_shared(bytes) {
             self.outbox.push_credit(StreamId::CONNECTION, credit);
         }
     }
@@ -108,6 +121,9 @@ impl Mux {
         self.nuisance.expect_late(credit as usize, self.config.connection_window as usize);
     }
 }
+
+/// Credit smaller than this is hardly worth its frame: a peer that sends many of those is sent away.
+pub(super) const TINY_CREDIT_BYTES: u32 = 256;
 
 /// Adds credit that the peer gave; `None` if there can be no such credit.
 #[must_use]

@@ -66,7 +66,7 @@ impl Mux {
         events: &mut Events,
     ) {
         let status = match error {
-            DecodeError::TooLong { .. } => Status::resource_exhausted(error.to_string()),
+            DecodeError::TooLong { .. } | DecodeError::TooMany { .. } => Status::resource_exhausted(error.to_string()),
             _ => Status::invalid_argument(error.to_string()),
         };
         self.outbox.push_end(header.stream, Some(&status), &Metadata::new());
@@ -84,6 +84,7 @@ pub(super) fn stream_error(error: DecodeError) -> StreamError {
         DecodeError::Truncated { .. }
         | DecodeError::TrailingBytes { .. }
         | DecodeError::TooDeep { .. }
+        | DecodeError::TooMany { .. }
         | DecodeError::Utf8 { .. }
         | DecodeError::Invalid(_) => StreamError::Protocol(error.to_string()),
     }

@@ -185,6 +185,11 @@ impl Mux {
         }
     }
 
+    /// The peer showed that it lives, though it sent nothing that was read.
+    pub fn heard(&mut self, now: Instant) {
+        self.keepalive.heard(now);
+    }
+
     /// The silence after which a ping is sent: our own, but no shorter than the peer allows.
     pub(super) fn keepalive_interval(&self) -> Option<Duration> {
         let allowed = Duration::from_millis(self.peer.ping_interval_min_ms.into()).min(PING_INTERVAL_HONOURED_MAX);
@@ -265,7 +270,7 @@ impl Mux {
         let reason = String::from_utf8_lossy(&payload[8..]).into_owned();
         events.going_away = true;
         self.shutdown = Shutdown::PeerLeaves { last };
-        events.wakers.extend(self.openers.drain(..));
+        events.wakers.extend(self.openers.drain());
         if self.role == Role::Client {
             self.streams.for_each(|stream| {
                 if stream.id > last {

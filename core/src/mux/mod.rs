@@ -23,6 +23,7 @@ mod heads;
 mod ids;
 mod lifecycle;
 mod nuisance;
+mod openers;
 mod recv;
 mod send;
 mod stream;
@@ -36,6 +37,7 @@ pub use calls::{OpenRequest, StreamKey, UnaryReply};
 pub use config::MuxConfig;
 pub use error::{ConnectionEnd, OpenError, StreamError};
 pub(crate) use frames::CONTIGUOUS_BYTES_MAX;
+pub use openers::Place;
 pub use recv::Chunk;
 pub use transmit::Transmit;
 
@@ -46,6 +48,7 @@ use crate::wire::message::Payload;
 use flow::Window;
 use lifecycle::{Keepalive, Shutdown};
 use nuisance::Nuisance;
+use openers::Openers;
 use stream::Streams;
 use transmit::Outbox;
 
@@ -164,7 +167,7 @@ pub struct Mux {
     /// Streams with queued bytes that wait for the connection's credit.
     starved: VecDeque<StreamKey>,
     /// Tasks that wait until a stream may be opened.
-    openers: VecDeque<Waker>,
+    openers: Openers,
     send_credit: u32,
     recv_window: Window,
     /// Bytes of incomplete messages, over all streams.
@@ -200,7 +203,7 @@ impl Mux {
             outbox: Outbox::default(),
             ready: VecDeque::new(),
             starved: VecDeque::new(),
-            openers: VecDeque::new(),
+            openers: Openers::default(),
             assembling: 0,
             woken: Vec::new(),
             undated: Vec::new(),
@@ -300,7 +303,7 @@ impl Mux {
         self.ready.clear();
         self.starved.clear();
         self.assembling = 0;
-        events.wakers.extend(self.openers.drain(..));
+        events.wakers.extend(self.openers.drain());
     }
 
     /// Whether an operation left nobody to wake and no drain to finish.
@@ -323,7 +326,6 @@ impl Mux {
         }
         self.ready = VecDeque::new();
         self.starved = VecDeque::new();
-        self.openers.shrink_to_fit();
         self.woken = Vec::new();
         self.undated = Vec::new();
     }

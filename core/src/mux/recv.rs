@@ -125,8 +125,15 @@ impl RecvHalf {
     }
 
     /// The memory of the message under way; to be given back by [`return_assembly`](Self::return_assembly).
-    pub(super) fn lend_assembly(&mut self) -> Option<Vec<u8>> {
-        Some(std::mem::take(&mut self.assembly.as_mut()?.bytes))
+    ///
+    /// It has room for some bytes, within the `room` of all incomplete messages; none if that is used up.
+    pub(super) fn lend_assembly(&mut self, room: usize, fed: &mut Fed) -> Option<Vec<u8>> {
+        let assembly = self.assembly.as_mut()?;
+        if assembly.bytes.len() == assembly.bytes.capacity() {
+            let more = (assembly.len - assembly.bytes.len()).min(DIRECT_GROWTH_BYTES_MIN);
+            grow_for(assembly, more, room, fed).ok()?;
+        }
+        Some(std::mem::take(&mut assembly.bytes))
     }
 
     /// Takes back the memory with `added` further bytes in it.
@@ -187,7 +194,7 @@ impl RecvHalf {
             let bytes = *rest;
             if let Some(assembly) = &mut self.assembly {
                 let wanted = (assembly.len - assembly.bytes.len()).min(bytes.len());
-                grow_for(assembly, wanted, fed);
+                grow_for(assembly, wanted, room, fed)?;
                 assembly.bytes.extend_from_slice(&bytes[..wanted]);
                 *rest = &bytes[wanted..];
                 self.note_assembled(wanted, fed);
@@ -245,24 +252,12 @@ impl RecvHalf {
             self.chunks.push_back((Chunk::One(Payload::pooled(buffer)), bytes.len()));
             return;
         }
-        // Behind an unread message, small ones share one buffer: a peer cannot make many tiny messages cost more than their bytes.
-        if let Some((Chunk::Batch(batch), credit)) = self.chunks.back_mut() {
-            batch.extend_from_slice(bytes);
-            *credit += bytes.len();
-            return;
-        }
-        let mut batch = pool::take();
-        batch.extend_from_slice(bytes);
-        self.chunks.push_back((Chunk::Batch(batch), bytes.len()));
+        self.batch(bytes.len()).extend_from_slice(bytes);
     }
 
     fn begin_assembly(&mut self, len: usize, room: usize, fed: &mut Fed) -> Result<(), StreamError> {
         if len > room {
-            return Err(StreamError::TooLarge {
-                what: "the incomplete messages of the connection, with this one,",
-                len,
-                limit: room,
-            });
+            return Err(too_much_incomplete(len, room));
         }
         // Memory follows the bytes: what is reserved ahead is bounded, however long the message claims to be.
         let bytes = pool::take_large(len.min(ASSEMBLY_AHEAD_BYTES));
@@ -296,12 +291,34 @@ impl RecvHalf {
         let Some(assembly) = self.assembly.take() else { return };
         fed.released += assembly.reserved;
         fed.messages += 1;
-        let payload = if assembly.len < LINK_BYTES_MIN {
+        let payload = if assembly.len >= LINK_BYTES_MIN {
+            Payload::from(pool::share_large(assembly.bytes))
+        } else if self.chunks.is_empty() {
             Payload::pooled(assembly.bytes)
         } else {
-            Payload::from(pool::share_large(assembly.bytes))
+            let prefix = u32::try_from(assembly.len).unwrap_or(u32::MAX).to_be_bytes();
+            let batch = self.batch(assembly.uncredited);
+            batch.extend_from_slice(&prefix);
+            batch.extend_from_slice(&assembly.bytes);
+            pool::give(assembly.bytes);
+            return;
         };
         self.chunks.push_back((Chunk::One(payload), assembly.uncredited));
+    }
+
+    /// The buffer at the back of the queue, to which small messages are appended: a peer cannot make many tiny messages cost more than their
+    /// bytes. `credit` is given back with it.
+    fn batch(&mut self, credit: usize) -> &mut Vec<u8> {
+        if !matches!(self.chunks.back(), Some((Chunk::Batch(_), _))) {
+            self.chunks.push_back((Chunk::Batch(pool::take()), 0));
+        }
+        match self.chunks.back_mut() {
+            Some((Chunk::Batch(batch), owed)) => {
+                *owed += credit;
+                batch
+            }
+            _ => unreachable!("it was pushed just now"),
+        }
     }
 
     /// The next chunk, with the credit to give back.
@@ -372,17 +389,36 @@ impl RecvHalf {
 /// Memory that a message may reserve ahead of its bytes: what a sender may send without further credit, so a claim costs no more than
 /// what the claimant could make us hold anyway.
 const ASSEMBLY_AHEAD_BYTES: usize = 1024 * 1024 + 64 * 1024;
+/// Bytes by which the memory of a message grows at least before it is read into directly.
+const DIRECT_GROWTH_BYTES_MIN: usize = 64 * 1024;
 
-fn grow_for(assembly: &mut Assembly, more: usize, fed: &mut Fed) {
+/// Makes room for `more` bytes of the message; `room` bounds what all incomplete messages may reserve beyond what they have.
+fn grow_for(assembly: &mut Assembly, more: usize, room: usize, fed: &mut Fed) -> Result<(), StreamError> {
     let before = assembly.bytes.capacity();
-    if before - assembly.bytes.len() >= more {
-        return;
+    let needed = assembly.bytes.len() + more;
+    if before >= needed {
+        return Ok(());
     }
-    let doubled = (before * 2).min(assembly.len).max(assembly.bytes.len() + more);
-    assembly.bytes.reserve_exact(doubled - assembly.bytes.len());
+    let room = room.saturating_sub(fed.reserved);
+    // Twice as much where that fits, so that a message that comes in many pieces is copied only a few times.
+    let most = assembly.reserved.saturating_add(room).min(assembly.len);
+    if most < needed {
+        return Err(too_much_incomplete(assembly.len, room));
+    }
+    let wanted = (before * 2).clamp(needed, most);
+    assembly.bytes.reserve_exact(wanted - assembly.bytes.len());
     let after = assembly.bytes.capacity();
     fed.reserved += after.saturating_sub(assembly.reserved);
     assembly.reserved = after.max(assembly.reserved);
+    Ok(())
+}
+
+fn too_much_incomplete(len: usize, room: usize) -> StreamError {
+    StreamError::TooLarge {
+        what: "the incomplete messages of the connection, with this one,",
+        len,
+        limit: room,
+    }
 }
 
 /// How many of `bytes` are whole messages, and how many messages those are.
@@ -403,9 +439,7 @@ fn whole_messages(bytes: &[u8], bytes_max: usize) -> Result<(usize, usize), Stre
 pub(super) fn message_len(prefix: [u8; MESSAGE_PREFIX_BYTES], bytes_max: usize) -> Result<usize, StreamError> {
     let len = u32::from_be_bytes(prefix);
     if len & COMPRESSED != 0 {
-        return Err(StreamError::Protocol(
-            "the message is compressed, and no compression was agreed on".to_owned(),
-        ));
+        return Err(StreamError::Compressed);
     }
     let len = len as usize;
     if len > bytes_max {

@@ -21,6 +21,9 @@ pub(super) struct SendHalf {
     queue: Option<Box<Queue>>,
 }
 
+/// What a piece costs beside its bytes: its place in the queue, and what the allocator and the reference count take.
+const PIECE_COST_BYTES: usize = 96;
+
 #[derive(Debug, Default)]
 struct Queue {
     pieces: VecDeque<Bytes>,
@@ -42,6 +45,12 @@ impl SendHalf {
 
     pub(super) fn queued(&self) -> usize {
         self.queue.as_ref().map_or(0, |queue| queue.bytes)
+    }
+
+    /// Memory that the queue holds, in bytes.
+    pub(super) fn held(&self) -> usize {
+        let held = |queue: &Queue| queue.bytes + queue.pieces.len() * PIECE_COST_BYTES;
+        self.queue.as_deref().map_or(0, held)
     }
 
     /// Ends the call after what is queued.

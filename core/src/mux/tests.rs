@@ -9,3 +9,4 @@ mod pair;
 mod properties;
 mod raw;
 mod rules;
+mod unread;

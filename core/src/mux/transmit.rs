@@ -232,7 +232,7 @@ impl Mux {
         std::mem::swap(&mut transmit.small, &mut self.outbox.small);
         if transmit.small.len() > UNSENT_OPEN_BYTES_MAX {
             // There is room for more calls.
-            self.woken.extend(self.openers.drain(..));
+            self.woken.extend(self.openers.drain());
         }
         self.outbox.queued += transmit.small.len() as u64;
         self.outbox.sent = self.outbox.queued;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -258,6 +258,7 @@ impl ServerBuilder {
             watchdog: Arc::new(Watchdog::default()),
             running: AtomicUsize::new(0),
             panics: AtomicUsize::new(0),
+            draining: AtomicBool::new(false),
         });
         Ok(launch(shared, opened, self.drain, self.signals))
     }

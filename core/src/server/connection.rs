@@ -15,11 +15,11 @@ use crate::call::{Receive, ReceiveEnd, handler_span};
 use crate::context::{CancelCause, Cx, Side};
 use crate::message::{Body, Outcome, Reply};
 use crate::metadata::Metadata;
-use crate::method::Execution;
+use crate::method::{Execution, method_id};
 use crate::mux::{EndCause, Ended, Events, Incoming, StreamKey};
 use crate::policy::inline::{POLL_SLOW, TURN_BUDGET};
 use crate::service::{BoxSlot, Inbound, ServerRequest};
-use crate::status::Status;
+use crate::status::{HandlerRan, Status};
 use crate::time;
 use crate::transport::Connection;
 use crate::transport::acceptor::Acceptor;
@@ -54,6 +54,36 @@ impl CallTable {
 pub(super) struct Books {
     pub(super) shared: Arc<Shared>,
     pub(super) calls: Calls,
+}
+
+impl Books {
+    /// The connection is over, and with it its calls.
+    fn cancel_all(&self, connection: &Connection) {
+        let keys: Vec<StreamKey> = self.calls.lock().keys().copied().collect();
+        for key in keys {
+            cancel(connection, &self.calls, key, CancelCause::ClientGone);
+        }
+    }
+
+    /// A call's handler runs on in a task, or beside one.
+    fn enter(&self, key: StreamKey, cx: Cx) {
+        self.calls.lock().insert(
+            key,
+            Running {
+                cx: cx.clone(),
+                stop: None,
+            },
+        );
+        // A drain that began since the call did found it neither here nor at its beginning.
+        tell_of_drain(&self.shared, &cx);
+    }
+}
+
+/// Marks the context of a call that begins while the server is shutting down.
+fn tell_of_drain(shared: &Shared, cx: &Cx) {
+    if shared.draining.load(Ordering::Acquire) {
+        cx.set_draining();
+    }
 }
 
 /// A call whose arguments are still under way.
@@ -184,12 +214,11 @@ impl ServerConnection {
                 } => {
                     let router = &self.books.shared.router;
                     let route = router.find(head.method);
-                    if route.is_none() && router.fallback.is_none() {
-                        let answer = Answer::Failed {
-                            status: unknown_method(&head),
-                            trailers: Metadata::new(),
-                        };
-                        self.answers.push((key, answer));
+                    if route.is_none()
+                        && let Some(status) = refuse_unknown(&head, router.fallback.is_some())
+                    {
+                        let trailers = Metadata::new();
+                        self.answers.push((key, Answer::Failed { status, trailers }));
                         continue;
                     }
                     let call = Waiting { route, head, deadline };
@@ -235,6 +264,7 @@ impl ServerConnection {
                 parts.peer = Some(connection.peer().clone());
             }
         });
+        tell_of_drain(shared, &cx);
         let span = handler_span(&cx).map(Box::new);
         let request = ServerRequest::new(arguments, inbound);
         let spare = self.spare_slot.take();
@@ -296,7 +326,7 @@ fn spawn(connection: &Connection, books: &Books, job: Job, measured: bool) {
     let blocking = route.is_some_and(|route| route.spec.runs() == Execution::Blocking);
     if !job.booked {
         let cx = job.cx.clone().unwrap_or_default();
-        books.calls.lock().insert(key, Running { cx, stop: None });
+        books.enter(key, cx);
     }
     let task = HandlerTask::new(job, connection.clone(), books, measured);
     let stop = if blocking {
@@ -365,7 +395,7 @@ impl Acceptor for ServerConnection {
     fn taken_over(&mut self) {
         if let Some((key, cx)) = self.inline.take() {
             self.books.shared.running.fetch_add(1, Ordering::Relaxed);
-            self.books.calls.lock().insert(key, Running { cx, stop: None });
+            self.books.enter(key, cx);
         }
     }
 
@@ -472,15 +502,16 @@ impl Acceptor for ServerConnection {
         self.spare_cx = None;
     }
 
+    fn abandoned(connection: &Connection, books: &Books) {
+        books.cancel_all(connection);
+    }
+
     fn closed(&mut self, connection: &Connection) {
         self.attention.rest();
         self.arrived.clear();
         self.waiting.clear();
         self.answers.clear();
-        let keys: Vec<StreamKey> = self.books.calls.lock().keys().copied().collect();
-        for key in keys {
-            cancel(connection, &self.books.calls, key, CancelCause::ClientGone);
-        }
+        self.books.cancel_all(connection);
     }
 }
 
@@ -491,11 +522,23 @@ fn ready_job(connection: &Connection, books: &Books, mut job: Job, outcome: Outc
     spawn(connection, books, job, true);
 }
 
-fn unknown_method(head: &RequestHead) -> Status {
-    match head.metadata.get(PATH_KEY) {
-        Some(path) => Status::unimplemented(format!("no method {path} here")),
-        None => Status::unimplemented(format!("no method with id {:#018x} here", head.method)),
-    }
+/// Why a method that no service has is refused; `None` if the fallback answers it.
+///
+/// What a caller says the path is may decide who is let in, so a path that does not belong to the method is refused.
+fn refuse_unknown(head: &RequestHead, fallback: bool) -> Option<Status> {
+    let refused = match head.metadata.get(PATH_KEY) {
+        Some(path) if fallback && method_id(path) != head.method => Some(Status::invalid_argument(format!(
+            "`{PATH_KEY}` says {path:?}, which is not the method {:#018x}",
+            head.method
+        ))),
+        _ if fallback => None,
+        Some(path) => Some(Status::unimplemented(format!("no method {path} here"))),
+        None => Some(Status::unimplemented(format!(
+            "no method with id {:#018x} here",
+            head.method
+        ))),
+    };
+    refused.map(|status| status.with_handler_ran(HandlerRan::No))
 }
 
 /// A connection of a server as its owner sees it.

@@ -123,7 +123,7 @@ impl Job {
                 ));
                 (status, trailers)
             }
-            Err(status) => (status, of_context.unwrap_or_default().1),
+            Err(status) => (status.into_answer(), of_context.unwrap_or_default().1),
         };
         trailers.merge(status.metadata());
         if status.code() == Code::Ok {

@@ -17,7 +17,7 @@ pub use router::{Collision, Fallback};
 pub use shutdown::{Drain, Serving};
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use crate::interceptor::Chain;
 use crate::mux::MuxConfig;
@@ -36,6 +36,8 @@ struct Shared {
     connections_max: usize,
     tasks: Arc<Tasks>,
     watchdog: Arc<Watchdog>,
+    /// The server is shutting down: calls that begin now are told so from the start.
+    draining: AtomicBool,
     /// Handlers that run now.
     running: AtomicUsize,
     /// Handlers that panicked since the start.

@@ -294,6 +294,8 @@ impl Serving {
                 let _aborted = tokio::time::timeout(STOP_TIMEOUT, listener).await;
             }
         }
+        // Before the calls that run are told: those that come later look here.
+        self.shared.draining.store(true, Ordering::Release);
         self.connections.start_drain();
         let drained = tokio::time::timeout_at(bound.into(), self.connections.wait_for_none()).await;
         if drained.is_err() {

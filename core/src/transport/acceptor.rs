@@ -44,6 +44,8 @@ pub trait Acceptor: Send + 'static {
         Self: Sized;
     /// Gives memory back; the connection is at rest.
     fn shrink(&mut self);
+    /// The connection is over because its driver panicked, and this value is gone or of no use any more.
+    fn abandoned(connection: &Connection, context: &Self::Context);
     /// The connection is over.
     fn closed(&mut self, connection: &Connection);
 }
@@ -90,6 +92,8 @@ impl Acceptor for NoCalls {
     fn before_jobs(&mut self, _: &Arc<Baton<Self>>) {}
 
     fn shrink(&mut self) {}
+
+    fn abandoned(_: &Connection, (): &()) {}
 
     fn closed(&mut self, _: &Connection) {}
 }

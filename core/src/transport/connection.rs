@@ -16,7 +16,7 @@ use super::write::{Written, write_out};
 use crate::context::Peer;
 use crate::metadata::Metadata;
 use crate::mux::{
-    Chunk, ConnectionEnd, Events, Mux, OpenError, OpenRequest, StreamError, StreamKey, Transmit, UnaryReply,
+    Chunk, ConnectionEnd, Events, Mux, OpenError, OpenRequest, Place, StreamError, StreamKey, Transmit, UnaryReply,
 };
 use crate::status::Status;
 use crate::time;
@@ -133,8 +133,33 @@ impl Connection {
     /// Opens a call and registers `task` for its answer.
     ///
     /// # Errors
-    /// [`OpenError`]; on [`OpenError::Full`], `task` is woken when there is room.
+    /// [`OpenError`].
     pub fn open(&self, now: Instant, request: &OpenRequest<'_>, task: &Context<'_>) -> Result<StreamKey, OpenError> {
+        self.open_or(now, request, task, |_| {})
+    }
+
+    /// As [`open`](Self::open), but on [`OpenError::Full`] the call waits at its place in the line: `task` is woken when its turn comes. The place is to be
+    /// given up with [`stop_waiting_to_open`](Self::stop_waiting_to_open).
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open_in_turn(
+        &self,
+        now: Instant,
+        request: &OpenRequest<'_>,
+        place: &mut Option<Place>,
+        task: &Context<'_>,
+    ) -> Result<StreamKey, OpenError> {
+        self.open_or(now, request, task, |mux| mux.wait_to_open(place, task))
+    }
+
+    fn open_or(
+        &self,
+        now: Instant,
+        request: &OpenRequest<'_>,
+        task: &Context<'_>,
+        full: impl FnOnce(&mut Mux),
+    ) -> Result<StreamKey, OpenError> {
         let mut state = self.lock();
         let was_at_rest = state.mux.open_streams() == 0;
         match state.mux.open(now, request) {
@@ -154,7 +179,7 @@ impl Connection {
             }
             Err(error) => {
                 if error == OpenError::Full {
-                    state.mux.wait_to_open(task);
+                    full(&mut state.mux);
                 }
                 drop(state);
                 if error == OpenError::GoingAway {
@@ -166,9 +191,9 @@ impl Connection {
         }
     }
 
-    /// A call of `waker`'s task no longer waits for [`OpenError::Full`] to pass; see [`Mux::stop_waiting_to_open`].
-    pub fn stop_waiting_to_open(&self, waker: &Waker) {
-        self.act(|mux| mux.stop_waiting_to_open(waker));
+    /// A call no longer waits for [`OpenError::Full`] to pass; see [`Mux::stop_waiting_to_open`].
+    pub fn stop_waiting_to_open(&self, place: Place) {
+        self.act(|mux| mux.stop_waiting_to_open(place));
     }
 
     /// Opens a unary call that ends `timeout` from now at the latest, and registers `task` for its answer.
@@ -197,12 +222,7 @@ impl Connection {
                 self.after(state, false);
                 Ok(key)
             }
-            Err(error) => {
-                if error == OpenError::Full {
-                    state.mux.wait_to_open(task);
-                }
-                Err(error)
-            }
+            Err(error) => Err(error),
         }
     }
 
@@ -465,7 +485,7 @@ impl Connection {
         for waker in woken {
             waker.wake();
         }
-        let outcome = write_out(&self.shared.writer, &mut transmit);
+        let outcome = write_out(&self.shared.writer, &mut transmit, &mut 0);
         let mut state = self.lock();
         state.transmit = transmit;
         state.writing = false;

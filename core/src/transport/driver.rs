@@ -18,19 +18,19 @@ use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tokio::time::Sleep;
 
 use super::acceptor::Acceptor;
-use super::connection::{Connection, Lifecycle};
+use super::connection::{Connection, Lifecycle, State};
 use super::io::{ByteStream, Reader, SharedWrite};
 use super::read::{Leftover, READS_PER_TURN, Read, UNSENT_BYTES_MAX};
 use super::write::{Written, write_out};
 use crate::context::Peer;
-use crate::mux::{Events, Mux, MuxConfig, Role};
+use crate::mux::{ConnectionEnd, Events, Mux, MuxConfig, Role};
 use crate::time;
 use crate::wire::pool;
 
@@ -87,7 +87,7 @@ impl<A: Acceptor> Baton<A> {
         number
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<(u64, Box<Core<A>>)>> {
+    fn lock(&self) -> MutexGuard<'_, Option<(u64, Box<Core<A>>)>> {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -182,7 +182,7 @@ impl<A: Acceptor> Future for Driver<A> {
         };
         let baton = Arc::clone(&self.baton);
         let mut unwound = Unwound {
-            connection: &baton.connection,
+            baton: &baton,
             armed: true,
         };
         let turned = turn(core, &baton, task);
@@ -205,15 +205,17 @@ impl<A: Acceptor> Future for Driver<A> {
 }
 
 /// Ends the connection if its driver panics, which code of users can make it do outside of their handlers: destructors, subscribers.
-struct Unwound<'a> {
-    connection: &'a Connection,
+struct Unwound<'a, A: Acceptor> {
+    baton: &'a Baton<A>,
     armed: bool,
 }
 
-impl Drop for Unwound<'_> {
+impl<A: Acceptor> Drop for Unwound<'_, A> {
     fn drop(&mut self) {
         if self.armed {
-            self.connection.abandon("the task that drove the connection panicked");
+            let connection = &self.baton.connection;
+            connection.abandon("the task that drove the connection panicked");
+            A::abandoned(connection, &self.baton.context);
         }
     }
 }
@@ -236,12 +238,16 @@ fn turn<A: Acceptor>(
     task: &mut Context<'_>,
 ) -> Option<(Box<Core<A>>, Turn)> {
     let connection = &baton.connection;
-    core.begin(connection, task);
+    let mut due = core.begin(connection, task);
     core.wake_held();
     let mut again = false;
     let mut reads = 0;
     loop {
         let read = core.read(connection, task);
+        if std::mem::take(&mut due) {
+            // Only now: this task may have waited for long, and what it just read may be the sign of life that was missed.
+            core.handle_timeout(connection);
+        }
         core.act_on_events(connection);
         let had_jobs;
         (core, had_jobs) = run_jobs(core, baton)?;
@@ -307,8 +313,8 @@ fn run_jobs<A: Acceptor>(mut core: Box<Core<A>>, baton: &Arc<Baton<A>>) -> Optio
 }
 
 impl<A: Acceptor> Core<A> {
-    /// Registers the task and does what is due.
-    fn begin(&mut self, connection: &Connection, task: &Context<'_>) {
+    /// Registers the task; tells whether the timer has fired.
+    fn begin(&mut self, connection: &Connection, task: &Context<'_>) -> bool {
         let mut state = connection.lock();
         match &mut state.driver {
             Some(waker) => waker.clone_from(task.waker()),
@@ -322,22 +328,29 @@ impl<A: Acceptor> Core<A> {
         }
         // Most of those that were held back will send something: this task flushes for them without being asked.
         state.flush_queued |= !self.events.wakers.is_empty();
-        if self.timer.as_ref().is_some_and(|timer| timer.is_elapsed()) {
+        let fired = self.timer.as_ref().is_some_and(|timer| timer.is_elapsed());
+        if fired {
             self.timer = None;
             state.timer_at = None;
-            let now = time::now();
-            state.mux.handle_timeout(now, &mut self.events);
-            if self.shrink_at.is_some_and(|at| at <= now) {
-                self.shrink_at = None;
-                self.grown = false;
-                if state.mux.open_streams() == 0 && !state.writing {
-                    state.mux.shrink();
-                    state.transmit.shrink();
-                    pool::shrink_large();
-                    self.leftover.shrink();
-                    self.events = std::mem::take(&mut self.events).shrunk();
-                    self.acceptor.shrink();
-                }
+        }
+        fired
+    }
+
+    /// Does what is due.
+    fn handle_timeout(&mut self, connection: &Connection) {
+        let now = time::now();
+        let mut state = connection.lock();
+        state.mux.handle_timeout(now, &mut self.events);
+        if self.shrink_at.is_some_and(|at| at <= now) {
+            self.shrink_at = None;
+            self.grown = false;
+            if state.mux.open_streams() == 0 && !state.writing {
+                state.mux.shrink();
+                state.transmit.shrink();
+                pool::shrink_large();
+                self.leftover.shrink();
+                self.events = std::mem::take(&mut self.events).shrunk();
+                self.acceptor.shrink();
             }
         }
     }
@@ -387,10 +400,15 @@ impl<A: Acceptor> Core<A> {
             state.writing = true;
             drop(state);
             self.wake_held();
-            let outcome = write_out(connection.writer(), &mut transmit);
+            let mut written = 0;
+            let outcome = write_out(connection.writer(), &mut transmit, &mut written);
             let mut state = connection.lock();
             state.transmit = transmit;
             state.writing = false;
+            if self.held_back && written > 0 {
+                // Nothing is read until the peer has taken enough, so that it takes something has to do as its sign of life.
+                state.mux.heard(time::now());
+            }
             match outcome {
                 Ok(Written::All) => {}
                 Ok(Written::Blocked) => {
@@ -420,24 +438,11 @@ impl<A: Acceptor> Core<A> {
         let mut state = connection.lock();
         if state.mux.end().is_some() || state.mux.is_drained() {
             let pending = state.writing || !state.transmit.is_empty() || state.mux.wants_transmit();
-            let by_peer = state.mux.end().is_some_and(|end| end.is_by_peer());
-            let now = time::now();
-            if !self.closed {
-                self.closed = true;
-                self.linger_until = (!by_peer).then(|| now + LINGER);
+            // The last answers of a connection that drains have the drain's time, which its server bounds.
+            let answers_left = pending && state.mux.is_server() && state.mux.end().is_none();
+            if !answers_left {
+                return self.linger(connection, state, task, pending, again);
             }
-            drop(state);
-            self.wake_held();
-            if !pending {
-                connection.writer().shutdown();
-            }
-            return match self.linger_until {
-                Some(until) if now < until => {
-                    self.set_timer(connection, task, Some(until));
-                    if again { Turn::Again } else { Turn::Wait }
-                }
-                _ => Turn::Over,
-            };
         }
         let room = state.mux.unsent_bytes() <= UNSENT_BYTES_MAX;
         let again = again | (std::mem::take(&mut self.held_back) && room) | !self.events.wakers.is_empty();
@@ -454,6 +459,41 @@ impl<A: Acceptor> Core<A> {
         }
         self.set_timer(connection, task, due);
         if again { Turn::Again } else { Turn::Wait }
+    }
+
+    /// The connection is over: its last frames have a little time to leave, and the peer to hang up.
+    fn linger(
+        &mut self,
+        connection: &Connection,
+        state: MutexGuard<'_, State>,
+        task: &mut Context<'_>,
+        pending: bool,
+        again: bool,
+    ) -> Turn {
+        let end = state.mux.end().cloned();
+        let is_client = !state.mux.is_server();
+        drop(state);
+        let now = time::now();
+        if !self.closed {
+            self.closed = true;
+            let by_peer = end.as_ref().is_some_and(ConnectionEnd::is_by_peer);
+            self.linger_until = (!by_peer).then(|| now + LINGER);
+        }
+        if let Some(end) = end.filter(|_| is_client) {
+            // Whoever connects again need not wait until the last frame has left.
+            connection.announce(Lifecycle::Closed(end));
+        }
+        self.wake_held();
+        if !pending {
+            connection.writer().shutdown();
+        }
+        match self.linger_until {
+            Some(until) if now < until => {
+                self.set_timer(connection, task, Some(until));
+                if again { Turn::Again } else { Turn::Wait }
+            }
+            _ => Turn::Over,
+        }
     }
 
     fn set_timer(&mut self, connection: &Connection, task: &mut Context<'_>, due: Option<Instant>) {

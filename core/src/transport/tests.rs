@@ -1,6 +1,7 @@
 //! Tests of the driver: what a handler, a stream that takes nothing, or a budget that is used up must not bring to a stop.
 
 use std::io::{self, IoSlice};
+use std::pin::Pin;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
@@ -29,6 +30,7 @@ enum Saw {
     Done(u32),
     DoneElsewhere(u32),
     Ended(u32),
+    Abandoned,
 }
 
 type Work = Box<dyn FnMut(u32) + Send>;
@@ -119,6 +121,10 @@ impl Acceptor for Probe {
     }
 
     fn shrink(&mut self) {}
+
+    fn abandoned(_: &Connection, saw: &Self::Context) {
+        saw.lock().unwrap().send(Saw::Abandoned).unwrap();
+    }
 
     fn closed(&mut self, _: &Connection) {}
 }
@@ -223,6 +229,35 @@ async fn a_timer_is_set_although_the_budget_of_its_task_is_used_up() {
     assert!(matches!(connection.current(), Lifecycle::Closed(_)));
 }
 
+/// The process stood still while the answer to its ping lay in the socket.
+#[tokio::test(start_paused = true)]
+async fn what_lies_unread_counts_before_a_time_out_does() {
+    let (near, far) = pair();
+    let (connection, driver) = driver::start(near, Role::Client, MuxConfig::default(), NoCalls);
+    let mut driver = Box::pin(driver);
+    let say = |bytes: &[u8]| assert!(far.writer.try_write_vectored(&[IoSlice::new(bytes)]).is_ok());
+    let turn = async |driver: &mut Pin<Box<driver::Driver<NoCalls>>>| {
+        std::future::poll_fn(|task| Poll::Ready(driver.as_mut().poll(task).is_ready())).await
+    };
+    say(b"\xF5SINEW\x01\x00\x00\x00\x01\x00\x00\x00\x00\x00\x80");
+    assert!(!turn(&mut driver).await);
+    open(&connection, None);
+    assert!(!turn(&mut driver).await);
+    // The ping leaves after ten seconds of silence.
+    tokio::time::advance(Duration::from_secs(11)).await;
+    assert!(!turn(&mut driver).await);
+    tokio::time::advance(Duration::from_secs(6)).await;
+    say(b"\x00\x00\x08\x08\x00\x00\x00\x00alive?\x00\x00");
+    assert!(!turn(&mut driver).await);
+    assert_eq!(connection.current(), Lifecycle::Ready);
+    // Without an answer it would have been over.
+    tokio::time::advance(Duration::from_secs(11)).await;
+    assert!(!turn(&mut driver).await);
+    tokio::time::advance(Duration::from_secs(6)).await;
+    turn(&mut driver).await;
+    assert!(matches!(connection.current(), Lifecycle::Closed(_)));
+}
+
 /// A writing half that takes nothing, and never will.
 struct Blocked;
 
@@ -276,5 +311,5 @@ async fn a_driver_that_panics_ends_its_connection() {
     tokio::time::timeout(PATIENCE, answer).await.expect("the connection ends").unwrap_err();
     assert!(driving.await.unwrap_err().is_panic());
     assert!(matches!(server.current(), Lifecycle::Closed(_)));
-    assert_eq!(seen.try_iter().collect::<Vec<_>>(), [Saw::Began(1)]);
+    assert_eq!(seen.try_iter().collect::<Vec<_>>(), [Saw::Began(1), Saw::Abandoned]);
 }

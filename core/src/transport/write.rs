@@ -17,13 +17,17 @@ pub(super) enum Written {
     Blocked,
 }
 
-pub(super) fn write_out(writer: &Writer, transmit: &mut Transmit) -> io::Result<Written> {
+/// Adds the bytes that are gone to `total`.
+pub(super) fn write_out(writer: &Writer, transmit: &mut Transmit, total: &mut usize) -> io::Result<Written> {
     while !transmit.is_empty() {
         let mut slices = [IoSlice::new(&[]); SLICES_MAX];
         let filled = transmit.slices(&mut slices);
         match writer.try_write_vectored(&slices[..filled]) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => transmit.advance(written),
+            Ok(written) => {
+                transmit.advance(written);
+                *total += written;
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Written::Blocked),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),

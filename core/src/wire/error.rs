@@ -36,6 +36,14 @@ pub enum DecodeError {
         /// The limit.
         limit: usize,
     },
+    /// There are more of something than its limit.
+    #[error("{what} has more than {limit} entries")]
+    TooMany {
+        /// What has too many.
+        what: &'static str,
+        /// The limit.
+        limit: usize,
+    },
     /// A text is not UTF-8.
     #[error("{what} is not UTF-8")]
     Utf8 {

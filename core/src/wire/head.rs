@@ -12,6 +12,8 @@ use crate::status::{HandlerRan, Origin, Status};
 pub const REQUEST_HEAD_BYTES: usize = 14;
 /// Bytes of a response head without metadata.
 pub const RESPONSE_HEAD_BYTES: usize = 2;
+/// The most entries of a head or of trailers: an entry takes four bytes on the wire at least, but some ninety in memory.
+pub const METADATA_ENTRIES_MAX: usize = 256;
 /// The most bytes of an END.
 pub const END_BYTES_MAX: usize = 32 * 1024;
 /// The metadata key that carries `service/method` in clear.
@@ -115,6 +117,12 @@ fn decode_entries(bytes: &[u8], bytes_max: usize, what: &'static str) -> Result<
     let mut block = rest.get(..len).ok_or(DecodeError::Truncated { what })?;
     let mut metadata = Metadata::new();
     while !block.is_empty() {
+        if metadata.len() == METADATA_ENTRIES_MAX {
+            return Err(DecodeError::TooMany {
+                what: "the metadata",
+                limit: METADATA_ENTRIES_MAX,
+            });
+        }
         let (key, value, left) = split_entry(block).ok_or(DecodeError::Truncated { what })?;
         let key = std::str::from_utf8(key).map_err(|_| DecodeError::Utf8 { what: "a metadata key" })?;
         metadata::check(key, value).map_err(|error| DecodeError::invalid(error.to_string()))?;
@@ -145,7 +153,7 @@ pub fn encode_end(status: Option<&Status>, trailers: &Metadata, out: &mut Vec<u8
         Some(false) => 2,
     };
     out.extend_from_slice(&[code.as_u8(), retry]);
-    if trailers.encoded_len() <= END_BYTES_MAX / 2 {
+    if trailers.encoded_len() <= END_BYTES_MAX / 2 && trailers.len() <= METADATA_ENTRIES_MAX {
         encode_metadata(trailers, out);
     } else {
         encode_metadata(&Metadata::new(), out);

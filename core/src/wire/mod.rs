@@ -66,7 +66,7 @@
 //! then multiply by `0x100000001b3` modulo 2^64. The service's name is the trait's, unless `#[service(name = "shop.Orders")]` gives another;
 //! the method's is the function's, unless `#[rpc(name = "..")]` does. The id of `a` is `0xaf63dc4c8601ec8c`, that of `shop.Orders/get` is
 //! `0xd78ad536c57c1dbb`. An unknown method is answered by an END with UNIMPLEMENTED. The metadata key `sinew-path` carries
-//! `service/method` in clear where a proxy needs it; servers do not need it.
+//! `service/method` in clear where a proxy needs it; servers do not need it, and a path whose hash is not `method` is refused by those that do.
 //!
 //! **Timeout.** What is left of the deadline in milliseconds, rounded up; 0: no deadline. The server counts from when it reads the OPEN, and
 //! sends an END with DEADLINE_EXCEEDED when the call, its streams included, has not ended by then. A client keeps its own time as well and
@@ -74,7 +74,7 @@
 //!
 //! **Metadata** is a list of `key length: u8 | key | value length: u16 | value`; a key is 1 to 255 of `a-z 0-9 - _ .`, a value is
 //! printable ASCII (`20` to `7E`) unless the key ends in `-bin`. Keys may repeat, and the order is kept. `traceparent`, `tracestate` and
-//! `baggage` have the meaning that the W3C gave them. `max_head` bounds the metadata, without its length.
+//! `baggage` have the meaning that the W3C gave them. `max_head` bounds the metadata, without its length; it has at most 256 entries.
 //!
 //! **Messages.** The bytes after the head, over all frames of one half of a stream, are a list of messages: `length: u32 | message`. The
 //! highest bit of the length is reserved for compression and must be 0. Frames may cut messages anywhere, also inside the length, and one
@@ -139,8 +139,10 @@
 //!
 //! # Broken calls
 //! These end a call and not its connection. A server answers with an END: RESOURCE_EXHAUSTED for metadata or a message above its limit,
-//! INVALID_ARGUMENT for a head that cannot be read, a compressed message, bytes after FIN, and a half that ends inside a message or before
-//! the arguments. A client answers with a RESET: code 4 for what is above its limit, else 1. An OPEN above `max_streams` is answered by
+//! INVALID_ARGUMENT for a head that cannot be read, bytes after FIN, and a half that ends inside a message or before the arguments,
+//! UNIMPLEMENTED for a compressed message. Either side may also refuse a message (RESOURCE_EXHAUSTED, RESET with code 4) while the incomplete
+//! ones of the connection hold more memory than it allows (64 MiB unless configured, and at least one `max_message`), so a sender has no
+//! more than 16 large messages under way at a time. A client answers with a RESET: code 4 for what is above its limit, else 1. An OPEN above `max_streams` is answered by
 //! RESET with code 2; a handler that still runs after its call was cancelled counts as a stream.
 //!
 //! A client **cancels** with RESET and code 0, and is done with the stream. A RESET from the server ends the call with CANCELLED (code 0),

@@ -17,6 +17,7 @@ across_fixtures!(
     encoding_a_reply,
     destructor_of_the_handler,
     destructor_of_a_cancelled_handler,
+    destructor_of_a_value_in_the_context,
 );
 
 /// What a panic says and no caller may see.
@@ -34,6 +35,7 @@ pub(crate) trait Fragile {
     async fn decodes(&self, bomb: DecodeBomb) -> u64;
     async fn encodes(&self) -> EncodeBomb;
     async fn drops(&self, wait: bool) -> u64;
+    async fn leaves_a_bomb(&self, cx: &Cx) -> u64;
 }
 
 /// Panics when it is decoded.
@@ -126,7 +128,16 @@ impl Fragile for Glass {
         }
         4
     }
+    async fn leaves_a_bomb(&self, cx: &Cx) -> u64 {
+        cx.insert(ContextBomb(std::sync::Arc::new(DropBomb)));
+        5
+    }
 }
+
+/// A value that panics when its context is used for the next call.
+#[derive(Clone)]
+#[expect(dead_code, reason = "it is there to be dropped")]
+struct ContextBomb(std::sync::Arc<DropBomb>);
 
 async fn start(fixture: Fixture) -> (FragileClient, Served) {
     let served = fixture.serve(Server::builder().service(FragileServer::new(Glass))).await;
@@ -218,6 +229,15 @@ async fn destructor_of_a_cancelled_handler(fixture: Fixture) {
     assert_eq!(status.code(), Code::DeadlineExceeded);
     assert_eq!(client.fine().await.unwrap(), 1);
     until("no handler is left", || served.serving.running_handlers() == 0).await;
+    assert_eq!(served.serving.connections(), 1);
+}
+
+async fn destructor_of_a_value_in_the_context(fixture: Fixture) {
+    let (client, served) = start(fixture).await;
+    for _ in 0..10 {
+        assert_eq!(client.leaves_a_bomb().await.unwrap(), 5);
+        assert_eq!(client.fine().await.unwrap(), 1);
+    }
     assert_eq!(served.serving.connections(), 1);
 }
 

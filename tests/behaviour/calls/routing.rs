@@ -6,6 +6,7 @@ use sinew::{Channel, Code, Cx, Server, ServerError, ServerRequest, Status, Strea
 
 use crate::support::bounded;
 use crate::support::fixture::Fixture;
+use crate::support::hand::{END, FIN, Hand, OPEN, message};
 
 #[service(name = "routing.Adder", transparent, dyn, mock)]
 pub(crate) trait Adder {
@@ -151,6 +152,44 @@ async fn a_fallback_sees_what_no_service_has() {
     let status = OtherClient::from_channel(served.channel.clone()).add(1, 2).await.unwrap_err();
     let id = sinew::wire::method_id("routing.Other/add");
     assert_eq!(status.message(), format!("{id:#x} with 3 bytes"));
+}
+
+/// What a caller says the path is may decide who is let in: it has to be the method's.
+#[tokio::test]
+async fn a_path_that_is_not_the_methods_is_refused() {
+    let asked = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = Arc::clone(&asked);
+    let server = Server::builder().fallback(move |cx: Cx, _: ServerRequest| {
+        seen.lock().unwrap().push(cx.path().to_owned());
+        async { Err(Status::not_found("asked")) }
+    });
+    let server = server.start().await.unwrap();
+    let (ours, theirs) = Fixture::Mem.ends().await;
+    server.accept(theirs);
+    let mut hand = Hand::greet(ours, &[]).await;
+    let (secret, public) = ("admin/delete", "public/list");
+    for (stream, method, path, code) in [
+        (1, secret, public, Code::InvalidArgument),
+        (2, secret, secret, Code::NotFound),
+        (3, public, public, Code::NotFound),
+    ] {
+        let mut head = sinew::wire::method_id(method).to_be_bytes().to_vec();
+        head.extend_from_slice(&[0; 4]);
+        let entry = [
+            &[10][..],
+            b"sinew-path",
+            &[0, u8::try_from(path.len()).unwrap()],
+            path.as_bytes(),
+        ]
+        .concat();
+        head.extend_from_slice(&u16::try_from(entry.len()).unwrap().to_be_bytes());
+        head.extend_from_slice(&entry);
+        head.extend_from_slice(&message(&[0x90]));
+        hand.send(OPEN | FIN, stream, &head).await;
+        let end = hand.read_kind(END).await.unwrap();
+        assert_eq!((end.stream, end.payload[0]), (stream, code.as_u8()));
+    }
+    assert_eq!(*asked.lock().unwrap(), [secret, public]);
 }
 
 /// A proxy is a fallback that forwards: it knows no types, and everything passes in both directions.

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{WorkerClient, worker};
 use crate::support::fixture::{Fixture, socket_path, unique};
-use crate::support::hand::{GOAWAY, Hand, PING, PONG};
+use crate::support::hand::{END, FIN, GOAWAY, Hand, OPEN, PING, PONG};
 use crate::support::probe::Event;
 use crate::support::{bounded, until};
 
@@ -238,6 +238,68 @@ async fn a_stream_may_leave_when_its_server_drains() {
     assert_eq!(items.next().await.unwrap().unwrap(), 1);
     let shutdown = tokio::spawn(server.shutdown());
     assert!(bounded(items.next()).await.is_none(), "in order, not by force");
+    bounded(shutdown).await.unwrap();
+}
+
+/// Calls that were under way when the drain began are taken up, and their handlers know of it from the start.
+#[tokio::test]
+async fn a_call_that_begins_during_a_drain_knows_of_it() {
+    let (service, mut events, _gate) = worker();
+    let server = Server::builder().service(service).drain(drain("0s", "30s")).start().await.unwrap();
+    let (ours, theirs) = Fixture::Mem.ends().await;
+    server.accept(theirs);
+    let mut hand = Hand::greet(ours, &[]).await;
+    let shutdown = tokio::spawn(server.shutdown());
+    hand.read_kind(GOAWAY).await.unwrap();
+    let method = sinew::wire::method_id("lifecycle.Worker/watch").to_be_bytes();
+    let arguments = crate::support::hand::message(&[0x91, 0xc3]);
+    let call = [&method[..], &[0; 6], &arguments].concat();
+    hand.send(OPEN | FIN, 1, &call).await;
+    assert_eq!(bounded(events.next()).await, Event::Began);
+    let ping = async {
+        loop {
+            let frame = hand.read().await.expect("the call is still under way");
+            match frame.kind {
+                PING => hand.send(PONG, 0, &frame.payload).await,
+                END => return frame.payload[0],
+                _ => {}
+            }
+        }
+    };
+    assert_eq!(
+        bounded(ping).await,
+        0,
+        "the stream ended in order, because its handler knew"
+    );
+    drop(hand);
+    bounded(shutdown).await.unwrap();
+}
+
+/// The last answer of a draining connection may take as long as the drain may, not only the time to say goodbye.
+#[tokio::test(start_paused = true)]
+async fn a_drain_waits_until_the_last_answer_has_left() {
+    let (service, mut events, gate) = worker();
+    let server = Server::builder().service(service).drain(drain("0s", "30s")).start().await.unwrap();
+    let (ours, theirs) = Fixture::Mem.ends().await;
+    server.accept(theirs);
+    let mut hand = Hand::greet(ours, &[("stream_window", 4_000_000), ("connection_window", 8_000_000)]).await;
+    let method = sinew::wire::method_id("lifecycle.Worker/large").to_be_bytes();
+    let arguments = crate::support::hand::message(&[0x91, 0xce, 0x00, 0x0a, 0xae, 0x60]);
+    hand.send(OPEN | FIN, 1, &[&method[..], &[0; 6], &arguments].concat()).await;
+    assert_eq!(events.next().await, Event::Began);
+    let shutdown = tokio::spawn(server.shutdown());
+    hand.read_kind(PING).await.unwrap();
+    hand.send(PONG, 0, b"drain?\0\0").await;
+    gate.send_replace(true);
+    // The network stands still for a while.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let mut bytes = 0;
+    while let Some(frame) = hand.read().await {
+        if frame.stream == 1 {
+            bytes += frame.payload.len();
+        }
+    }
+    assert!(bytes > 700_000, "{bytes} bytes came");
     bounded(shutdown).await.unwrap();
 }
 

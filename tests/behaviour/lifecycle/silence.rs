@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{WorkerClient, worker};
 use crate::support::fixture::{Fixture, connector};
-use crate::support::hand::{FIN, GOAWAY, Hand, OPEN, PING, channel_to_hand, message};
+use crate::support::hand::{FIN, GOAWAY, Hand, OPEN, PING, PONG, REPLY, channel_to_hand, message};
 use crate::support::probe::Event;
 
 #[tokio::test(start_paused = true)]
@@ -74,6 +74,39 @@ async fn keepalive_ends_handlers_of_a_client_that_went_silent() {
     assert!((14_990..15_100).contains(&took.as_millis()), "{took:?}");
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!((serving.connections(), serving.running_handlers()), (0, 0));
+}
+
+/// The process stood still for longer than a ping may take, but the answer had come: it is read before the time-out is judged.
+#[tokio::test(start_paused = true)]
+async fn a_pong_that_lies_unread_is_a_sign_of_life() {
+    let (_serving, mut hand, mut events, gate) = start().await;
+    let mut open = sinew::wire::method_id("lifecycle.Worker/work").to_be_bytes().to_vec();
+    open.extend_from_slice(&[0; 6]);
+    open.extend_from_slice(&message(&[0x90]));
+    hand.send(OPEN | FIN, 1, &open).await;
+    assert_eq!(events.next().await, Event::Began);
+    let ping = hand.read_kind(PING).await.unwrap();
+    hand.send(PONG, 0, &ping.payload).await;
+    tokio::time::advance(Duration::from_secs(6)).await;
+    gate.send_replace(true);
+    let answer = hand.read().await.unwrap();
+    assert_eq!((answer.kind, answer.stream), (REPLY, 1), "the connection lives");
+}
+
+/// A dead peer does not hang up; the next call does not wait for it to do so.
+#[tokio::test(start_paused = true)]
+async fn a_channel_reconnects_as_soon_as_its_peer_is_found_dead() {
+    let (channel, mut connections) = channel_to_hand(Fixture::Mem);
+    let worker = WorkerClient::from_channel(channel);
+    let call = tokio::spawn(worker.ping().timeout("1h").into_future());
+    let mut dead = Hand::greet(connections.recv().await.unwrap(), &[]).await;
+    dead.request().await.unwrap();
+    assert_eq!(call.await.unwrap().unwrap_err().code(), Code::Unavailable);
+    let call = tokio::spawn(worker.ping().timeout("300ms").wait_for_ready().into_future());
+    let mut alive = Hand::greet(connections.recv().await.unwrap(), &[]).await;
+    let stream = alive.request().await.unwrap();
+    alive.reply(REPLY | FIN, stream, &message(&[1])).await;
+    assert_eq!(call.await.unwrap().unwrap(), 1);
 }
 
 /// A connection without calls is not pinged, and closed only after the idle time-out.

@@ -173,7 +173,7 @@ fn a_call_above_the_limit_waits_and_is_woken() {
     pair.call(1);
     assert_eq!(pair.open(1, 1, true, None).unwrap_err(), OpenError::Full);
     let (counter, waker) = Counter::new();
-    pair.client.mux.wait_to_open(&Context::from_waker(&waker));
+    pair.client.mux.wait_to_open(&mut None, &Context::from_waker(&waker));
     pair.reply(server_key, 1);
     pair.run();
     pair.take_reply(key).unwrap();
@@ -196,9 +196,10 @@ fn a_caller_that_gave_up_waiting_passes_its_turn_on() {
     let (key, server_key) = pair.call(1);
     let (_gone, gone_waker) = Counter::new();
     let (next, next_waker) = Counter::new();
-    pair.client.mux.wait_to_open(&Context::from_waker(&gone_waker));
-    pair.client.mux.wait_to_open(&Context::from_waker(&next_waker));
-    pair.client.mux.stop_waiting_to_open(&gone_waker);
+    let (mut gone_place, mut next_place) = (None, None);
+    pair.client.mux.wait_to_open(&mut gone_place, &Context::from_waker(&gone_waker));
+    pair.client.mux.wait_to_open(&mut next_place, &Context::from_waker(&next_waker));
+    pair.client.mux.stop_waiting_to_open(gone_place.unwrap());
     pair.reply(server_key, 1);
     pair.run();
     pair.take_reply(key).unwrap();
@@ -208,8 +209,8 @@ fn a_caller_that_gave_up_waiting_passes_its_turn_on() {
     assert_eq!(next.count(), 1, "the one that gave up swallowed nothing");
     // The same when it gives up after it was woken.
     let (last, last_waker) = Counter::new();
-    pair.client.mux.wait_to_open(&Context::from_waker(&last_waker));
-    pair.client.mux.stop_waiting_to_open(&next_waker);
+    pair.client.mux.wait_to_open(&mut None, &Context::from_waker(&last_waker));
+    pair.client.mux.stop_waiting_to_open(next_place.unwrap());
     let mut woken = Vec::new();
     pair.client.mux.take_woken(&mut woken);
     woken.into_iter().for_each(std::task::Waker::wake);

@@ -298,7 +298,7 @@ fn everybody_who_waits_is_woken_by_the_end() {
     assert!(pair.client.mux.poll_head(streaming, &task).is_pending());
     assert!(pair.client.mux.poll_send_ready(sending, &task).is_pending());
     assert!(pair.server.mux.poll_chunk(server_key, &task).is_pending());
-    pair.client.mux.wait_to_open(&task);
+    pair.client.mux.wait_to_open(&mut None, &task);
     let mut events = Events::default();
     pair.client.mux.handle_end("cut", &mut events);
     assert_eq!(events.wakers.len(), 4);
