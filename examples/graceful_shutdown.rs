@@ -30,7 +30,7 @@ impl Oven for Stove {
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let stove = Stove::default();
     // Nothing watches this server, so it need not play the lame duck first; what still runs after 20 s is ended.
-    let drain = Drain::default().lame_duck("0s")?.within("20s")?;
+    let drain = Drain::default().lame_duck("0s").within("20s");
     let server = Server::builder()
         .service(OvenServer::new(stove.clone()))
         .bind("127.0.0.1:0")

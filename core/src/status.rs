@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::code::Code;
-use crate::metadata::Metadata;
+use crate::metadata::{Metadata, MetadataError};
 
 /// Where a [`Status`] arose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -214,6 +214,13 @@ impl Status {
     #[must_use]
     pub fn retryable_override(&self) -> Option<bool> {
         self.0.retryable
+    }
+}
+
+/// Metadata that a handler or an interceptor cannot set is its own fault: INTERNAL.
+impl From<MetadataError> for Status {
+    fn from(error: MetadataError) -> Self {
+        Self::internal(error.to_string()).with_source(error)
     }
 }
 

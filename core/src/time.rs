@@ -15,6 +15,9 @@ pub fn now() -> Instant {
 /// The longest deadline that travels: about 49.7 days. Longer ones are cut to it.
 pub const WIRE_TIMEOUT_MAX: Duration = Duration::from_millis(u32::MAX as u64);
 
+/// The longest duration that a setting may have: far beyond any use, and safe to add to an instant.
+pub const SETTING_MAX: Duration = Duration::from_hours(365 * 24);
+
 /// What is left until `deadline`, as the wire carries it: milliseconds, rounded up, at least 1 and at most `u32::MAX`.
 ///
 /// Rounding up keeps the server from ending a call earlier than its caller would.

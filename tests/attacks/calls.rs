@@ -126,7 +126,7 @@ async fn row_39_cancelling_a_call_that_waits_for_credit_frees_it() {
 /// A drain tells clients to leave, waits for what runs, and ends the rest at its bound, even if the client answers nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn row_41_and_42_a_drain_is_announced_and_bounded() {
-    let drain = Drain::default().lame_duck("0s").unwrap().within("200ms").unwrap();
+    let drain = Drain::default().lame_duck("0s").within("200ms");
     let victim = super::arena::Victim::default();
     let counts = std::sync::Arc::clone(&victim.counts);
     let serving = Server::builder()
@@ -179,7 +179,7 @@ async fn row_41_and_42_a_drain_is_announced_and_bounded() {
 /// Connections that end at every stage of a drain.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn row_42_peers_that_vanish_during_a_drain_do_not_hold_it_up() {
-    let drain = Drain::default().lame_duck("0s").unwrap().within(PATIENCE).unwrap();
+    let drain = Drain::default().lame_duck("0s").within(PATIENCE);
     let serving = Server::builder()
         .service(super::arena::TargetServer::new(super::arena::Victim::default()))
         .bind("127.0.0.1:0")

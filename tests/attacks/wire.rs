@@ -233,6 +233,12 @@ async fn row_11_text_that_is_not_utf8_fails_its_call_alone() {
         bad.send(&open(stream, "echo", &message(bytes), true)).await;
         assert_eq!(bad.end_of(stream).await, code(Code::InvalidArgument), "{bytes:?}");
     }
+    // The same for the items of a stream: their sender is at fault, not the server.
+    for (stream, bytes) in (20..).zip([&[0xc1][..], &[0xc3], &[0x05], &[]]) {
+        bad.send(&open(stream, "count", &nothing(), false)).await;
+        bad.send(&frame(DATA, stream, &message(bytes))).await;
+        assert_eq!(bad.end_of(stream).await, code(Code::InvalidArgument), "{bytes:?}");
+    }
     bad.vanish();
     arena.finish().await;
 }

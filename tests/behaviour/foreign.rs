@@ -223,7 +223,7 @@ async fn a_client_written_from_the_documentation() {
         leave: Arc::clone(&leave),
     };
     let server = Server::builder().service(DepotServer::new(shop.clone())).service(CompactServer::new(shop));
-    let drain = Drain::default().lame_duck("0s").unwrap().within("30s").unwrap();
+    let drain = Drain::default().lame_duck("0s").within("30s");
     let server = server.keepalive("50ms", "20s").drain(drain).bind("127.0.0.1:0").start().await.unwrap();
     let mut client = Client::start(server.target().trim_start_matches("tcp://"));
 

@@ -6,8 +6,8 @@ use std::task::{Context, Poll};
 
 use sinew::wire::{Batch, MessageStream};
 use sinew::{
-    Channel, Code, Cx, Interceptor, MethodKind, Next, Outcome, OutcomeCode, Server, ServerRequest, Side, Status,
-    Streaming, interceptor, service,
+    Channel, Code, Cx, HandlerRan, Interceptor, MethodKind, Next, Outcome, OutcomeCode, Server, ServerRequest, Side,
+    Status, Streaming, interceptor, service,
 };
 
 use crate::support::fixture::Fixture;
@@ -160,9 +160,14 @@ async fn each_of_them_can_end_the_call() {
             (Code::PermissionDenied, &*format!("stopped at {at}"))
         );
         assert!(!trail.take().contains("one"), "{at}");
+        let sent = at != "channel";
+        assert_eq!(status.handler_ran() == HandlerRan::No, !sent, "{at}: {status:?}");
     }
     let status = levels.one().metadata("stop", "call").interceptor(stop("call")).await.unwrap_err();
-    assert_eq!(status.message(), "stopped at call");
+    assert_eq!(
+        (status.message(), status.handler_ran()),
+        ("stopped at call", HandlerRan::No)
+    );
     assert_eq!(levels.one().await.unwrap(), 1);
 }
 

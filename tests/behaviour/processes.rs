@@ -102,7 +102,7 @@ async fn serving_until_terminated_role() {
             go.notify_waiters();
         }
     });
-    let drain = Drain::default().lame_duck("0s").unwrap().within("20s").unwrap();
+    let drain = Drain::default().lame_duck("0s").within("20s");
     let server = Server::builder().service(RemoteServer::new(handler)).bind("127.0.0.1:0");
     let server = server.drain(drain).shutdown_on_signals().start().await.unwrap();
     say(&server.target());

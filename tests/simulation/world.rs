@@ -125,7 +125,7 @@ impl Net {
 
     /// Starts a server; the one before, if there is one, is returned and gets no further connections.
     pub(crate) async fn start_server(&self) -> Option<Serving> {
-        let drain = Drain::default().lame_duck("0s").unwrap().within("300ms").unwrap();
+        let drain = Drain::default().lame_duck("0s").within("300ms");
         let serving = Server::builder()
             .service(WorldServer::new(Handlers(Arc::clone(&self.ledger))))
             .limits(self.limits.clone())

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
@@ -33,6 +34,7 @@ pub(super) fn boxed(channel: Channel, request: RawRequest, parent: Option<Cx>, c
         if channel.chain().is_empty() && call_chain.is_empty() && channel.local_calls().is_none() {
             return run(channel, request).await;
         }
+        let begun = Arc::clone(&request.begun);
         let mut cx = context_of(&request, parent);
         let deadline = request.deadline;
         let chain = channel.chain().clone();
@@ -44,7 +46,12 @@ pub(super) fn boxed(channel: Channel, request: RawRequest, parent: Option<Cx>, c
                 last,
             },
         );
-        within(deadline, call).await.unwrap_or_else(|| too_late(HandlerRan::Maybe))
+        let outcome = within(deadline, call).await.unwrap_or_else(|| too_late(HandlerRan::Maybe));
+        // An interceptor ended the call, or its time was up, before anything was sent.
+        outcome.map_err(|status| match begun.load(Ordering::Relaxed) {
+            true => status,
+            false => status.with_handler_ran(HandlerRan::No),
+        })
     })
 }
 
@@ -68,6 +75,7 @@ struct Last {
 
 impl Next for Last {
     async fn run(mut self, cx: &mut Cx) -> Outcome {
+        self.request.begun.store(true, Ordering::Relaxed);
         self.request.metadata.merge(&cx.added_metadata());
         match self.channel.local_calls() {
             Some(calls) => calls.call(cx, self.request).await,
@@ -92,7 +100,7 @@ fn too_late(ran: HandlerRan) -> Outcome {
 /// Makes the call over the channel's connection.
 async fn run(channel: Channel, mut request: RawRequest) -> Outcome {
     let deadline = request.deadline;
-    let mut attempts = 0;
+    let mut attempts = request.attempts;
     // Whether a request is on its way that the server may have taken up.
     let sent = AtomicBool::new(false);
     let call = async {

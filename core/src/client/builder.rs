@@ -7,7 +7,7 @@ use super::subchannel::{Connector, Dial, Subchannel, SubchannelConfig};
 use crate::call::DEADLINE_DEFAULT;
 use crate::interceptor::{Chain, Interceptor};
 use crate::mux::MuxConfig;
-use crate::mux::config::ConfigError;
+use crate::mux::config::check_duration;
 use crate::policy::backoff::Backoff;
 use crate::status::{HandlerRan, Status};
 use crate::time::{DurationError, IntoDuration};
@@ -50,7 +50,7 @@ impl ChannelBuilder {
         self
     }
 
-    /// Sets the time that one attempt to connect has (default 1 s).
+    /// Sets the time that one attempt to connect has, and that [`connect`](Self::connect) waits for READY (default 1 s, more than 0, at most 365 days).
     #[must_use]
     pub fn connect_timeout(mut self, timeout: impl IntoDuration) -> Self {
         if let Some(timeout) = self.duration("connect_timeout", timeout.into_duration()) {
@@ -76,8 +76,8 @@ impl ChannelBuilder {
     /// Sets the silence after which a ping is sent while calls run (default 10 s), and the time to answer it (default 5 s).
     #[must_use]
     pub fn keepalive(mut self, interval: impl IntoDuration, timeout: impl IntoDuration) -> Self {
-        let interval = self.duration("keepalive", interval.into_duration());
-        let timeout = self.duration("keepalive", timeout.into_duration());
+        let interval = self.duration("keepalive_interval", interval.into_duration());
+        let timeout = self.duration("keepalive_timeout", timeout.into_duration());
         self.mux.keepalive_interval = interval.or(self.mux.keepalive_interval);
         self.mux.keepalive_timeout = timeout.unwrap_or(self.mux.keepalive_timeout);
         self
@@ -99,7 +99,7 @@ impl ChannelBuilder {
         self
     }
 
-    /// Sets all limits of the connection at once.
+    /// Sets all limits of the connection at once, in place of what was set before.
     #[must_use]
     pub fn limits(mut self, limits: MuxConfig) -> Self {
         self.mux = limits;
@@ -143,9 +143,9 @@ impl ChannelBuilder {
             return Err(wrong(&message));
         }
         self.mux.check().map_err(|error| wrong(&error))?;
-        if self.connect_timeout.is_zero() {
-            let error = ConfigError::new("connect_timeout", "0", "longer than 0 ms");
-            return Err(wrong(&error));
+        check_duration("connect_timeout", self.connect_timeout).map_err(|error| wrong(&error))?;
+        if let Some(timeout) = self.timeout {
+            check_duration("timeout", timeout).map_err(|error| wrong(&error))?;
         }
         let subchannel = Subchannel::new(SubchannelConfig {
             target: target.to_owned(),
@@ -162,10 +162,10 @@ impl ChannelBuilder {
         ))
     }
 
-    /// Makes the channel and waits until it is ready.
+    /// Makes the channel and waits until it is ready, for the connect time-out at most; a server that is about to start is waited for.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT names the wrong target or setting; UNAVAILABLE tells why it cannot be reached.
+    /// INVALID_ARGUMENT names the wrong target or setting; UNAVAILABLE tells why it could not be reached.
     pub async fn connect(self, target: &str) -> Result<Channel, Status> {
         let channel = self.lazy(target)?;
         channel.wait_ready().await?;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::IntoFuture;
 use std::marker::PhantomData;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::channel::Channel;
@@ -270,6 +271,8 @@ impl<T: ReplyShape, E> Call<T, E> {
             bounds_stream,
             wait_for_ready: options.wait_for_ready || self.channel.waits_for_ready(),
             idle_timeout: options.idle_timeout,
+            attempts: 0,
+            begun: Arc::default(),
         };
         Ok((self.channel, request, self.parent, options.chain))
     }

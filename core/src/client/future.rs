@@ -103,7 +103,7 @@ impl<T: ReplyShape, E: FromStatus> MetaFuture<T, E> {
                     };
                     self.state = State::Done;
                     match self.call.take() {
-                        Some(call) if again => self.state = general(call, deadline),
+                        Some(call) if again => self.state = general(call, deadline, 1),
                         _ => return Poll::Ready(Ended::General(Err(status))),
                     }
                 }
@@ -125,7 +125,7 @@ impl<T: ReplyShape, E: FromStatus> MetaFuture<T, E> {
                         Begun::General => {
                             self.state = State::Done;
                             if let Some(call) = self.call.take() {
-                                self.state = general(call, None);
+                                self.state = general(call, None, 0);
                             }
                         }
                     }
@@ -225,9 +225,13 @@ fn begin<T: ReplyShape, E: FromStatus>(call: &mut Call<T, E>, task: &Context<'_>
     }
 }
 
-fn general<T: ReplyShape, E>(call: Call<T, E>, limit: Option<Instant>) -> State {
+/// The general way, within `limit` and after the `attempts` of the short one.
+fn general<T: ReplyShape, E>(call: Call<T, E>, limit: Option<Instant>, attempts: u32) -> State {
     match call.into_request(time::now(), limit) {
-        Ok((channel, request, parent, chain)) => State::Boxed(attempt::boxed(channel, request, parent, chain)),
+        Ok((channel, mut request, parent, chain)) => {
+            request.attempts = attempts;
+            State::Boxed(attempt::boxed(channel, request, parent, chain))
+        }
         Err(status) => State::Boxed(Box::pin(std::future::ready(Err(status)))),
     }
 }

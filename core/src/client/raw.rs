@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -36,6 +37,10 @@ pub struct RawRequest {
     pub(crate) wait_for_ready: bool,
     /// How long each direction of a stream may wait.
     pub(crate) idle_timeout: Option<Duration>,
+    /// Attempts that were made already.
+    pub(crate) attempts: u32,
+    /// The interceptors let the call through.
+    pub(crate) begun: Arc<AtomicBool>,
 }
 
 impl RawRequest {
@@ -128,6 +133,8 @@ impl Channel {
             bounds_stream: true,
             wait_for_ready: self.waits_for_ready(),
             idle_timeout: None,
+            attempts: 0,
+            begun: Arc::default(),
         };
         // What the upstream server says is the answer, as it is.
         match attempt::boxed(self.clone(), raw, Some(cx.clone()), Chain::default()).await {
@@ -162,6 +169,8 @@ impl Channel {
             bounds_stream: true,
             wait_for_ready: self.waits_for_ready(),
             idle_timeout: None,
+            attempts: 0,
+            begun: Arc::default(),
         };
         attempt::boxed(self.clone(), raw, Cx::current(), Chain::default()).await
     }

@@ -29,7 +29,10 @@ use crate::wire::frame::ErrorCode;
 
 /// Makes byte streams to the target; the default dials the address.
 pub trait Connector: Send + Sync + 'static {
-    /// One attempt.
+    /// One attempt; it is dropped when the channel's connect time-out is up.
+    ///
+    /// # Errors
+    /// Why there is no stream; the channel tries again after its backoff.
     fn connect(&self) -> Pin<Box<dyn Future<Output = Result<ByteStream, ConnectError>> + Send + '_>>;
 }
 
@@ -149,10 +152,10 @@ impl Subchannel {
         }
     }
 
-    /// Connects and waits for READY.
+    /// Connects and waits for READY, for the connect time-out at most.
     ///
     /// # Errors
-    /// UNAVAILABLE with the cause of the first failure, or when READY does not come in time.
+    /// UNAVAILABLE with the cause of the last failure.
     pub(super) async fn connect(&self) -> Result<(), Status> {
         let mut state = self.shared.state.subscribe();
         self.start()?;
@@ -160,25 +163,19 @@ impl Subchannel {
             loop {
                 match *state.borrow_and_update() {
                     ConnectivityState::Ready => return Ok(()),
-                    ConnectivityState::TransientFailure => return Err(self.shared.failure()),
                     ConnectivityState::Shutdown => return Err(closed()),
                     // The task ended with its runtime, or because nothing was called: this one starts the next.
                     ConnectivityState::Idle => self.start()?,
-                    ConnectivityState::Connecting => {}
+                    ConnectivityState::Connecting | ConnectivityState::TransientFailure => {}
                 }
                 if state.changed().await.is_err() {
                     return Err(closed());
                 }
             }
         };
-        // Dialling has its own time-out; this one covers a peer that accepts and then says nothing.
-        match tokio::time::timeout(self.shared.connect_timeout * 2, ready).await {
+        match tokio::time::timeout(self.shared.connect_timeout, ready).await {
             Ok(result) => result,
-            Err(_) => Err(unreachable(format!(
-                "{} accepted the connection but did not answer within {:?}",
-                self.shared.target,
-                self.shared.connect_timeout * 2
-            ))),
+            Err(_) => Err(self.shared.not_ready_in_time()),
         }
     }
 
@@ -242,7 +239,8 @@ async fn run(running: Running) {
         if *shared.state.borrow() != ConnectivityState::TransientFailure {
             shared.set_state(ConnectivityState::Connecting);
         }
-        match shared.connector.connect().await {
+        let attempt = tokio::time::timeout(shared.connect_timeout, shared.connector.connect());
+        match attempt.await.unwrap_or_else(|_| Err(shared.timed_out())) {
             Ok(stream) => {
                 let (connection, driver) = driver::start(stream, Role::Client, shared.config.clone(), NoCalls);
                 let task = Task(tokio::spawn(driver));
@@ -370,6 +368,26 @@ impl Shared {
         tracing::debug!(target = %self.target, message, "connecting failed");
         *self.failure_slot() = Some(unreachable(message));
         self.set_state(ConnectivityState::TransientFailure);
+    }
+
+    fn timed_out(&self) -> ConnectError {
+        ConnectError::TimedOut {
+            address: self.target.clone(),
+            after: self.connect_timeout,
+        }
+    }
+
+    /// Why there is no READY within the connect time-out.
+    fn not_ready_in_time(&self) -> Status {
+        if self.current.load().is_some() {
+            let within = self.connect_timeout;
+            return unreachable(format!(
+                "{} accepted the connection but did not answer within {within:?}",
+                self.target
+            ));
+        }
+        let failed = self.failure_slot().clone();
+        failed.unwrap_or_else(|| unreachable(self.timed_out().to_string()))
     }
 
     fn failure(&self) -> Status {

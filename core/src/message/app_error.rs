@@ -109,6 +109,16 @@ impl<E> From<Status> for CallError<E> {
     }
 }
 
+/// For handlers that answer with a plain status: the application error of the service that was called keeps its code and its text.
+impl<E: AppError + fmt::Display> From<CallError<E>> for Status {
+    fn from(error: CallError<E>) -> Self {
+        match error {
+            CallError::App(error) => Self::new(error.code(), error.to_string()),
+            CallError::Status(status) => status,
+        }
+    }
+}
+
 impl<E: fmt::Display> fmt::Display for CallError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

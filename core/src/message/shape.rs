@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use super::app_error::AppError;
 use super::streaming::Streaming;
 use super::{Body, Outcome, Reply};
+use crate::code::Code;
 use crate::method::MethodSpec;
 use crate::status::Status;
 use crate::wire::codec;
@@ -81,7 +82,7 @@ impl<T: Wire> ReplyShape for Streaming<T> {
 
     fn from_body(body: Body, spec: &'static MethodSpec) -> Result<Self, Status> {
         match body {
-            Body::Stream(stream) => Ok(Self::remote(stream)),
+            Body::Stream(stream) => Ok(Self::remote(stream, Code::Internal)),
             Body::Empty => Ok(Self::empty()),
             Body::Encoded(_) | Body::Received(_) => {
                 Err(Status::internal(format!("{} answered without a stream", spec.path())))

@@ -11,11 +11,13 @@ use tokio::sync::mpsc;
 use super::batch::{Batch, LargeMessage, MessageStream};
 use super::channel::StreamSender;
 use super::shape::Wire;
+use crate::code::Code;
 use crate::metadata::Metadata;
 use crate::method::Encoding;
 use crate::mux::calls::split_batch;
 use crate::status::Status;
 use crate::wire::codec;
+use crate::wire::error::DecodeError;
 use crate::wire::message::LINK_BYTES_MIN;
 
 /// A stream of items, each `Result<T, Status>`; an error is the last item.
@@ -52,6 +54,8 @@ struct Remote {
     stream: Box<dyn MessageStream>,
     batch: Batch,
     at: usize,
+    /// The code of an item that cannot be read: it says whose fault that is.
+    unreadable: Code,
 }
 
 impl<T> Streaming<T> {
@@ -90,12 +94,15 @@ impl<T> Streaming<T> {
     }
 
     /// Items that are decoded from messages.
-    pub(crate) fn remote(stream: Box<dyn MessageStream>) -> Self {
+    ///
+    /// One that cannot be read ends the stream with `unreadable`: INVALID_ARGUMENT where a client sent it, INTERNAL where a server did.
+    pub(crate) fn remote(stream: Box<dyn MessageStream>, unreadable: Code) -> Self {
         Self {
             source: Source::Remote(Remote {
                 stream,
                 batch: Batch::default(),
                 at: 0,
+                unreadable,
             }),
         }
     }
@@ -168,13 +175,13 @@ impl Remote {
     fn poll_item<T: Wire>(&mut self, task: &mut Context<'_>) -> Poll<Option<Result<T, Status>>> {
         loop {
             if let Some((message, end)) = split_batch(&self.batch.bytes, self.at) {
-                let item = codec::decode(message).map_err(|error| wrong_item(&error));
+                let item = codec::decode(message).map_err(|error| wrong_item(self.unreadable, &error));
                 self.at = end;
                 return Poll::Ready(Some(item));
             }
             if let Some(large) = self.batch.large.take() {
                 let payload = large.into_payload();
-                let item = codec::decode_payload(&payload).map_err(|error| wrong_item(&error));
+                let item = codec::decode_payload(&payload).map_err(|error| wrong_item(self.unreadable, &error));
                 return Poll::Ready(Some(item));
             }
             self.batch.bytes.clear();
@@ -188,8 +195,8 @@ impl Remote {
     }
 }
 
-fn wrong_item(error: &crate::wire::error::DecodeError) -> Status {
-    Status::internal(format!("an item of the stream has another type: {error}"))
+fn wrong_item(code: Code, error: &DecodeError) -> Status {
+    Status::new(code, format!("an item of the stream has another type: {error}"))
 }
 
 impl<T: Wire> Stream for Streaming<T> {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::lifecycle::PING_INTERVAL_HONOURED_MAX;
+use crate::time::SETTING_MAX;
 use crate::wire::frame::{CONNECTION_WINDOW_MIN, CREDIT_MAX, FRAME_BYTES_MAX, FRAME_BYTES_MIN, STREAM_WINDOW_MIN};
 use crate::wire::hello::Hello;
 
@@ -81,6 +83,18 @@ impl ConfigError {
     }
 }
 
+/// Checks a time that is to be waited.
+///
+/// # Errors
+/// [`ConfigError`] if it is zero or longer than [`SETTING_MAX`].
+pub fn check_duration(field: &'static str, duration: Duration) -> Result<(), ConfigError> {
+    if duration.is_zero() || duration > SETTING_MAX {
+        let value = format_args!("{duration:?}");
+        return Err(ConfigError::new(field, value, "longer than 0 and at most 365 days"));
+    }
+    Ok(())
+}
+
 impl MuxConfig {
     /// Checks every limit against its range.
     ///
@@ -114,19 +128,19 @@ impl MuxConfig {
         )?;
         check(
             self.max_streams >= 1,
-            "max_streams",
+            "max_calls_per_connection (max_streams)",
             u128::from(self.max_streams),
             "at least 1",
         )?;
         check(
             (1..CREDIT_MAX as usize).contains(&self.max_message),
-            "max_message",
+            "max_message_bytes (max_message)",
             self.max_message as u128,
             "1 to 2147483646 bytes",
         )?;
         check(
             (256..=32 * 1024).contains(&self.max_head),
-            "max_head",
+            "max_head_bytes (max_head)",
             self.max_head as u128,
             "256 to 32768 bytes",
         )?;
@@ -136,15 +150,21 @@ impl MuxConfig {
             self.assembly_bytes_max as u128,
             "at least max_message",
         )?;
-        let positive =
-            |duration: Duration, field| check(!duration.is_zero(), field, duration.as_millis(), "longer than 0 ms");
-        positive(self.keepalive_timeout, "keepalive_timeout")?;
-        positive(self.handshake_timeout, "handshake_timeout")?;
+        check_duration("keepalive_timeout", self.keepalive_timeout)?;
+        check_duration("handshake_timeout", self.handshake_timeout)?;
         if let Some(interval) = self.keepalive_interval {
-            positive(interval, "keepalive_interval")?;
+            check_duration("keepalive_interval", interval)?;
         }
         if let Some(timeout) = self.idle_timeout {
-            positive(timeout, "idle_timeout")?;
+            check_duration("idle_timeout", timeout)?;
+        }
+        if self.ping_interval_min > PING_INTERVAL_HONOURED_MAX {
+            // A peer honours no more, and would be sent away for it.
+            return Err(ConfigError::new(
+                "ping_interval_min",
+                format_args!("{:?}", self.ping_interval_min),
+                "at most 5 minutes",
+            ));
         }
         Ok(())
     }
@@ -165,7 +185,9 @@ impl MuxConfig {
 
 #[cfg(test)]
 mod tests {
-    use super::MuxConfig;
+    use std::time::Duration;
+
+    use super::{MuxConfig, SETTING_MAX};
 
     #[test]
     fn the_defaults_pass_and_every_bad_limit_is_named() {
@@ -178,17 +200,43 @@ mod tests {
         assert_eq!(bad(|c| c.max_frame = 32 * 1024 - 1), "max_frame");
         assert_eq!(bad(|c| c.stream_window = 1), "stream_window");
         assert_eq!(bad(|c| c.connection_window = 1), "connection_window");
-        assert_eq!(bad(|c| c.max_streams = 0), "max_streams");
-        assert_eq!(bad(|c| c.max_message = 0), "max_message");
-        assert_eq!(bad(|c| c.max_head = 32 * 1024 + 1), "max_head");
+        assert_eq!(bad(|c| c.max_streams = 0), "max_calls_per_connection (max_streams)");
+        assert_eq!(bad(|c| c.max_message = 0), "max_message_bytes (max_message)");
+        assert_eq!(bad(|c| c.max_head = 32 * 1024 + 1), "max_head_bytes (max_head)");
         assert_eq!(bad(|c| c.assembly_bytes_max = 1), "assembly_bytes_max");
+        let outside = [Duration::ZERO, SETTING_MAX + Duration::from_nanos(1), Duration::MAX];
+        for (field, set) in DURATIONS {
+            for (duration, fits) in outside
+                .map(|duration| (duration, false))
+                .into_iter()
+                .chain([(Duration::from_nanos(1), true), (SETTING_MAX, true)])
+            {
+                let mut config = MuxConfig::default();
+                set(&mut config, duration);
+                assert_eq!(
+                    config.check().map_err(|error| error.field).is_ok(),
+                    fits,
+                    "{field} {duration:?}"
+                );
+                assert!(fits || config.check().unwrap_err().field == field);
+            }
+        }
         assert_eq!(
-            bad(|c| c.keepalive_timeout = std::time::Duration::ZERO),
-            "keepalive_timeout"
+            bad(|c| c.ping_interval_min = Duration::from_mins(6)),
+            "ping_interval_min"
         );
-        assert_eq!(
-            bad(|c| c.idle_timeout = Some(std::time::Duration::ZERO)),
-            "idle_timeout"
-        );
+        let most = |c: &mut MuxConfig| c.ping_interval_min = Duration::from_mins(5);
+        let mut config = MuxConfig::default();
+        most(&mut config);
+        assert_eq!(config.check(), Ok(()));
     }
+
+    type Set = fn(&mut MuxConfig, Duration);
+
+    const DURATIONS: [(&str, Set); 4] = [
+        ("keepalive_timeout", |c, d| c.keepalive_timeout = d),
+        ("handshake_timeout", |c, d| c.handshake_timeout = d),
+        ("keepalive_interval", |c, d| c.keepalive_interval = Some(d)),
+        ("idle_timeout", |c, d| c.idle_timeout = Some(d)),
+    ];
 }

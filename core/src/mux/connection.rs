@@ -86,12 +86,7 @@ impl Mux {
             return Step::Used(HEADER_BYTES + used);
         }
         if self.streams.len() + self.held >= self.config.max_streams as usize {
-            self.outbox.push_reset(id, ErrorCode::Refused);
-            self.expect_late(self.config.stream_window);
-            // Above the announced limit. Handlers that run on are this side's affair, of which the client cannot know.
-            if self.streams.len() >= self.config.max_streams as usize {
-                self.count_vain_call(now, events);
-            }
+            self.turn_away(now, id, events);
             self.input = self.discard_body(header.len - used);
             return Step::Used(HEADER_BYTES + used);
         }
@@ -117,6 +112,7 @@ impl Mux {
                 head,
                 deadline,
                 arguments,
+                fin: true,
             });
             return Step::Used(HEADER_BYTES + header.len);
         }
@@ -125,6 +121,7 @@ impl Mux {
             head,
             deadline,
             arguments: None,
+            fin: false,
         });
         self.input = Input::Body {
             stream: id,
@@ -132,6 +129,16 @@ impl Mux {
             fin: header.is_fin(),
         };
         Step::Used(HEADER_BYTES + used)
+    }
+
+    /// Refuses a call because as many run as may.
+    fn turn_away(&mut self, now: Instant, id: StreamId, events: &mut Events) {
+        self.outbox.push_reset(id, ErrorCode::Refused);
+        self.expect_late(self.config.stream_window);
+        // Above the announced limit. Handlers that run on are this side's affair, of which the client cannot know.
+        if self.streams.len() >= self.config.max_streams as usize {
+            self.count_vain_call(now, events);
+        }
     }
 
     /// REPLY: the response head of a call.
@@ -368,8 +375,9 @@ impl Mux {
             Chunk::One(payload) => payload,
             Chunk::Batch(batch) => stream.recv.split_first(batch),
         };
+        let fin = stream.recv.fin && stream.recv.unread() == 0;
         self.give_credit(key, credit);
-        events.incoming.push_back(Incoming::Arguments { key, arguments });
+        events.incoming.push_back(Incoming::Arguments { key, arguments, fin });
     }
 
     /// The server's half ended: the call is over and the client sends nothing more.

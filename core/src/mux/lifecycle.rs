@@ -13,7 +13,7 @@ const PING_STRIKES_MAX: u32 = 2;
 /// The content of the ping between the two GOAWAYs of a drain.
 const DRAIN_PING: [u8; 8] = *b"drain\0\0\0";
 /// The longest interval between pings that a peer can ask for; a longer one would let it switch keepalive off.
-const PING_INTERVAL_HONOURED_MAX: Duration = Duration::from_mins(5);
+pub(super) const PING_INTERVAL_HONOURED_MAX: Duration = Duration::from_mins(5);
 /// How long the first GOAWAY waits for the answer to its ping.
 const DRAIN_PING_TIMEOUT: Duration = Duration::from_secs(1);
 

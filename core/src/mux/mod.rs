@@ -105,6 +105,8 @@ pub enum Incoming {
         deadline: Option<Instant>,
         /// The arguments, if they are complete.
         arguments: Option<Payload>,
+        /// Nothing follows the arguments.
+        fin: bool,
     },
     /// The arguments of a call that was opened before.
     Arguments {
@@ -112,6 +114,8 @@ pub enum Incoming {
         key: StreamKey,
         /// The arguments.
         arguments: Payload,
+        /// Nothing follows them.
+        fin: bool,
     },
 }
 

@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use crate::time::SETTING_MAX;
+
 /// The parameters of a backoff.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Backoff {
@@ -14,10 +16,17 @@ pub struct Backoff {
     cap: Duration,
 }
 
-/// Parameters that make no backoff.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a backoff needs an initial delay above zero, a cap not below it, and a factor from 1 to 10")]
-pub struct BackoffError;
+/// A parameter that makes no backoff.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("backoff: {field} is {value}; it must be {range}")]
+pub struct BackoffError {
+    /// The name of the parameter.
+    pub field: &'static str,
+    /// Its value.
+    pub value: String,
+    /// What it may be.
+    pub range: &'static str,
+}
 
 impl Backoff {
     /// 50 ms, growing by 1.6 up to 5 s: a LAN's numbers. A server that restarts is back within its first few attempts.
@@ -32,8 +41,15 @@ impl Backoff {
     /// # Errors
     /// [`BackoffError`] if a parameter is out of range.
     pub fn try_new(initial: Duration, factor: f64, cap: Duration) -> Result<Self, BackoffError> {
-        if initial.is_zero() || cap < initial || !(1.0..=10.0).contains(&factor) {
-            return Err(BackoffError);
+        let wrong = |field, value, range| Err(BackoffError { field, value, range });
+        if initial.is_zero() {
+            return wrong("initial", format!("{initial:?}"), "longer than 0");
+        }
+        if !(1.0..=10.0).contains(&factor) {
+            return wrong("factor", factor.to_string(), "1 to 10");
+        }
+        if cap < initial || cap > SETTING_MAX {
+            return wrong("cap", format!("{cap:?}"), "at least `initial` and at most 365 days");
         }
         Ok(Self { initial, factor, cap })
     }

@@ -47,7 +47,7 @@ pub enum ServerError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// A setting is not a duration.
-    #[error("{field}: {source}")]
+    #[error("{field} is not a duration")]
     Duration {
         /// The name of the setting.
         field: &'static str,
@@ -57,6 +57,9 @@ pub enum ServerError {
     /// There is nothing to serve.
     #[error("the server has neither a service nor a fallback; add one with `.service(..)`")]
     NoService,
+    /// There is nowhere to serve.
+    #[error("the server listens nowhere; add an address with `.bind(..)`, or `start` it and hand connections over")]
+    NoAddress,
     /// Signals cannot be listened to.
     #[error("cannot listen to signals")]
     Signals(#[source] io::Error),
@@ -188,8 +191,8 @@ impl ServerBuilder {
     /// Sets the silence after which a ping is sent while calls run (default 10 s), and the time to answer it (default 5 s).
     #[must_use]
     pub fn keepalive(mut self, interval: impl IntoDuration, timeout: impl IntoDuration) -> Self {
-        let interval = self.duration("keepalive", interval.into_duration());
-        let timeout = self.duration("keepalive", timeout.into_duration());
+        let interval = self.duration("keepalive_interval", interval.into_duration());
+        let timeout = self.duration("keepalive_timeout", timeout.into_duration());
         if let (Some(interval), Some(timeout)) = (interval, timeout) {
             self.mux.keepalive_interval = Some(interval);
             self.mux.keepalive_timeout = timeout;
@@ -197,7 +200,7 @@ impl ServerBuilder {
         self
     }
 
-    /// Sets all limits of a connection at once.
+    /// Sets all limits of a connection at once, in place of what was set before.
     #[must_use]
     pub fn limits(mut self, limits: MuxConfig) -> Self {
         self.mux = limits;
@@ -211,14 +214,16 @@ impl ServerBuilder {
         self
     }
 
-    /// Ends the server in order on SIGTERM and ctrl-c.
+    /// Ends the server in order on SIGTERM and ctrl-c: after the lame-duck time ([`Drain`], 5 s by default) clients are told to leave, and running calls
+    /// may end. A second signal ends everything at once.
     #[must_use]
     pub fn shutdown_on_signals(mut self) -> Self {
         self.signals = true;
         self
     }
 
-    /// Starts the server; it runs until the returned handle is shut down or dropped.
+    /// Starts the server; it runs until the returned handle is shut down or dropped. Without an address it serves what is handed over by
+    /// [`Serving::accept`].
     ///
     /// # Errors
     /// [`ServerError`] names the setting, method or address that is wrong; nothing is left running then.
@@ -227,6 +232,7 @@ impl ServerBuilder {
             return Err(wrong);
         }
         self.mux.check()?;
+        self.drain.check()?;
         if self.connections_max == 0 {
             return Err(ConfigError::new("max_connections", 0, "at least 1").into());
         }
@@ -268,6 +274,9 @@ impl ServerBuilder {
     /// # Errors
     /// [`ServerError`] names what is wrong.
     pub async fn serve(self) -> Result<(), ServerError> {
+        if self.wrong.is_none() && self.bind.is_empty() && self.handed_over.is_empty() {
+            return Err(ServerError::NoAddress);
+        }
         self.start().await?.wait().await
     }
 

@@ -98,6 +98,8 @@ struct Ready {
     key: StreamKey,
     call: Waiting,
     arguments: Payload,
+    /// The client sends nothing after them.
+    fin: bool,
 }
 
 /// The server's end of one connection.
@@ -211,6 +213,7 @@ impl ServerConnection {
                     head,
                     deadline,
                     arguments,
+                    fin,
                 } => {
                     let router = &self.books.shared.router;
                     let route = router.find(head.method);
@@ -223,13 +226,23 @@ impl ServerConnection {
                     }
                     let call = Waiting { route, head, deadline };
                     if let Some(arguments) = arguments {
-                        return Some(Ready { key, call, arguments });
+                        return Some(Ready {
+                            key,
+                            call,
+                            arguments,
+                            fin,
+                        });
                     }
                     self.waiting.insert(key, call);
                 }
-                Incoming::Arguments { key, arguments } => {
+                Incoming::Arguments { key, arguments, fin } => {
                     if let Some(call) = self.waiting.remove(&key) {
-                        return Some(Ready { key, call, arguments });
+                        return Some(Ready {
+                            key,
+                            call,
+                            arguments,
+                            fin,
+                        });
                     }
                 }
             }
@@ -239,11 +252,17 @@ impl ServerConnection {
 
     /// Makes the context and the slot of a call whose turn has come.
     fn begin(&mut self, connection: &Connection, ready: Ready) -> Job {
-        let Ready { key, call, arguments } = ready;
+        let Ready {
+            key,
+            call,
+            arguments,
+            fin,
+        } = ready;
         let shared = &self.books.shared;
         let route = call.route.and_then(|at| shared.router.route(at));
         let spec = route.map(|route| route.spec);
-        let streams = spec.is_none_or(|spec| spec.kind().client_streams());
+        // A call that a proxy passes on may stream; whether it does, only its client knows.
+        let streams = !fin && spec.is_none_or(|spec| spec.kind().client_streams());
         let inbound = if streams {
             let receive = Receive::new(connection.clone(), key, ReceiveEnd::StopReading);
             Inbound::new(Box::new(receive))

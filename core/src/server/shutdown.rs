@@ -14,15 +14,17 @@ use super::Shared;
 use super::accept;
 use super::builder::ServerError;
 use super::connection::Accepted;
+use crate::mux::config::{ConfigError, check_duration};
 use crate::time::{self, DurationError, IntoDuration};
 use crate::transport::Address;
 use crate::transport::io::ByteStream;
 
-/// How a server comes to an end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How a server comes to an end: a lame-duck time of 5 s, and 30 s for everything. A wrong setting is reported when the server starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Drain {
     lame_duck: Duration,
     bound: Duration,
+    wrong: Option<(&'static str, DurationError)>,
 }
 
 impl Default for Drain {
@@ -30,28 +32,43 @@ impl Default for Drain {
         Self {
             lame_duck: Duration::from_secs(5),
             bound: Duration::from_secs(30),
+            wrong: None,
         }
     }
 }
 
 impl Drain {
-    /// Sets the time in which the server still takes everything, so that clients hear of its end first (default 5 s). Zero is right where nothing
-    /// watches the server.
-    ///
-    /// # Errors
-    /// [`DurationError`] if the text is not a duration.
-    pub fn lame_duck(mut self, time: impl IntoDuration) -> Result<Self, DurationError> {
-        self.lame_duck = time.into_duration()?;
-        Ok(self)
+    /// Sets the time in which the server still takes everything, so that clients hear of its end first (default 5 s, at most the time of
+    /// [`within`](Self::within)). Zero is right where nothing watches the server: in tests, and where nobody balances load.
+    #[must_use]
+    pub fn lame_duck(mut self, time: impl IntoDuration) -> Self {
+        match time.into_duration() {
+            Ok(time) => self.lame_duck = time,
+            Err(error) => self.wrong = self.wrong.or(Some(("drain.lame_duck", error))),
+        }
+        self
     }
 
-    /// Sets the time after which what still runs is ended with UNAVAILABLE, lame duck included (default 30 s).
-    ///
-    /// # Errors
-    /// [`DurationError`] if the text is not a duration.
-    pub fn within(mut self, time: impl IntoDuration) -> Result<Self, DurationError> {
-        self.bound = time.into_duration()?;
-        Ok(self)
+    /// Sets the time after which what still runs is ended with UNAVAILABLE, lame duck included (default 30 s, more than 0, at most 365 days).
+    #[must_use]
+    pub fn within(mut self, time: impl IntoDuration) -> Self {
+        match time.into_duration() {
+            Ok(time) => self.bound = time,
+            Err(error) => self.wrong = self.wrong.or(Some(("drain.within", error))),
+        }
+        self
+    }
+
+    pub(super) fn check(&self) -> Result<(), ServerError> {
+        if let Some((field, source)) = self.wrong.clone() {
+            return Err(ServerError::Duration { field, source });
+        }
+        check_duration("drain.within", self.bound)?;
+        if self.lame_duck > self.bound {
+            let value = format_args!("{:?}", self.lame_duck);
+            return Err(ConfigError::new("drain.lame_duck", value, "at most the time of drain.within").into());
+        }
+        Ok(())
     }
 }
 
@@ -217,6 +234,7 @@ impl Connections {
 }
 
 /// A server that runs. Dropping it stops the server at once.
+#[must_use = "dropping it stops the server: keep it, or await `.wait()` or `.shutdown()`"]
 pub struct Serving {
     pub(super) shared: Arc<Shared>,
     pub(super) connections: Arc<Connections>,
@@ -264,14 +282,19 @@ impl Serving {
         accept::serve(&self.shared, &self.connections, stream);
     }
 
-    /// Runs until a signal, if [`shutdown_on_signals`](super::ServerBuilder::shutdown_on_signals) was set, else for ever.
+    /// Runs until a signal, if [`shutdown_on_signals`](super::ServerBuilder::shutdown_on_signals) was set, else for ever. A second signal ends
+    /// everything at once.
     ///
     /// # Errors
     /// [`ServerError::Signals`] if the signals cannot be listened to.
     pub async fn wait(self) -> Result<(), ServerError> {
         if self.signals {
             signal().await.map_err(ServerError::Signals)?;
-            self.shutdown().await;
+            tokio::select! {
+                // Dropping the shutdown stops the server, and dropping the wait for a signal loses none that matters.
+                () = self.shutdown() => {}
+                _second = signal() => tracing::warn!("a second signal: the server ends at once"),
+            }
         } else {
             std::future::pending::<()>().await;
         }
@@ -283,7 +306,7 @@ impl Serving {
     pub async fn shutdown(mut self) {
         let bound = time::now() + self.drain.bound;
         tracing::info!(connections = self.connections(), "shutting down");
-        tokio::time::sleep(self.drain.lame_duck.min(self.drain.bound)).await;
+        tokio::time::sleep(self.drain.lame_duck).await;
         self.closing.send_replace(true);
         for mut listener in self.listeners.drain(..) {
             // Closed before clients are told to leave: those that come back at once must be refused, not be left in a backlog. However it ended, its

@@ -8,6 +8,7 @@ use std::fmt;
 
 pub use slot::{BoxSlot, CallSlot, sharing_slot, slot};
 
+use crate::code::Code;
 use crate::message::{MessageStream, Streaming, Wire};
 use crate::method::MethodSpec;
 use crate::wire::message::Payload;
@@ -79,7 +80,7 @@ impl Inbound {
     #[must_use]
     pub fn streaming<T: Wire>(self) -> Streaming<T> {
         match self.stream {
-            Some(stream) => Streaming::remote(stream),
+            Some(stream) => Streaming::remote(stream, Code::InvalidArgument),
             None => Streaming::empty(),
         }
     }

@@ -215,6 +215,27 @@ async fn a_proxy_forwards_calls_and_streams() {
     crate::support::until("no handler is left", || upstream.serving.running_handlers() == 0).await;
 }
 
+/// A unary call stays one on its way through a proxy: what the upstream server provably did not take up is sent again.
+#[tokio::test]
+async fn a_proxy_sends_again_what_was_not_taken_up() {
+    let (upstream, mut connections) = crate::support::hand::channel_to_hand(Fixture::Mem);
+    let proxy = Server::builder().fallback(move |cx: Cx, request: ServerRequest| {
+        let to = upstream.clone();
+        async move { to.forward(&cx, request).await }
+    });
+    let front = Fixture::Mem.serve(proxy).await;
+    let client = OtherClient::from_channel(front.channel.clone());
+    let call = tokio::spawn(client.add(1, 2).into_future());
+    let mut hand = Hand::greet(connections.recv().await.unwrap(), &[]).await;
+    let first = hand.read_kind(OPEN).await.unwrap();
+    assert!(first.fin, "nothing follows the arguments");
+    // Refused: it was not processed.
+    hand.send(crate::support::hand::RESET, first.stream, &[0, 0, 0, 2]).await;
+    let again = hand.read_kind(OPEN).await.unwrap();
+    hand.reply(crate::support::hand::REPLY | FIN, again.stream, &message(&[7])).await;
+    assert_eq!(bounded(call).await.unwrap().unwrap(), 7);
+}
+
 async fn twice(adder: &impl Adder, left: u64, right: u64) -> Result<u64, Status> {
     Ok(adder.add(left, right).await? * 2)
 }

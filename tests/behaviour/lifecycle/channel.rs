@@ -92,6 +92,56 @@ async fn connecting_fails_with_the_cause() {
     );
 }
 
+/// `connect` has the connect time-out: a server that is about to start is waited for, one that never comes is given up with the cause.
+#[tokio::test(start_paused = true)]
+async fn connecting_waits_for_a_server_that_is_about_to_start() {
+    let name = unique("mem:late");
+    let began = tokio::time::Instant::now();
+    let status = Channel::connect(&name).await.unwrap_err();
+    assert_eq!(
+        (status.code(), status.handler_ran()),
+        (Code::Unavailable, HandlerRan::No)
+    );
+    assert!(status.message().contains(&name), "{status}");
+    let took = began.elapsed();
+    assert!((1_000..1_010).contains(&took.as_millis()), "{took:?}");
+    let late = {
+        let name = name.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            serve_at(&name).await
+        })
+    };
+    assert_eq!(WorkerClient::connect(&name).await.unwrap().ping().await.unwrap(), 1);
+    drop(late.await);
+}
+
+/// Whatever a connector does, an attempt ends with the connect time-out, and the next one is made.
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_hangs_is_given_up() {
+    let attempts = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counted = Arc::clone(&attempts);
+    let connector = connect_with(move || {
+        counted.fetch_add(1, Ordering::SeqCst);
+        Box::pin(std::future::pending())
+    });
+    let channel = Channel::builder().connect_timeout("200ms").with_connector("hanging:", connector).unwrap();
+    let mut states = channel.states();
+    assert_eq!(states.next().await, Some(ConnectivityState::Idle));
+    let worker = WorkerClient::from_channel(channel);
+    let call = tokio::spawn(worker.ping().timeout("10s").into_future());
+    assert_eq!(states.next().await, Some(ConnectivityState::Connecting));
+    assert_eq!(states.next().await, Some(ConnectivityState::TransientFailure));
+    let status = call.await.unwrap().unwrap_err();
+    assert_eq!(
+        (status.code(), status.handler_ran()),
+        (Code::Unavailable, HandlerRan::No)
+    );
+    assert!(status.message().contains("hanging:"), "{status}");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(attempts.load(Ordering::SeqCst) > 2, "it goes on trying");
+}
+
 #[tokio::test]
 async fn a_client_finds_its_server_again() {
     for address in [Fixture::Tcp.address(), Fixture::Unix.address(), Fixture::Mem.address()] {
@@ -226,8 +276,21 @@ async fn the_backoff_begins_anew_after_ready() {
 
 #[test]
 fn backoffs_are_checked() {
-    assert!(Backoff::try_new(Duration::ZERO, 2.0, Duration::from_secs(1)).is_err());
-    assert!(Backoff::try_new(Duration::from_millis(1), 2.0, Duration::from_secs(1)).is_ok());
+    let (ms, s) = (Duration::from_millis(1), Duration::from_secs(1));
+    assert!(Backoff::try_new(ms, 2.0, s).is_ok() && Backoff::try_new(ms, 1.0, ms).is_ok());
+    for (initial, factor, cap, field) in [
+        (Duration::ZERO, 2.0, s, "initial"),
+        (ms, 0.9, s, "factor"),
+        (ms, f64::NAN, s, "factor"),
+        (s, 2.0, ms, "cap"),
+        (ms, 2.0, Duration::MAX, "cap"),
+    ] {
+        let error = Backoff::try_new(initial, factor, cap).unwrap_err();
+        assert!(
+            error.field == field && error.to_string().contains(&error.value),
+            "{error}"
+        );
+    }
 }
 
 /// A connection dies with calls running and calls queued: all of them end, the running ones with one and the same cause.
@@ -417,7 +480,7 @@ async fn limits_hold_for_their_channel() {
         ..Limits::default()
     };
     let status = Channel::builder().limits(limits).lazy("mem:x").unwrap_err();
-    assert!(status.message().contains("max_streams is 0"), "{status}");
+    assert!(status.message().contains("(max_streams) is 0"), "{status}");
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use crate::support::probe::Event;
 use crate::support::{bounded, until};
 
 fn drain(lame_duck: &str, within: &str) -> Drain {
-    Drain::default().lame_duck(lame_duck).unwrap().within(within).unwrap()
+    Drain::default().lame_duck(lame_duck).within(within)
 }
 
 fn idle_server() -> ServerBuilder {
@@ -54,8 +54,8 @@ async fn what_cannot_be_bound_is_refused_by_name() {
     };
     let (text, _) = refused(idle_server().bind("0.0.0.0:0")).await;
     assert!(text.contains("dangerous_plaintext"), "says what to do: {text}");
-    idle_server().bind("0.0.0.0:0").dangerous_plaintext().start().await.unwrap();
-    idle_server().bind("0.0.0.0:0?dangerous_plaintext").start().await.unwrap();
+    drop(idle_server().bind("0.0.0.0:0").dangerous_plaintext().start().await.unwrap());
+    drop(idle_server().bind("0.0.0.0:0?dangerous_plaintext").start().await.unwrap());
     let (text, _) = refused(idle_server().bind("nonsense")).await;
     assert!(text.contains("nonsense"), "{text}");
     let taken = idle_server().bind("127.0.0.1:0").start().await.unwrap();
@@ -68,12 +68,52 @@ async fn what_cannot_be_bound_is_refused_by_name() {
         (idle_server().max_message_bytes(0), "max_message"),
         (idle_server().idle_timeout("never"), "idle_timeout"),
         (idle_server().keepalive("0s", "1s"), "keepalive_interval"),
+        (idle_server().keepalive("1s", "soon"), "keepalive_timeout"),
+        (
+            idle_server().keepalive(Duration::MAX, Duration::MAX),
+            "keepalive_timeout",
+        ),
+        (idle_server().idle_timeout(Duration::MAX), "idle_timeout"),
+        (idle_server().drain(drain("soon", "1s")), "drain.lame_duck"),
+        (idle_server().drain(drain("0s", "late")), "drain.within"),
+        (idle_server().drain(drain("2s", "1s")), "drain.lame_duck"),
+        (
+            idle_server().drain(Drain::default().within(Duration::MAX)),
+            "drain.within",
+        ),
         (idle_server().handshake_timeout("soon"), "handshake_timeout"),
     ] {
         let (text, error) = refused(server).await;
         assert!(text.contains(field), "{field}: {text}");
         assert!(matches!(error, ServerError::Config(_) | ServerError::Duration { .. }));
     }
+}
+
+#[tokio::test]
+async fn a_server_that_listens_nowhere_is_refused_unless_connections_are_handed_over() {
+    let error = idle_server().serve().await.unwrap_err();
+    assert!(matches!(error, ServerError::NoAddress), "{error}");
+    let server = idle_server().start().await.unwrap();
+    assert_eq!(server.target(), "");
+}
+
+/// The longest settings that are allowed work: nothing adds them to an instant without looking.
+#[tokio::test]
+async fn settings_of_a_year_are_as_good_as_never() {
+    let year = Duration::from_hours(365 * 24);
+    let server = idle_server().idle_timeout(year).handshake_timeout(year).keepalive(year, year);
+    let server = server
+        .drain(Drain::default().lame_duck("0s").within(year))
+        .bind("127.0.0.1:0")
+        .start()
+        .await
+        .unwrap();
+    let channel = Channel::builder().timeout(year).connect_timeout(year).idle_timeout(year).keepalive(year, year);
+    let worker = WorkerClient::from_channel(channel.connect(&server.target()).await.unwrap());
+    assert_eq!(worker.ping().await.unwrap(), 1);
+    assert_eq!(worker.ping().timeout(Duration::MAX).await.unwrap(), 1);
+    drop(worker);
+    bounded(server.shutdown()).await;
 }
 
 #[tokio::test]

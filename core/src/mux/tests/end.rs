@@ -81,7 +81,7 @@ fn keepalive_cannot_be_talked_out_of() {
         ping_interval_min: Duration::from_secs(u64::from(u32::MAX)),
         ..MuxConfig::default()
     };
-    let mut pair = Pair::with(lazy, MuxConfig::default());
+    let mut pair = Pair::unchecked(lazy, MuxConfig::default());
     pair.run();
     pair.call(1);
     let due = pair.server.mux.next_timeout().unwrap();

@@ -156,7 +156,7 @@ impl Raw {
             .drain(..)
             .map(|incoming| match incoming {
                 Incoming::Opened { key, arguments, .. } => (key, arguments.map(|payload| payload.to_vec())),
-                Incoming::Arguments { key, arguments } => (key, Some(arguments.to_vec())),
+                Incoming::Arguments { key, arguments, .. } => (key, Some(arguments.to_vec())),
             })
             .collect()
     }
