@@ -1,15 +1,25 @@
 //! More load than buffers hold, in both directions at once: everything is answered, and nobody waits for the other for ever.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use sinew::{Server, service};
 
+use crate::support::bounded;
+use crate::support::fixture::Fixture;
+use crate::support::hand::{CREDIT, FIN, Hand, OPEN, message};
+
 #[service]
 trait Mirror {
     /// The same bytes.
     async fn echo(&self, bytes: Bytes) -> Bytes;
+    /// A million bytes that lie ready.
+    async fn million(&self) -> Bytes;
 }
+
+static MILLION: [u8; 1_000_000] = [7; 1_000_000];
+static BEGUN: AtomicUsize = AtomicUsize::new(0);
 
 struct Glass;
 
@@ -17,6 +27,10 @@ struct Glass;
 impl Mirror for Glass {
     async fn echo(&self, bytes: Bytes) -> Bytes {
         bytes
+    }
+    async fn million(&self) -> Bytes {
+        BEGUN.fetch_add(1, Ordering::Relaxed);
+        Bytes::from_static(&MILLION)
     }
 }
 
@@ -42,4 +56,44 @@ async fn requests_that_pile_up_do_not_keep_a_client_from_reading() {
             .expect("both sides wait for each other")
             .unwrap();
     }
+}
+
+/// A client that does not take its answers does not get any more made; when it takes them, it does.
+#[tokio::test]
+async fn no_handler_begins_while_too_many_answers_wait() {
+    let server = Server::builder().service(MirrorServer::new(Glass)).start().await.unwrap();
+    let (ours, theirs) = Fixture::Mem.ends().await;
+    server.accept(theirs);
+    let mut hand = Hand::greet(ours, &[]).await;
+    let method = sinew::wire::method_id("Mirror/million").to_be_bytes();
+    let call = [&method[..], &[0; 6], &message(&[0x90])].concat();
+    for stream in 1..=300 {
+        hand.send(OPEN | FIN, stream, &call).await;
+    }
+    // Whatever can happen without credit has happened when this does not change any more.
+    let mut begun = 0;
+    bounded(async {
+        loop {
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            let now = BEGUN.load(Ordering::Relaxed);
+            if now > 0 && std::mem::replace(&mut begun, now) == now {
+                break;
+            }
+        }
+    })
+    .await;
+    // Sixteen MiB of answers, and those that were begun before the first was there.
+    assert!((17..150).contains(&begun), "{begun}");
+    let mut ended = 0;
+    while ended < 300 {
+        let frame = bounded(hand.read()).await.expect("the connection lives");
+        ended += u32::from(frame.fin);
+        if !frame.payload.is_empty() && frame.stream > 0 {
+            let bytes = u32::try_from(frame.payload.len()).unwrap().to_be_bytes();
+            hand.send_all(&[(CREDIT, frame.stream, &bytes), (CREDIT, 0, &bytes)]).await;
+        }
+    }
+    assert_eq!(BEGUN.load(Ordering::Relaxed), 300);
 }

@@ -19,6 +19,7 @@ pub(crate) const DATA: u8 = 2;
 pub(crate) const REPLY: u8 = 3;
 pub(crate) const END: u8 = 4;
 pub(crate) const RESET: u8 = 5;
+pub(crate) const CREDIT: u8 = 6;
 pub(crate) const PING: u8 = 7;
 pub(crate) const PONG: u8 = 8;
 pub(crate) const GOAWAY: u8 = 9;

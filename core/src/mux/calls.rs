@@ -19,6 +19,13 @@ use crate::wire::pool;
 /// Memory of queued pieces, in bytes, above which a sender of a stream waits: one batch under way, one being filled.
 const SEND_QUEUE_BYTES_MAX: usize = 128 * 1024;
 
+/// Bytes of finished unary answers above which no further handler of the connection begins: what a client's default window takes. More would only
+/// be kept for a client that is busy with these, or takes none at all.
+const QUEUED_ANSWERS_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Time in which a client has to take something of a finished answer whose call has no deadline. Its memory is freed then.
+pub(super) const ANSWER_PATIENCE: Duration = Duration::from_secs(60);
+
 /// Bytes of frames that wait to leave above which no call is opened: calls that time out leave their OPENs behind, and a peer that reads nothing
 /// must not make them pile up.
 pub(super) const UNSENT_OPEN_BYTES_MAX: usize = 1024 * 1024;
@@ -374,6 +381,12 @@ impl Mux {
         self.peer.max_message
     }
 
+    /// Server: whether so many finished answers wait for the client to take them that no further handler is to begin.
+    #[must_use]
+    pub fn is_full_of_answers(&self) -> bool {
+        self.queued_answers > QUEUED_ANSWERS_BYTES_MAX
+    }
+
     /// Server: answers a unary call and ends it.
     pub fn reply(&mut self, key: StreamKey, metadata: &Metadata, message: &EncodedMessage, trailers: &Metadata) {
         self.forgive_pings();
@@ -401,6 +414,11 @@ impl Mux {
         }
         self.outbox.whole(FrameType::Reply, false, id, &[], metadata, &[]);
         message.to_pieces(|piece| stream.send.push(piece));
+        self.queued_answers += stream.send.count();
+        if stream.deadline.is_none() {
+            stream.send.watch();
+            self.undated.push((key, ANSWER_PATIENCE));
+        }
         if fin {
             stream.send.fin = true;
         } else {

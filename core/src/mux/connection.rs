@@ -541,6 +541,7 @@ impl Mux {
     /// Closes a stream and frees what it holds.
     pub(super) fn remove(&mut self, key: StreamKey) {
         let Some(stream) = self.streams.remove(key) else { return };
+        self.queued_answers -= stream.send.uncount();
         let late = (!stream.recv.fin).then(|| stream.recv.window.left());
         let unread = stream.recv.unread();
         self.assembling = self.assembling.saturating_sub(stream.recv.assembly_bytes());

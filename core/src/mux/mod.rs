@@ -176,6 +176,8 @@ pub struct Mux {
     recv_window: Window,
     /// Bytes of incomplete messages, over all streams.
     assembling: usize,
+    /// Bytes of unary answers that wait for credit or for their turn.
+    queued_answers: usize,
     /// Tasks to wake that were found where no [`Events`] was at hand.
     woken: Vec<Waker>,
     /// Calls whose deadlines begin with the next reading of the clock.
@@ -209,6 +211,7 @@ impl Mux {
             starved: VecDeque::new(),
             openers: Openers::default(),
             assembling: 0,
+            queued_answers: 0,
             woken: Vec::new(),
             undated: Vec::new(),
             nuisance: Nuisance::new(now),
@@ -303,6 +306,7 @@ impl Mux {
         });
         if role == Role::Server {
             self.streams.clear();
+            self.queued_answers = 0;
         }
         self.ready.clear();
         self.starved.clear();

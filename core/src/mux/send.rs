@@ -32,6 +32,10 @@ struct Queue {
     end: Option<Vec<u8>>,
     /// Waits until there is room.
     waker: Option<Waker>,
+    /// Bytes of an answer that the connection counts; kept when the rest is dropped, until the stream is removed.
+    counted: usize,
+    /// The answer may stand still only for so long.
+    impatient: bool,
 }
 
 impl SendHalf {
@@ -51,6 +55,36 @@ impl SendHalf {
     pub(super) fn held(&self) -> usize {
         let held = |queue: &Queue| queue.bytes + queue.pieces.len() * PIECE_COST_BYTES;
         self.queue.as_deref().map_or(0, held)
+    }
+
+    /// The queue is an answer, whose bytes the connection counts.
+    pub(super) fn count(&mut self) -> usize {
+        let queue = self.queue.get_or_insert_default();
+        queue.counted = queue.bytes;
+        queue.counted
+    }
+
+    /// The answer has no deadline, so somebody has to watch whether it is taken.
+    pub(super) fn watch(&mut self) {
+        self.queue.get_or_insert_default().impatient = true;
+    }
+
+    /// Whether it is watched.
+    pub(super) fn is_watched(&self) -> bool {
+        self.queue.as_ref().is_some_and(|queue| queue.impatient)
+    }
+
+    /// Of `sent` bytes, those that were counted.
+    pub(super) fn uncount_sent(&mut self, sent: usize) -> usize {
+        let Some(queue) = &mut self.queue else { return 0 };
+        let counted = queue.counted.min(sent);
+        queue.counted -= counted;
+        counted
+    }
+
+    /// Bytes that the connection need not count any longer.
+    pub(super) fn uncount(&mut self) -> usize {
+        self.queue.as_mut().map_or(0, |queue| std::mem::take(&mut queue.counted))
     }
 
     /// Ends the call after what is queued.
@@ -130,6 +164,7 @@ impl Queue {
     fn clear(&mut self) {
         self.pieces.clear();
         self.bytes = 0;
+        self.impatient = false;
         self.end = None;
         self.waker = None;
     }

@@ -10,7 +10,7 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::Mux;
-use super::calls::{StreamKey, UNSENT_OPEN_BYTES_MAX};
+use super::calls::{ANSWER_PATIENCE, StreamKey, UNSENT_OPEN_BYTES_MAX};
 use crate::metadata::Metadata;
 use crate::status::Status;
 use crate::wire::frame::{ErrorCode, FrameType, HEADER_BYTES, PREFACE, StreamId, header};
@@ -278,6 +278,10 @@ impl Mux {
                 let piece = send.take(room);
                 room -= piece.len();
                 transmit.pieces.push_back(Piece::Linked(piece));
+            }
+            self.queued_answers -= send.uncount_sent(len);
+            if send.is_watched() {
+                self.undated.push((key, ANSWER_PATIENCE));
             }
             let len = u32::try_from(len).unwrap_or(u32::MAX);
             send.credit -= len;

@@ -108,6 +108,8 @@ pub(super) struct ServerConnection {
     waiting: HashMap<StreamKey, Waiting>,
     /// What arrived and waits for its turn.
     arrived: VecDeque<Incoming>,
+    /// No handler begins, because the client does not take the answers that are there.
+    held: bool,
     spare_slot: Option<(usize, BoxSlot)>,
     spare_cx: Option<Cx>,
     answers: Vec<(StreamKey, Answer)>,
@@ -190,6 +192,7 @@ impl ServerConnection {
             },
             waiting: HashMap::new(),
             arrived: VecDeque::new(),
+            held: false,
             spare_slot: None,
             spare_cx: None,
             answers: Vec::new(),
@@ -387,7 +390,8 @@ impl Acceptor for ServerConnection {
 
     fn next_job(&mut self, connection: &Connection) -> Option<Job> {
         loop {
-            if std::mem::take(&mut self.clock.over_budget) {
+            self.held |= connection.is_full_of_answers();
+            if self.held || std::mem::take(&mut self.clock.over_budget) {
                 return None;
             }
             let ready = self.next_ready()?;
@@ -404,7 +408,12 @@ impl Acceptor for ServerConnection {
     }
 
     fn has_more(&self) -> bool {
-        !self.arrived.is_empty()
+        !self.held && !self.arrived.is_empty()
+    }
+
+    fn resume(&mut self, connection: &Connection) -> bool {
+        self.held = self.held && connection.is_full_of_answers();
+        self.has_more()
     }
 
     fn run(job: &mut Job) -> Poll<Outcome> {

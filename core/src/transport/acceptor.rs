@@ -28,6 +28,8 @@ pub trait Acceptor: Send + 'static {
     fn next_job(&mut self, connection: &Connection) -> Option<Self::Job>;
     /// Whether jobs are left for the next turn.
     fn has_more(&self) -> bool;
+    /// After writing: whether jobs that had to wait for it may run now.
+    fn resume(&mut self, connection: &Connection) -> bool;
     /// Polls a handler: user code, which may take long or panic.
     fn run(job: &mut Self::Job) -> Self::Done;
     /// Takes up the result; answers may be collected until [`flush`](Self::flush).
@@ -70,6 +72,10 @@ impl Acceptor for NoCalls {
     }
 
     fn has_more(&self) -> bool {
+        false
+    }
+
+    fn resume(&mut self, _: &Connection) -> bool {
         false
     }
 

@@ -5,6 +5,7 @@
 //! polled once and then forgotten delays nobody.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -47,6 +48,8 @@ struct Shared {
     state: Mutex<State>,
     pub(super) writer: Writer,
     peer: Peer,
+    /// As [`Mux::is_full_of_answers`] said when it was last asked under the lock; read for every call without it.
+    full_of_answers: AtomicBool,
     lifecycle: watch::Sender<Lifecycle>,
 }
 
@@ -89,6 +92,7 @@ impl Connection {
                 }),
                 writer,
                 peer,
+                full_of_answers: AtomicBool::new(false),
                 lifecycle: watch::Sender::new(Lifecycle::Connecting),
             }),
         }
@@ -344,6 +348,17 @@ impl Connection {
         }
     }
 
+    /// Server: whether no further handler is to begin; see [`Mux::is_full_of_answers`].
+    #[must_use]
+    pub fn is_full_of_answers(&self) -> bool {
+        self.shared.full_of_answers.load(Ordering::Relaxed)
+    }
+
+    /// Notes what the mux says of its answers; after anything that changes them.
+    pub(super) fn note_answers(&self, mux: &Mux) {
+        self.shared.full_of_answers.store(mux.is_full_of_answers(), Ordering::Relaxed);
+    }
+
     /// The largest message that the peer takes.
     #[must_use]
     pub fn reply_bytes_max(&self) -> usize {
@@ -419,6 +434,7 @@ impl Connection {
         let result = work(&mut state.mux);
         let mut wakers = Vec::new();
         state.mux.take_woken(&mut wakers);
+        self.note_answers(&state.mux);
         drop(state);
         for waker in wakers {
             waker.wake();
@@ -446,6 +462,7 @@ impl Connection {
     fn follow_up(&self, mut state: MutexGuard<'_, State>, timers: bool) {
         let mut wakers = Vec::new();
         state.mux.take_woken(&mut wakers);
+        self.note_answers(&state.mux);
         let mut need_driver = timers && {
             let due = state.mux.next_timeout();
             due.is_some_and(|due| state.timer_at.is_none_or(|at| due < at))

@@ -273,6 +273,7 @@ fn turn<A: Acceptor>(
         again = true;
     } else {
         again |= core.write(connection, task);
+        again |= core.acceptor.resume(connection);
     }
     let turn = core.end_of_turn(connection, task, again);
     Some((core, turn))
@@ -391,6 +392,7 @@ impl<A: Acceptor> Core<A> {
                 // A caller is writing; it wakes this task if something is left.
                 return false;
             }
+            connection.note_answers(&state.mux);
             let mut transmit = std::mem::take(&mut state.transmit);
             if transmit.is_empty() && !state.mux.poll_transmit(&mut transmit) {
                 state.transmit = transmit;

@@ -120,6 +120,10 @@ impl Acceptor for Probe {
         *self.baton.lock().unwrap() = Some(Arc::clone(baton));
     }
 
+    fn resume(&mut self, _: &Connection) -> bool {
+        false
+    }
+
     fn shrink(&mut self) {}
 
     fn abandoned(_: &Connection, saw: &Self::Context) {

@@ -1,6 +1,7 @@
 //! What a peer that reads slowly, or never, may cost: the others of its connection nothing, and this side a bounded amount of memory.
 
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use super::pair::{Counter, Pair, framed, message, noop};
 use super::raw::{DATA, FIN, REPLY, RESET, Raw, frame, message as item, open};
@@ -138,6 +139,32 @@ fn tiny_items_that_nobody_takes_are_bounded_by_what_they_hold() {
     }
     // 128 KiB of pieces that cost 96 bytes each beside their own five.
     assert!((1_000..=2_000).contains(&items), "{items}");
+}
+
+/// An answer without a deadline is kept as long as the client takes something of it now and then.
+#[test]
+fn an_answer_that_stands_still_is_given_up() {
+    let mut pair = Pair::ready();
+    let (_key, server_key) = pair.call(1);
+    pair.reply(server_key, 3_000_000);
+    let none: &mut Vec<u8> = &mut Vec::new();
+    let mut events = crate::mux::Events::default();
+    for _ in 0..3 {
+        pair.server.write_all();
+        none.append(&mut pair.server.sent);
+        pair.server.mux.date(pair.now);
+        pair.now += Duration::from_secs(59);
+        pair.server.mux.handle_timeout(pair.now, &mut events);
+        assert_eq!(pair.server.mux.open_streams(), 1);
+        // A little credit, as a slow client gives it.
+        let credit = frame(super::raw::CREDIT, server_key.id().0, &100_000_u32.to_be_bytes());
+        pair.server.feed(pair.now, &credit);
+    }
+    pair.server.write_all();
+    pair.server.mux.date(pair.now);
+    pair.now += Duration::from_secs(60);
+    pair.server.mux.handle_timeout(pair.now, &mut events);
+    assert_eq!((pair.server.mux.open_streams(), pair.server.mux.queued_answers), (0, 0));
 }
 
 /// A server that repeats itself on a stream that broke a rule is reset once and then held to its budget.
