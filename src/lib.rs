@@ -29,23 +29,44 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Where things are
+//! - **Security.** There is no TLS yet: servers bind to, and clients dial, loopback addresses and unix sockets only, unless
+//!   [`dangerous_plaintext`](ServerBuilder::dangerous_plaintext) says otherwise. Who calls is for an interceptor to find out: it reads
+//!   [`Cx::metadata`], puts what it found into [`Cx::insert`], and ends the call with a [`Status`] or lets it through. A client adds its
+//!   credentials per call ([`Call::metadata`]) or in an interceptor of its channel ([`Cx::add_metadata`], [`Channel::with_interceptor`]).
+//! - **Errors.** [`Status`] has a code, a message and whether the handler may have run; [`AppError`](macro@AppError) makes a type of your own
+//!   the error of a method, which callers match as [`CallError::App`].
+//! - **Deadlines.** Ten seconds for a unary call unless [`Call::timeout`], `#[rpc(timeout = "..")]` or [`ChannelBuilder::timeout`] says
+//!   otherwise; calls that a handler makes have what is left of its own.
+//! - **Limits.** [`ServerBuilder`] and [`ChannelBuilder`] have a setter for each that one changes; [`Limits`] has all.
+//! - **Testing.** `#[service(mock)]` makes a mock, `XClient::local(handler)` a client without a socket, and the address `mem:name` a server
+//!   without a port; with tokio's paused clock, time in a test takes none.
+//! - **Observability.** Each handler runs in a `tracing` span named `rpc` with the fields `rpc.system.name`, `rpc.method`, `trace_id` and
+//!   `span_id`; traces are taken up from `traceparent` and passed on to nested calls.
+//! - **The end.** [`ServerBuilder::shutdown_on_signals`] and [`Serving::shutdown`]; [`Drain`] says how long.
 
 pub use sinew_core::client::{
-    Call, CallMeta, CallWithMeta, Channel, ChannelBuilder, ConnectivityState, Connector, StateChanges,
+    Call, CallFuture, CallMeta, CallWithMeta, Channel, ChannelBuilder, ConnectivityState, Connector, MetaFuture,
+    StateChanges,
 };
 pub use sinew_core::code::Code;
-pub use sinew_core::context::{CancelCause, Cx, Peer, Side, TraceContext};
+pub use sinew_core::context::{
+    CancelCause, Cancelled, Carry, Cx, CxParts, Draining, Peer, Side, TraceContext, TraceParseError,
+};
 pub use sinew_core::interceptor::{Interceptor, Next};
 pub use sinew_core::message::{
-    AppError, CallError, Outcome, OutcomeCode, Reply, SendError, StreamSender, Streaming, Wire,
+    AppError, CallError, FromStatus, Outcome, OutcomeCode, Reply, ReplyShape, SendError, StreamSender, Streaming, Wire,
 };
 pub use sinew_core::metadata::{Metadata, MetadataError};
 pub use sinew_core::method::{Alias, ArgSpec, Encoding, Execution, MethodKind, MethodSpec};
 pub use sinew_core::mux::MuxConfig as Limits;
-pub use sinew_core::policy::backoff::Backoff;
-pub use sinew_core::server::{Drain, Fallback, Server, ServerBuilder, ServerError, Serving};
+pub use sinew_core::mux::config::ConfigError;
+pub use sinew_core::policy::backoff::{Backoff, BackoffError};
+pub use sinew_core::server::{Collision, Drain, Fallback, Server, ServerBuilder, ServerError, Serving};
 pub use sinew_core::service::{Inbound, ServerRequest, Service};
 pub use sinew_core::status::{HandlerRan, Origin, Status};
+pub use sinew_core::time::{DurationError, IntoDuration};
 pub use sinew_core::transport::Address;
 
 #[doc(inline)]
@@ -58,11 +79,15 @@ pub mod transport {
     pub use sinew_core::transport::mem::pair;
 }
 
-/// The encoded forms, for proxies and dynamic clients.
+/// The encoded forms, for proxies, dynamic clients, and services that are implemented by hand.
 pub mod wire {
+    pub use sinew_core::client::{LocalCalls, RawRequest};
     pub use sinew_core::message::{Batch, Body, LargeMessage, MessageStream};
     pub use sinew_core::method::method_id;
+    pub use sinew_core::service::{BoxSlot, CallSlot, slot};
+    pub use sinew_core::wire::args::ArgsWriter;
     pub use sinew_core::wire::codec::{decode, encode_into};
+    pub use sinew_core::wire::error::{DecodeError, EncodeError};
     pub use sinew_core::wire::message::{EncodedMessage, Payload};
 }
 

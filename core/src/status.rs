@@ -139,6 +139,13 @@ impl Status {
         &self.0.app
     }
 
+    /// Sets the message.
+    #[must_use]
+    pub fn with_message(mut self, message: impl Into<Cow<'static, str>>) -> Self {
+        self.0.message = message.into();
+        self
+    }
+
     /// Sets the details.
     #[must_use]
     pub fn with_details(mut self, details: impl Into<Bytes>) -> Self {

@@ -1,8 +1,7 @@
 //! Time as calls see it: the clock, durations as text, and deadlines as they travel.
 //!
 //! A deadline is an [`Instant`] inside a process and a remaining duration on the wire, so clocks of two machines are never compared.
-//! [`now`] is the only reader of a clock in this crate. It asks tokio, so that a test's paused clock holds everywhere; all other
-//! code on the lower floors takes `now` as an argument.
+//! [`now`] asks tokio, so that a test's paused clock holds everywhere; code on the lower floors takes `now` as an argument.
 
 use std::time::{Duration, Instant};
 

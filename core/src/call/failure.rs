@@ -4,6 +4,9 @@ use crate::mux::{OpenError, StreamError};
 use crate::status::{HandlerRan, Origin, Status};
 use crate::wire::frame::ErrorCode;
 
+/// How a server begins to say that it has no method with this id; the client, which knows the name, says more.
+pub const UNKNOWN_METHOD: &str = "no method with id";
+
 /// The status of a call whose stream failed at the client.
 #[must_use]
 pub fn stream_status(error: StreamError) -> Status {

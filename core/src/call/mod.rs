@@ -6,7 +6,7 @@ mod pump;
 mod receive;
 mod span;
 
-pub use failure::{open_status, stream_status};
+pub use failure::{UNKNOWN_METHOD, open_status, stream_status};
 pub use idle::Idle;
 pub use pump::{Pump, PumpEnd};
 pub use receive::{Receive, ReceiveEnd};

@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use super::channel::Channel;
 use super::future::outcome;
 use super::raw::{RawRequest, context_of};
+use super::subchannel::Subchannel;
 use crate::call::{Idle, Pump, PumpEnd, Receive, ReceiveEnd, open_status, stream_status};
 use crate::context::Cx;
 use crate::interceptor::{Chain, Next};
@@ -122,11 +123,19 @@ async fn run(channel: Channel, mut request: RawRequest) -> Outcome {
     };
     let outcome = within(deadline, call).await;
     outcome.unwrap_or_else(|| {
-        too_late(if sent.load(Ordering::Relaxed) {
-            HandlerRan::Maybe
-        } else {
-            HandlerRan::No
-        })
+        if sent.load(Ordering::Relaxed) {
+            return too_late(HandlerRan::Maybe);
+        }
+        match channel.subchannel().and_then(Subchannel::last_failure) {
+            // It waited for a connection in vain: then that is what its caller has to hear.
+            Some(cause) => Err(Status::deadline_exceeded(format!(
+                "the deadline passed while waiting for a connection: {}",
+                cause.message()
+            ))
+            .with_handler_ran(HandlerRan::No)
+            .with_source(cause)),
+            None => too_late(HandlerRan::No),
+        }
     })
 }
 

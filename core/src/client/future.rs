@@ -8,7 +8,8 @@ use std::time::Instant;
 
 use super::attempt;
 use super::call::{Call, CallMeta};
-use crate::call::{open_status, stream_status};
+use crate::call::{UNKNOWN_METHOD, open_status, stream_status};
+use crate::code::Code;
 use crate::message::{Body, FromStatus, Outcome, Reply, ReplyShape};
 use crate::metadata::Metadata;
 use crate::method::MethodSpec;
@@ -236,6 +237,16 @@ fn general<T: ReplyShape, E>(call: Call<T, E>, limit: Option<Instant>, attempts:
     }
 }
 
+/// What a server said that does not know the method by its id: the client knows its name.
+pub(super) fn explain(status: Status, path: &str) -> Status {
+    let unknown = status.code() == Code::Unimplemented && status.message().starts_with(UNKNOWN_METHOD);
+    if !unknown || path.is_empty() {
+        return status;
+    }
+    let message = format!("{path} is not served there; is its service added to the server, and under the same name?");
+    status.with_message(message)
+}
+
 /// The outcome of a unary call, from what came over the wire.
 pub(super) fn outcome(reply: UnaryReply) -> Outcome {
     match reply.status {
@@ -255,10 +266,10 @@ impl<T: ReplyShape, E: FromStatus> Future for CallFuture<T, E> {
         let result = match std::task::ready!(this.poll_ended(task)) {
             Ended::Short(reply) => match reply.status {
                 None => T::from_body(reply.message.map_or(Body::Empty, Body::Received), this.spec),
-                Some(status) => Err(status.with_metadata(reply.trailers)),
+                Some(status) => Err(explain(status, this.spec.path()).with_metadata(reply.trailers)),
             },
             Ended::General(Ok(reply)) => T::from_body(reply.into_parts().1, this.spec),
-            Ended::General(Err(status)) => Err(status),
+            Ended::General(Err(status)) => Err(explain(status, this.spec.path())),
         };
         Poll::Ready(result.map_err(E::from_status))
     }
@@ -273,7 +284,7 @@ impl<T: ReplyShape, E: FromStatus> Future for MetaFuture<T, E> {
             let (metadata, body, trailers) = reply.into_parts();
             T::from_body(body, this.spec).map(|value| (value, CallMeta::new(metadata, trailers)))
         });
-        Poll::Ready(result.map_err(E::from_status))
+        Poll::Ready(result.map_err(|status| E::from_status(explain(status, this.spec.path()))))
     }
 }
 

@@ -16,6 +16,7 @@ mod subchannel;
 pub use builder::ChannelBuilder;
 pub use call::{Call, CallMeta, CallWithMeta};
 pub use channel::{Channel, LocalCalls};
+pub use future::{CallFuture, MetaFuture};
 pub use raw::RawRequest;
 pub use state::{ConnectivityState, StateChanges};
 pub use subchannel::Connector;

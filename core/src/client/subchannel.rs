@@ -122,6 +122,12 @@ impl Subchannel {
         self.shared.current.load()
     }
 
+    /// Why there is no connection, if the last attempt failed.
+    pub(super) fn last_failure(&self) -> Option<Status> {
+        let failing = *self.shared.state.borrow() == ConnectivityState::TransientFailure;
+        failing.then(|| self.shared.failure())
+    }
+
     /// Takes a connection that accepts no calls out of use.
     pub(super) fn retire(&self, connection: &Connection) {
         self.shared.retire(connection);

@@ -1,9 +1,12 @@
 //! Tests of the context.
 
+use std::future::Future;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::{CancelCause, Cx, CxParts, Side, TraceContext};
 use crate::metadata::Metadata;
+use crate::time;
 
 #[derive(Clone, Debug, PartialEq)]
 struct User(&'static str);
@@ -123,4 +126,55 @@ async fn time_left_counts_down() {
     tokio::time::advance(Duration::from_secs(2)).await;
     assert_eq!(cx.time_left(), Some(Duration::ZERO));
     assert!(Cx::new().with_timeout("2 apples").is_err());
+}
+
+/// A context with an earlier deadline is the same call: what ends the call ends it, and what is set on one is set on the other.
+#[tokio::test(start_paused = true)]
+async fn a_context_with_a_timeout_is_the_same_call() {
+    let call = Cx::from_parts(CxParts {
+        deadline: Some(time::now() + Duration::from_millis(100)),
+        metadata: {
+            let mut metadata = Metadata::new();
+            metadata.append("tenant", "a").unwrap();
+            metadata
+        },
+        ..CxParts::default()
+    });
+    assert_eq!(
+        call.with_timeout("5s").unwrap().time_left(),
+        Some(Duration::from_millis(100)),
+        "never later"
+    );
+    let step = call.with_timeout("40ms").unwrap();
+    assert_eq!(step.time_left(), Some(Duration::from_millis(40)));
+    step.set_trailer("by", "step").unwrap();
+    step.insert(7_u32);
+    call.set_trace(TraceContext::root());
+    assert_eq!((step.trace(), step.get::<u32>()), (call.trace(), call.get::<u32>()));
+    assert_eq!(call.take_reply().unwrap().1.get("by"), Some("step"));
+    let mut cancelled = std::pin::pin!(step.cancelled());
+    let mut draining = std::pin::pin!(step.draining());
+    let noop = &mut Context::from_waker(Waker::noop());
+    assert!(cancelled.as_mut().poll(noop).is_pending() && draining.as_mut().poll(noop).is_pending());
+    call.set_draining();
+    call.cancel(CancelCause::ClientGone);
+    assert_eq!(cancelled.as_mut().poll(noop), Poll::Ready(CancelCause::ClientGone));
+    assert!(step.is_draining() && step.is_cancelled() && draining.as_mut().poll(noop).is_ready());
+    let read = step.with_metadata("user", "ada").unwrap();
+    assert_eq!(
+        (read.metadata().get("tenant"), read.metadata().get("user")),
+        (Some("a"), Some("ada"))
+    );
+    assert!(call.metadata().get("user").is_none() && read.with_metadata("No Key", "x").is_err());
+}
+
+#[test]
+fn repeated_baggage_is_one_list_and_no_log_shows_it() {
+    let mut metadata = Metadata::new();
+    metadata.append("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01").unwrap();
+    metadata.append("baggage", "user=ada").unwrap();
+    metadata.append("baggage", "plan=gold").unwrap();
+    let trace = TraceContext::from_metadata(&metadata).unwrap();
+    assert_eq!((trace.baggage(), trace.state()), (Some("user=ada,plan=gold"), None));
+    assert!(!format!("{trace:?}").contains("ada"));
 }

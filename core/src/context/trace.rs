@@ -18,7 +18,7 @@ const TRACESTATE: &str = "tracestate";
 const BAGGAGE: &str = "baggage";
 
 /// A position in a trace.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct TraceContext {
     trace_id: u128,
     span_id: u64,
@@ -46,8 +46,8 @@ impl TraceContext {
     #[must_use]
     pub fn from_metadata(metadata: &Metadata) -> Option<Self> {
         let mut trace: Self = metadata.get(TRACEPARENT)?.parse().ok()?;
-        trace.state = metadata.get(TRACESTATE).map(ToOwned::to_owned);
-        trace.baggage = metadata.get(BAGGAGE).map(ToOwned::to_owned);
+        trace.state = joined(metadata, TRACESTATE);
+        trace.baggage = joined(metadata, BAGGAGE);
         Some(trace)
     }
 
@@ -114,6 +114,24 @@ impl TraceContext {
     pub fn with_baggage(mut self, baggage: impl Into<String>) -> Self {
         self.baggage = Some(baggage.into());
         self
+    }
+}
+
+/// All values of a key as one list; `None` if there is none.
+fn joined(metadata: &Metadata, key: &str) -> Option<String> {
+    let values = metadata.get_all(key).filter_map(|value| std::str::from_utf8(value).ok());
+    values.map(ToOwned::to_owned).reduce(|all, value| all + "," + &value)
+}
+
+impl fmt::Debug for TraceContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // State and baggage are the application's, and may hold what no log should.
+        f.debug_struct("TraceContext")
+            .field("trace_id", &format_args!("{:032x}", self.trace_id))
+            .field("span_id", &format_args!("{:016x}", self.span_id))
+            .field("state_bytes", &self.state.as_ref().map(String::len))
+            .field("baggage_bytes", &self.baggage.as_ref().map(String::len))
+            .finish_non_exhaustive()
     }
 }
 

@@ -11,7 +11,7 @@ use super::dispatch::{Answer, HandlerTask, Job};
 use super::shutdown::StopHandle;
 use super::slots::{ready_slot, slot_for};
 use super::watchdog::Attention;
-use crate::call::{Receive, ReceiveEnd, handler_span};
+use crate::call::{Receive, ReceiveEnd, UNKNOWN_METHOD, handler_span};
 use crate::context::{CancelCause, Cx, Side};
 use crate::message::{Body, Outcome, Reply};
 use crate::metadata::Metadata;
@@ -562,7 +562,7 @@ fn refuse_unknown(head: &RequestHead, fallback: bool) -> Option<Status> {
         _ if fallback => None,
         Some(path) => Some(Status::unimplemented(format!("no method {path} here"))),
         None => Some(Status::unimplemented(format!(
-            "no method with id {:#018x} here",
+            "{UNKNOWN_METHOD} {:#018x} here",
             head.method
         ))),
     };

@@ -45,16 +45,31 @@ pub(super) struct Router {
 }
 
 /// Two methods that cannot be told apart on the wire.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{first} and {second} have the same id on the wire; rename one with `#[service(name = ..)]` or `#[rpc(name = ..)]`"
-)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Collision {
     /// The path that was there first.
     pub first: String,
     /// The path that collides with it.
     pub second: String,
 }
+
+impl fmt::Display for Collision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { first, second } = self;
+        if first == second {
+            return write!(
+                f,
+                "{first} is served twice: add each service once, or give one of two traits with the same name another by `#[service(name = \"..\")]`"
+            );
+        }
+        write!(
+            f,
+            "{first} and {second} have the same id on the wire; rename one with `#[service(name = ..)]` or `#[rpc(name = ..)]`"
+        )
+    }
+}
+
+impl std::error::Error for Collision {}
 
 impl Router {
     pub(super) fn add(&mut self, service: Arc<dyn Service>) -> Result<(), Collision> {

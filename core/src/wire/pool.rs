@@ -1,7 +1,7 @@
-//! Byte buffers that are used again, per thread.
+//! Byte buffers that are used again: small ones per thread, large ones for the process.
 //!
-//! A small call encodes into a pooled buffer and decodes out of one; in the steady state neither side asks the allocator. What a
-//! thread keeps is bounded in count and in bytes, and a buffer that grew large is given back to the allocator instead.
+//! A small call encodes into a pooled buffer and decodes out of one; in the steady state neither side asks the allocator. What a thread keeps is
+//! bounded in count and in bytes, and so is what the process keeps of large buffers, which connections at rest give back.
 
 use std::cell::RefCell;
 use std::sync::{Mutex, MutexGuard, PoisonError};

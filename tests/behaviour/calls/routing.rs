@@ -106,7 +106,10 @@ async fn the_same_service_twice_is_refused() {
     let server = Server::builder().service(AdderServer::new(Machine("a"))).service(AdderServer::new(Machine("b")));
     let error = server.start().await.unwrap_err();
     assert!(matches!(error, ServerError::Collision(_)));
-    assert!(error.to_string().contains("routing.Adder/add"), "{error}");
+    assert!(
+        error.to_string().contains("routing.Adder/add is served twice"),
+        "{error}"
+    );
     assert!(matches!(Server::builder().start().await, Err(ServerError::NoService)));
 }
 
