@@ -16,7 +16,8 @@ use crate::wire::message::Payload;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot travel over the wire",
     label = "cannot travel over the wire",
-    note = "add `#[derive(serde::Serialize, serde::Deserialize)]` to it; borrowed data, handles and closures cannot travel"
+    note = "add `#[derive(serde::Serialize, serde::Deserialize)]` to it; borrowed data, handles and closures cannot travel",
+    note = "a stream travels as `Streaming<T>`, an argument or the return itself, and not inside of another type"
 )]
 pub trait Wire: Serialize + DeserializeOwned + Send + 'static {}
 
@@ -27,7 +28,7 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Wire for T {}
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot travel over the wire",
     label = "cannot travel over the wire",
-    note = "add `#[derive(serde::Serialize, serde::Deserialize)]` to it; borrowed data, handles and closures cannot travel",
+    note = "add `#[derive(serde::Serialize, serde::Deserialize)]` to it, or to the items if it is a stream; borrowed data, handles and closures cannot travel",
     note = "a `Result` under another name has to be called `Result`"
 )]
 pub trait ReplyShape: Send + Sized + 'static {
