@@ -1,14 +1,16 @@
 //! The cases with a good server.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use sinew::{CancelCause, Code, Streaming};
+use sinew::{CancelCause, Code, Limits, Streaming};
 
 use super::service::{
     ECHO_INITIAL, ECHO_TRAILING, EchoStatus, NewerTestServiceClient, OutputRequest, SimpleRequest, TestServiceClient,
-    UnimplementedServiceClient, start, zeros,
+    UnimplementedServiceClient, start, start_with, zeros,
 };
 use crate::support::fixture::Fixture;
 use crate::support::probe::Event;
@@ -303,13 +305,32 @@ async fn thousands_of_simultaneous_timeouts(fixture: Fixture) {
     client.empty_call().await.unwrap();
 }
 
-/// The server takes 1,024 calls at a time; more wait for their turn.
+/// The server takes eight calls at a time; more wait for their turn.
 async fn over_max_streams_waits(fixture: Fixture) {
-    let (client, _served, _) = start(fixture).await;
-    let calls = (0..fixture.rounds(3_000)).map(|_| client.unary_call(SimpleRequest::default()).into_future());
-    for result in join_all(calls).await {
-        result.unwrap();
+    let limits = Limits {
+        max_streams: 8,
+        ..Limits::default()
+    };
+    let (client, served, mut events) = start_with(fixture, limits).await;
+    client.empty_call().await.unwrap();
+    let sleeping: Vec<_> = (0..20).map(|_| tokio::spawn(client.sleep_call().timeout("60s").into_future())).collect();
+    for _ in 0..8 {
+        assert_eq!(events.next().await, Event::Began);
     }
+    for _ in 0..200 {
+        tokio::task::yield_now().await;
+    }
+    assert!(events.is_empty() && served.serving.running_handlers() == 8, "no ninth");
+    let waiting: Vec<_> = (0..fixture.rounds(3_000))
+        .map(|_| tokio::spawn(client.unary_call(SimpleRequest::default()).into_future()))
+        .collect();
+    for call in sleeping {
+        call.abort();
+    }
+    for call in waiting {
+        call.await.unwrap().unwrap();
+    }
+    until("no handler is left", || served.serving.running_handlers() == 0).await;
 }
 
 /// The limit of a head is 16 KiB by default: more fails that call alone, and nothing was sent.
@@ -332,14 +353,34 @@ async fn server_responds_before_any_request(fixture: Fixture) {
 
 /// Both sides send more than all windows and queues hold; neither may stop the other for good.
 async fn pushback_on_both_sides(fixture: Fixture) {
-    let (client, _served, _) = start(fixture).await;
+    let limits = Limits {
+        stream_window: 64 * 1024,
+        ..Limits::default()
+    };
+    let (client, _served, _) = start_with(fixture, limits).await;
     let (requests, size) = (fixture.rounds(200), 64 * 1024);
-    let items = Streaming::iter((0..requests).map(move |_| request_for(size, size)));
+    let taken = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&taken);
+    let items = Streaming::iter((0..requests).map(move |_| {
+        counter.fetch_add(1, Ordering::Relaxed);
+        request_for(size, size)
+    }));
     let mut responses = client.full_duplex_call(items).await.unwrap();
-    // Let the server run into its limit before anything is read.
-    for _ in 0..100 {
-        tokio::task::yield_now().await;
+    // Both run into their limits before anything is read: the source is not asked any more.
+    let mut before = 0;
+    loop {
+        for _ in 0..200 {
+            tokio::task::yield_now().await;
+        }
+        let now = taken.load(Ordering::Relaxed);
+        if std::mem::replace(&mut before, now) == now {
+            break;
+        }
     }
+    assert!(
+        before < requests || requests <= 20,
+        "{before} of {requests} were taken though nothing was read"
+    );
     let mut received = 0;
     while let Some(response) = responses.next().await {
         assert_eq!(response.unwrap().len(), size);

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
-use sinew::{Cx, Metadata, Server, Status, Streaming, service};
+use sinew::{Channel, Cx, Limits, Metadata, Server, Status, Streaming, service};
 
 use crate::support::fixture::{Fixture, Served};
 use crate::support::probe::{Events, Probe, probe};
@@ -67,12 +67,18 @@ pub(crate) struct TestServer {
 
 /// A server of the test service, a client of it, and what its streaming handlers report.
 pub(crate) async fn start(fixture: Fixture) -> (TestServiceClient, Served, Events) {
+    start_with(fixture, Limits::default()).await
+}
+
+/// The same with these limits on both sides.
+pub(crate) async fn start_with(fixture: Fixture, limits: Limits) -> (TestServiceClient, Served, Events) {
     let (probe, events) = probe();
     let server = TestServer {
         probe,
         calls: AtomicUsize::new(0),
     };
-    let served = fixture.serve(Server::builder().service(TestServiceServer::new(server))).await;
+    let server = Server::builder().service(TestServiceServer::new(server)).limits(limits.clone());
+    let served = fixture.serve_with(server, Channel::builder().limits(limits)).await;
     (TestServiceClient::from_channel(served.channel.clone()), served, events)
 }
 
