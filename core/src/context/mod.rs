@@ -208,7 +208,8 @@ impl Cx {
         &self.inner.parts.metadata
     }
 
-    /// Adds metadata to the request on its way out; for client interceptors.
+    /// Adds metadata to the request on its way out; for client interceptors. On a server's context it reaches nobody: pass metadata on with
+    /// [`propagate`](Self::propagate) or `Call::metadata`, and answer with [`set_reply_metadata`](Self::set_reply_metadata).
     ///
     /// # Errors
     /// [`MetadataError`] if the key or the value breaks the rules of metadata.

@@ -145,6 +145,9 @@
 //! more than 16 large messages under way at a time. A client answers with a RESET: code 4 for what is above its limit, else 1. An OPEN above `max_streams` is answered by
 //! RESET with code 2; a handler that still runs after its call was cancelled counts as a stream.
 //!
+//! A server may give up an answer that stands still: sinew ends a call without a timeout with DEADLINE_EXCEEDED when its client has taken nothing of
+//! the finished answer for a minute.
+//!
 //! A client **cancels** with RESET and code 0, and is done with the stream. A RESET from the server ends the call with CANCELLED (code 0),
 //! UNAVAILABLE (2: the call was not processed), RESOURCE_EXHAUSTED (4 and 5) or INTERNAL (all others). The loss of the connection ends its
 //! calls with UNAVAILABLE; those whose OPEN was sent may have run.
