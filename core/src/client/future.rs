@@ -238,7 +238,7 @@ fn general<T: ReplyShape, E>(call: Call<T, E>, limit: Option<Instant>, attempts:
 }
 
 /// What a server said that does not know the method by its id: the client knows its name.
-pub(super) fn explain(status: Status, path: &str) -> Status {
+fn explain(status: Status, path: &str) -> Status {
     let unknown = status.code() == Code::Unimplemented && status.message().starts_with(UNKNOWN_METHOD);
     if !unknown || path.is_empty() {
         return status;

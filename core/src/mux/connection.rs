@@ -375,7 +375,7 @@ impl Mux {
             Chunk::One(payload) => payload,
             Chunk::Batch(batch) => stream.recv.split_first(batch),
         };
-        let fin = stream.recv.fin && stream.recv.unread() == 0;
+        let fin = stream.recv.has_nothing_left();
         self.give_credit(key, credit);
         events.incoming.push_back(Incoming::Arguments { key, arguments, fin });
     }

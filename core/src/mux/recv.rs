@@ -98,6 +98,11 @@ impl RecvHalf {
         self.fin
     }
 
+    /// Whether the peer's half ended and all its messages were taken.
+    pub(super) fn has_nothing_left(&self) -> bool {
+        self.fin && self.chunks.is_empty() && !self.whole
+    }
+
     /// Memory that an incomplete message holds, also while it is lent.
     pub(super) fn assembly_bytes(&self) -> usize {
         self.assembly.as_ref().map_or(0, |assembly| assembly.reserved)
@@ -252,7 +257,7 @@ impl RecvHalf {
             self.chunks.push_back((Chunk::One(Payload::pooled(buffer)), bytes.len()));
             return;
         }
-        self.batch(bytes.len()).extend_from_slice(bytes);
+        self.batch(&[bytes], bytes.len());
     }
 
     fn begin_assembly(&mut self, len: usize, room: usize, fed: &mut Fed) -> Result<(), StreamError> {
@@ -297,28 +302,24 @@ impl RecvHalf {
             Payload::pooled(assembly.bytes)
         } else {
             let prefix = u32::try_from(assembly.len).unwrap_or(u32::MAX).to_be_bytes();
-            let batch = self.batch(assembly.uncredited);
-            batch.extend_from_slice(&prefix);
-            batch.extend_from_slice(&assembly.bytes);
+            self.batch(&[&prefix, &assembly.bytes], assembly.uncredited);
             pool::give(assembly.bytes);
             return;
         };
         self.chunks.push_back((Chunk::One(payload), assembly.uncredited));
     }
 
-    /// The buffer at the back of the queue, to which small messages are appended: a peer cannot make many tiny messages cost more than their
-    /// bytes. `credit` is given back with it.
-    fn batch(&mut self, credit: usize) -> &mut Vec<u8> {
-        if !matches!(self.chunks.back(), Some((Chunk::Batch(_), _))) {
-            self.chunks.push_back((Chunk::Batch(pool::take()), 0));
+    /// Appends whole small messages, given in parts, to the buffer at the back of the queue: a peer cannot make many tiny messages cost more than
+    /// their bytes. `credit` is given back with them.
+    fn batch(&mut self, parts: &[&[u8]], credit: usize) {
+        if let Some((Chunk::Batch(batch), owed)) = self.chunks.back_mut() {
+            parts.iter().for_each(|part| batch.extend_from_slice(part));
+            *owed += credit;
+            return;
         }
-        match self.chunks.back_mut() {
-            Some((Chunk::Batch(batch), owed)) => {
-                *owed += credit;
-                batch
-            }
-            _ => unreachable!("it was pushed just now"),
-        }
+        let mut batch = pool::take();
+        parts.iter().for_each(|part| batch.extend_from_slice(part));
+        self.chunks.push_back((Chunk::Batch(batch), credit));
     }
 
     /// The next chunk, with the credit to give back.

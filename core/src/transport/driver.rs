@@ -16,6 +16,7 @@
 
 use std::future::Future;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
@@ -215,7 +216,11 @@ impl<A: Acceptor> Drop for Unwound<'_, A> {
         if self.armed {
             let connection = &self.baton.connection;
             connection.abandon("the task that drove the connection panicked");
-            A::abandoned(connection, &self.baton.context);
+            // A second panic that left this destructor would be the end of the process.
+            let ended = AssertUnwindSafe(|| A::abandoned(connection, &self.baton.context));
+            if catch_unwind(ended).is_err() {
+                tracing::error!("a handler could not be ended after the task of its connection had panicked");
+            }
         }
     }
 }

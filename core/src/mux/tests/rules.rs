@@ -9,7 +9,7 @@ use super::raw::{
 };
 use crate::code::Code;
 use crate::metadata::Metadata;
-use crate::mux::{EndCause, MuxConfig, OpenRequest, Role, StreamError, StreamKey};
+use crate::mux::{EndCause, Incoming, MuxConfig, OpenRequest, Role, StreamError, StreamKey};
 use crate::wire::frame::ErrorCode;
 
 fn client_call(raw: &mut Raw) -> StreamKey {
@@ -324,6 +324,28 @@ fn messages_may_be_cut_anywhere() {
         panic!("the item is there")
     };
     assert_eq!(super::pair::messages(chunk), [b"item".to_vec()]);
+}
+
+/// Arguments and items may come in one frame with the end: the items still follow the arguments.
+#[test]
+fn items_that_come_with_the_arguments_are_not_lost() {
+    let (arguments, item) = (message(b"arguments"), message(b"item"));
+    let together = [&arguments[..], &item].concat();
+    for (bodies, follows) in [
+        (vec![open(1, &together, true)], true),
+        (vec![open(1, &[], false), frame(DATA | FIN, 1, &together)], true),
+        (vec![open(1, &arguments, false), frame(DATA | FIN, 1, &item)], true),
+        (vec![open(1, &arguments, true)], false),
+        (vec![open(1, &[], false), frame(DATA | FIN, 1, &arguments)], false),
+    ] {
+        let mut raw = Raw::server();
+        bodies.iter().for_each(|bytes| raw.feed(bytes));
+        let fin = raw.side.events.incoming.iter().find_map(|incoming| match incoming {
+            Incoming::Opened { arguments: None, .. } => None,
+            Incoming::Opened { fin, .. } | Incoming::Arguments { fin, .. } => Some(*fin),
+        });
+        assert_eq!(fin, Some(!follows), "{bodies:?}");
+    }
 }
 
 #[test]
