@@ -514,9 +514,18 @@ impl Mux {
         self.credit_connection(unread);
     }
 
+    /// Length of the large message of whose frame a part came; 0 if there is none.
+    #[must_use]
+    pub fn message_bytes(&mut self) -> usize {
+        let super::frames::Input::Body { stream: id, .. } = self.input else {
+            return 0;
+        };
+        self.streams.by_id(id).map_or(0, |stream| stream.recv.assembly_len())
+    }
+
     /// The memory that bytes of the message under way are read into, and how many may be read; give it back with
-    /// [`return_body`](Self::return_body).
-    pub fn lend_body(&mut self) -> Option<(StreamId, Vec<u8>, usize)> {
+    /// [`return_body`](Self::return_body). `None` if fewer than `bytes_min` of them belong to the frame under way.
+    pub fn lend_body(&mut self, bytes_min: usize) -> Option<(StreamId, Vec<u8>, usize)> {
         let super::frames::Input::Body { stream: id, left, .. } = self.input else {
             return None;
         };
@@ -526,7 +535,7 @@ impl Mux {
         let want = left.min(stream.recv.direct_bytes());
         let mut allowed = stream.recv.window;
         let mut connection = recv_left;
-        if want < super::frames::DIRECT_READ_BYTES_MIN || !allowed.receive(want) || !connection.receive(want) {
+        if want < bytes_min || !allowed.receive(want) || !connection.receive(want) {
             return None;
         }
         let mut fed = Fed::default();

@@ -10,9 +10,9 @@ use crate::wire::hello::Hello;
 /// What one side accepts and how it watches the other; announced in HELLO where the peer must know.
 #[derive(Clone, Debug)]
 pub struct MuxConfig {
-    /// Payload of a frame, in bytes (default 64 KiB, 32 KiB to 16 MiB).
+    /// Payload of a frame, in bytes (default 1 MiB and 64 KiB, 32 KiB to 16 MiB).
     ///
-    /// A frame under way holds up what comes after it, so a larger one costs small calls latency.
+    /// A frame under way holds up what comes after it. A sender of this library fills more than 256 KiB only while no other stream is open.
     pub max_frame: usize,
     /// First credit of a stream, in bytes (default 1 MiB and 64 KiB, 64 KiB to 2 GiB).
     ///
@@ -44,7 +44,7 @@ pub struct MuxConfig {
 impl Default for MuxConfig {
     fn default() -> Self {
         Self {
-            max_frame: 64 * 1024,
+            max_frame: 1024 * 1024 + 64 * 1024,
             stream_window: 1024 * 1024 + 64 * 1024,
             connection_window: 16 * 1024 * 1024,
             max_streams: 1_024,

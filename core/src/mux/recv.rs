@@ -124,6 +124,11 @@ impl RecvHalf {
         self.assembly.is_none() && self.prefix_len == 0
     }
 
+    /// Length of the message under way, if it is large enough to be put together apart.
+    pub(super) fn assembly_len(&self) -> usize {
+        self.assembly.as_ref().map_or(0, |assembly| assembly.len)
+    }
+
     /// Bytes that complete the message under way, if it is large enough to be read straight into its own memory.
     pub(super) fn direct_bytes(&self) -> usize {
         self.assembly.as_ref().map_or(0, |assembly| assembly.len - assembly.bytes.len())

@@ -28,7 +28,7 @@ use tokio::time::Sleep;
 use super::acceptor::Acceptor;
 use super::connection::{Connection, Lifecycle, State};
 use super::io::{ByteStream, Reader, SharedWrite};
-use super::read::{Leftover, READS_PER_TURN, Read, UNSENT_BYTES_MAX};
+use super::read::{Leftover, Read, Share, UNSENT_BYTES_MAX};
 use super::write::{Written, write_out};
 use crate::context::Peer;
 use crate::mux::{ConnectionEnd, Events, Mux, MuxConfig, Role};
@@ -246,7 +246,7 @@ fn turn<A: Acceptor>(
     let mut due = core.begin(connection, task);
     core.wake_held();
     let mut again = false;
-    let mut reads = 0;
+    let mut share = Share::default();
     loop {
         let read = core.read(connection, task);
         if std::mem::take(&mut due) {
@@ -257,16 +257,15 @@ fn turn<A: Acceptor>(
         let had_jobs;
         (core, had_jobs) = run_jobs(core, baton)?;
         again |= core.acceptor.has_more();
-        if matches!(read, Read::Some) && core.leftover.is_unparsed() && !again {
+        if matches!(read, Read::Some(_)) && core.leftover.is_unparsed() && !again {
             continue;
         }
-        reads += 1;
         if had_jobs && core.write(connection, task) {
             again = true;
         }
         match read {
-            Read::Some if reads < READS_PER_TURN && !again => {}
-            Read::Some => {
+            Read::Some(bytes) if share.spend(bytes) && !again => {}
+            Read::Some(_) => {
                 again = true;
                 break;
             }

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::io::DuplexStream;
+use tokio::io::{AsyncRead, DuplexStream, ReadBuf};
 
 use super::acceptor::{Acceptor, NoCalls};
 use super::connection::{Connection, Lifecycle};
@@ -26,6 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// What the acceptor of a test saw.
 #[derive(Debug, PartialEq, Eq)]
 enum Saw {
+    Arguments(u32),
     Began(u32),
     Done(u32),
     DoneElsewhere(u32),
@@ -75,8 +76,10 @@ impl Acceptor for Probe {
 
     fn take_events(&mut self, _: &Connection, events: &mut Events, _: Instant) {
         for incoming in events.incoming.drain(..) {
-            if let Incoming::Opened { key, .. } = incoming {
-                self.ready.push(key);
+            match incoming {
+                Incoming::Opened { key, .. } => self.ready.push(key),
+                // The test may be over already.
+                Incoming::Arguments { key, .. } => drop(self.saw.send(Saw::Arguments(key.id().0))),
             }
         }
         for ended in events.ended.drain(..) {
@@ -262,6 +265,63 @@ async fn what_lies_unread_counts_before_a_time_out_does() {
     tokio::time::advance(Duration::from_secs(6)).await;
     turn(&mut driver).await;
     assert!(matches!(connection.current(), Lifecycle::Closed(_)));
+}
+
+/// A reading half that notes how much each read asked for, and how much it got.
+struct Noted {
+    inner: Pin<Box<dyn AsyncRead + Send>>,
+    reads: Arc<Mutex<Vec<(usize, usize)>>>,
+}
+
+impl AsyncRead for Noted {
+    fn poll_read(mut self: Pin<&mut Self>, task: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let (asked, before) = (buffer.remaining(), buffer.filled().len());
+        let polled = self.inner.as_mut().poll_read(task, buffer);
+        self.reads.lock().unwrap().push((asked, buffer.filled().len() - before));
+        polled
+    }
+}
+
+/// What goes through the buffer of the thread is copied once more; of bulk data only the first bytes may.
+#[tokio::test]
+async fn large_bodies_are_read_into_their_own_memory() {
+    // In frames shorter than the buffer of the thread, so that the two kinds of reads can be told apart.
+    let config = MuxConfig {
+        max_frame: 60_000,
+        ..MuxConfig::default()
+    };
+    for body_bytes in [64 * 1024, 1024 * 1024] {
+        let (near, far) = pair();
+        let reads: Arc<Mutex<Vec<(usize, usize)>>> = Arc::default();
+        let noted = far.wrapped(|inner, writer| {
+            let reads = Arc::clone(&reads);
+            (Box::pin(Noted { inner, reads }), writer)
+        });
+        let (probe, seen) = Probe::new(|_| {});
+        let work = Arc::clone(&probe.work);
+        let (server, driver) = driver::start(noted, Role::Server, config.clone(), probe);
+        tokio::spawn(driver);
+        let client = client(near);
+        let mut lifecycle = client.lifecycle();
+        lifecycle.wait_for(|now| *now == Lifecycle::Ready).await.unwrap();
+        let arguments = EncodedMessage::from_encoded(Bytes::from(vec![0xC0; body_bytes]));
+        for _ in 0..20 {
+            *work.lock().unwrap() = Box::new(|_| {});
+            let key = client.open(time::now(), &request(&arguments, &Metadata::new(), None), &noop()).unwrap();
+            while server.open_streams() == 0 || !seen.try_iter().any(|saw| matches!(saw, Saw::Arguments(_))) {
+                tokio::task::yield_now().await;
+            }
+            client.release_call(key);
+        }
+        let reads = reads.lock().unwrap();
+        let total: usize = reads.iter().map(|(_, got)| got).sum();
+        let buffered: usize = reads.iter().filter(|(asked, _)| *asked > 60_000).map(|(_, got)| got).sum();
+        assert!(total > 20 * body_bytes, "{total} bytes came");
+        assert!(
+            buffered <= 2 * 64 * 1024,
+            "of bodies of {body_bytes} bytes, {buffered} went through the buffer"
+        );
+    }
 }
 
 /// A writing half that takes nothing, and never will.

@@ -8,6 +8,9 @@ use crate::metadata::Metadata;
 use crate::mux::{MuxConfig, OpenRequest, Role};
 use crate::wire::frame::{CONNECTION_WINDOW_MIN, STREAM_WINDOW_MIN};
 
+/// As the driver asks for.
+const DIRECT_BYTES: usize = 8 * 1024;
+
 /// All bytes of CREDIT for `stream` that were sent since the last time.
 fn credit_for(raw: &mut Raw, stream: u32) -> u64 {
     raw.frames()
@@ -316,7 +319,7 @@ fn a_call_that_is_cancelled_while_its_memory_is_lent_leaves_nothing_behind() {
             pair.server.write_turn();
             // Up to the middle of the first frame of the body.
             pair.deliver_to_client(20_000);
-            let (id, mut bytes, want) = pair.client.mux.lend_body().unwrap();
+            let (id, mut bytes, want) = pair.client.mux.lend_body(DIRECT_BYTES).unwrap();
             assert!(want >= 8 * 1024);
             let arrived: Vec<u8> = pair.server.sent.drain(..want).collect();
             bytes.extend_from_slice(&arrived);
@@ -351,7 +354,7 @@ fn memory_that_comes_back_empty_changes_nothing() {
     for _ in 0..=silent.as_secs() {
         pair.now += std::time::Duration::from_secs(1);
         pair.client.mux.handle_timeout(pair.now, &mut pair.client.events);
-        if let Some((id, bytes, _)) = pair.client.mux.lend_body() {
+        if let Some((id, bytes, _)) = pair.client.mux.lend_body(DIRECT_BYTES) {
             pair.client.mux.return_body(pair.now, id, bytes, 0, &mut pair.client.events);
         }
         if pair.client.mux.end().is_none() {
@@ -378,7 +381,7 @@ fn memory_that_grows_by_direct_reads_is_counted() {
             break;
         }
         while !pair.server.sent.is_empty() {
-            if let Some((id, mut bytes, want)) = pair.client.mux.lend_body() {
+            if let Some((id, mut bytes, want)) = pair.client.mux.lend_body(DIRECT_BYTES) {
                 let want = want.min(pair.server.sent.len());
                 let arrived: Vec<u8> = pair.server.sent.drain(..want).collect();
                 bytes.extend_from_slice(&arrived);
