@@ -36,18 +36,17 @@ impl Store for Shelf {
         let noted = self.journal.note(thing).await?;
         assert_eq!(noted, (Some("acme".to_owned()), None));
 
-        let internal = |error| Status::internal("a key is wrong").with_source(error);
-        cx.set_reply_metadata("shelf", "7").map_err(internal)?;
-        cx.set_trailer("checksum-bin", [0, 159, 146]).map_err(internal)?;
+        cx.set_reply_metadata("shelf", "7")?;
+        cx.set_trailer("checksum-bin", [0, 159, 146])?;
         Ok(42)
     }
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let journal = Server::builder().service(JournalServer::new(Book)).bind("127.0.0.1:0").start().await?;
-    let journal = (JournalClient::connect(&journal.target()).await?, journal);
-    let shelf = StoreServer::new(Shelf { journal: journal.0 });
+    let book = Server::builder().service(JournalServer::new(Book)).bind("127.0.0.1:0").start().await?;
+    let journal = JournalClient::connect(&book.target()).await?;
+    let shelf = StoreServer::new(Shelf { journal });
     let server = Server::builder().service(shelf).bind("127.0.0.1:0").start().await?;
     let store = StoreClient::connect(&server.target()).await?;
 

@@ -41,7 +41,8 @@ pub enum HandlerRan {
 ///
 /// # Examples
 /// ```
-/// use sinew_core::{code::Code, status::Status};
+/// # mod sinew { pub use sinew_core::{code::Code, status::Status}; }
+/// use sinew::{Code, Status};
 ///
 /// let status = Status::not_found("no order 7");
 /// assert_eq!(status.code(), Code::NotFound);

@@ -11,13 +11,10 @@ pub fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-/// The longest deadline that travels: about 49.7 days. Longer ones are cut to it.
-pub const WIRE_TIMEOUT_MAX: Duration = Duration::from_millis(u32::MAX as u64);
-
 /// The longest duration that a setting may have: far beyond any use, and safe to add to an instant.
 pub const SETTING_MAX: Duration = Duration::from_hours(365 * 24);
 
-/// What is left until `deadline`, as the wire carries it: milliseconds, rounded up, at least 1 and at most `u32::MAX`.
+/// What is left until `deadline`, as the wire carries it: milliseconds, rounded up, at least 1 and at most `u32::MAX`, which is about 49.7 days.
 ///
 /// Rounding up keeps the server from ending a call earlier than its caller would.
 #[must_use]

@@ -31,11 +31,11 @@ pub(crate) fn parse_ms(text: &str) -> Result<u64, &'static str> {
 
 fn unit_ms(unit: &str) -> Option<u64> {
     Some(match unit {
-        "ms" | "millis" => 1,
-        "s" | "sec" | "secs" => 1_000,
-        "m" | "min" | "mins" => 60_000,
-        "h" | "hour" | "hours" => 3_600_000,
-        "d" | "day" | "days" => 86_400_000,
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
         _ => return None,
     })
 }
@@ -62,6 +62,8 @@ mod tests {
             "2",
             "s",
             "2 apples",
+            "2secs",
+            "2 min",
             "-1s",
             "1.5s",
             "2s!",

@@ -62,7 +62,7 @@ use proc_macro::TokenStream;
 /// |---|---|---|---|
 /// | `name` | name on the wire; it stays when the function is renamed | the function's name | `#[rpc(name = "get")]` |
 /// | `alias` | another name under which servers answer: a method's, or `service/method`; may be repeated | none | `#[rpc(alias = "fetch")]` |
-/// | `timeout` | how long a call may take, in `ms`, `s`, `m`, `h`, `d`; a caller may set less, not more. It bounds a stream as a whole | the channel's: 10 s for an answer, or for a stream to begin | `#[rpc(timeout = "1m 30s")]` |
+/// | `timeout` | how long a call may take, in `ms`, `s`, `m`, `h`, `d`; a caller may set less, not more, and the server holds it to that. It bounds a stream as a whole | the channel's: 10 s for an answer, or for a stream to begin | `#[rpc(timeout = "1m 30s")]` |
 /// | `idempotent` | running it twice has the effect of running it once; not for methods that take a stream. Recorded only: nothing retries by it yet | off | `#[rpc(idempotent)]` |
 /// | `since` | version of the service that added it, from 1; recorded in `MethodSpec::added_in` | not told | `#[rpc(since = 2)]` |
 /// | `meta` | pairs of your own, which interceptors read by `MethodSpec::meta_value`; may be repeated | none | `#[rpc(meta(role = "admin"))]` |
@@ -98,6 +98,44 @@ pub fn service(args: TokenStream, item: TokenStream) -> TokenStream {
 /// A defining function takes `cx: &mut Cx, next: impl Next` and returns `Outcome`. Further parameters are its
 /// settings, given to a constructor of the same name. In the body those that are `Copy` by their spelling (numbers,
 /// `bool`, `char`, `&'static T`, `Duration`) are what they are declared as, and any other is a shared reference.
+///
+/// # Examples
+/// ```
+/// use sinew::{Code, Cx, Next, Outcome, Status, interceptor, service};
+///
+/// /// Lets through who knows the token.
+/// #[interceptor]
+/// async fn token(cx: &mut Cx, next: impl Next, expected: &'static str) -> Outcome {
+///     if cx.metadata().get("token") == Some(expected) {
+///         next.run(cx).await
+///     } else {
+///         Err(Status::unauthenticated("this needs a token"))
+///     }
+/// }
+///
+/// #[service]
+/// pub trait Vault {
+///     async fn look(&self) -> String;
+/// }
+///
+/// struct Cellar;
+///
+/// #[service]
+/// impl Vault for Cellar {
+///     #[interceptor(token("sesame"))]
+///     async fn look(&self) -> String {
+///         "gold".to_owned()
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Status> {
+/// let vault = VaultClient::local(Cellar);
+/// assert_eq!(vault.look().metadata("token", "sesame").await?, "gold");
+/// assert!(vault.look().await.is_err_and(|status| status.code() == Code::Unauthenticated));
+/// # Ok(())
+/// # }
+/// ```
 #[proc_macro_attribute]
 pub fn interceptor(args: TokenStream, item: TokenStream) -> TokenStream {
     items::interceptor(args.into(), item.into()).into()
@@ -108,6 +146,43 @@ pub fn interceptor(args: TokenStream, item: TokenStream) -> TokenStream {
 /// On a variant: `#[rpc(code = NotFound)]` (default `Unknown`), `#[rpc(retry = never)]`, or `#[rpc(status)]` for one
 /// that holds a `Status` and travels as it. On the type: `#[rpc(crate = path)]`. Needs `Display`, `Serialize` and
 /// `Deserialize`.
+///
+/// # Examples
+/// ```
+/// use serde::{Deserialize, Serialize};
+/// use sinew::{AppError, CallError, service};
+///
+/// #[derive(Debug, PartialEq, thiserror::Error, Serialize, Deserialize, AppError)]
+/// pub enum OrderError {
+///     #[error("there is no {0}")]
+///     #[rpc(code = NotFound)]
+///     NotFound(String),
+///     #[error("only {left} left")]
+///     #[rpc(code = FailedPrecondition, retry = never)]
+///     OutOfStock { left: u32 },
+/// }
+///
+/// #[service]
+/// pub trait Shop {
+///     async fn order(&self, sku: &str) -> Result<u64, OrderError>;
+/// }
+///
+/// struct TeaShop;
+///
+/// impl Shop for TeaShop {
+///     async fn order(&self, sku: &str) -> Result<u64, OrderError> {
+///         Err(OrderError::NotFound(sku.to_owned()))
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// match ShopClient::local(TeaShop).order("coffee").await {
+///     Err(CallError::App(OrderError::NotFound(sku))) => assert_eq!(sku, "coffee"),
+///     other => panic!("{other:?}"),
+/// }
+/// # }
+/// ```
 #[proc_macro_derive(AppError, attributes(rpc))]
 pub fn app_error(input: TokenStream) -> TokenStream {
     items::app_error(input.into()).into()

@@ -30,7 +30,7 @@ fn every_mistake_is_exactly_one_error() {
 
 #[test]
 fn all_mistakes_are_reported_by_one_build() {
-    for (case, count) in [("trait", 3), ("must_use", 2)] {
+    for (case, count) in [("trait", 3), ("must_use", 2), ("impl_misspelt_method", 2)] {
         let errors = errors(&directory("many").join(case).with_extension("rs"));
         assert_eq!(errors.len(), count, "{case}: {errors:#?}");
     }

@@ -6,7 +6,8 @@ use sinew::{Code, Cx, Drain, HandlerRan, Server, Status, Streaming, service};
 
 use super::arena::{Arena, TargetClient, Trap};
 use super::bad::{
-    Bad, DATA, END, FIN, GOAWAY, HELLO, PATIENCE, PING, PREFACE, RESET, arguments, frame, head, hello, nothing, open,
+    Bad, CREDIT, DATA, END, FIN, GOAWAY, HELLO, PATIENCE, PING, PREFACE, RESET, arguments, frame, head, hello, nothing,
+    open,
 };
 
 /// Says more before its stream than some clients take.
@@ -107,17 +108,33 @@ async fn row_38_a_client_that_vanishes_leaves_nothing_behind() {
     arena.finish().await;
 }
 
+/// Twenty streams take all the credit of their connection: most wait for their own, some for the connection's. All are given up.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn row_39_cancelling_a_call_that_waits_for_credit_frees_it() {
+async fn row_39_cancelling_calls_that_wait_for_credit_frees_them() {
+    const CONNECTION: usize = 1024 * 1024;
     let arena = Arena::new().await;
     let mut bad = Bad::greeted(&arena.target()).await;
-    for round in 0..50 {
-        let (large, items) = (round * 2 + 1, round * 2 + 2);
-        bad.send(&open(items, "items", &arguments(&(5_000,)), true)).await;
-        let _first = bad.expect(super::bad::REPLY).await;
-        bad.send(&frame(RESET, items, &[0; 4])).await;
-        arena.until("the producer is gone", |arena| arena.live() == 0).await;
-        let _gap = large;
+    for round in 0..10 {
+        let streams = round * 100 + 1..=round * 100 + 20;
+        for stream in streams.clone() {
+            bad.send(&open(stream, "items", &arguments(&(5_000,)), true)).await;
+        }
+        let mut received = 0;
+        while received < CONNECTION {
+            received += bad.expect(DATA).await.payload.len();
+        }
+        assert_eq!(received, CONNECTION, "all the credit, and not a byte more");
+        arena.until("all wait", |arena| arena.live() == 20).await;
+        for stream in streams {
+            bad.send(&frame(RESET, stream, &[0; 4])).await;
+        }
+        arena.until("the producers are gone", |arena| arena.live() == 0).await;
+        let more = u32::try_from(CONNECTION).unwrap();
+        bad.send(&frame(CREDIT, 0, &more.to_be_bytes())).await;
+        bad.send(&open(round * 100 + 50, "echo", &arguments(&("again",)), true)).await;
+        let reply = bad.reply_of(round * 100 + 50).await;
+        assert_eq!(reply, arguments(&"again"));
+        bad.send(&frame(CREDIT, 0, &u32::try_from(reply.len()).unwrap().to_be_bytes())).await;
     }
     bad.vanish();
     arena.finish().await;

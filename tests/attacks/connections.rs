@@ -27,6 +27,12 @@ async fn row_26_peers_that_do_not_greet_are_let_go_and_hold_nobody_up() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn row_26_connections_above_the_limit_are_turned_away() {
     let arena = Arena::with(|builder| builder.max_connections(3)).await;
+    // Those that have not greeted count like all others, so they are bounded too.
+    let silent = [Bad::silent(&arena.target()).await, Bad::silent(&arena.target()).await];
+    arena.until("three connections", |arena| arena.serving.connections() == 3).await;
+    Bad::greeted(&arena.target()).await.hung_up().await;
+    silent.into_iter().for_each(Bad::vanish);
+    arena.until("they have left", |arena| arena.serving.connections() == 1).await;
     let first = Bad::greeted(&arena.target()).await;
     let mut second = Bad::greeted(&arena.target()).await;
     arena.until("three connections", |arena| arena.serving.connections() == 3).await;
@@ -47,7 +53,7 @@ async fn row_26_connections_above_the_limit_are_turned_away() {
 /// The peer has a call open and answers nothing any more, as behind a cut cable.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn row_33_a_peer_that_answers_no_ping_is_given_up() {
-    let arena = Arena::with(|builder| builder.keepalive(Duration::from_millis(50), Duration::from_millis(50))).await;
+    let arena = Arena::with(|builder| builder.keepalive(Duration::from_millis(300), Duration::from_millis(300))).await;
     let mut bad = Bad::greeted(&arena.target()).await;
     bad.send(&open(1, "wait", &nothing(), true)).await;
     assert_eq!(bad.sent_away().await.0, KEEPALIVE_TIMEOUT);
@@ -95,8 +101,8 @@ async fn row_28_a_server_without_descriptors_recovers() {
     let (role, ticks) = role.listen().await;
     let used = ticks.unwrap().parse::<u64>().unwrap() - before;
     assert!(
-        used < 50,
-        "{used} ticks of 10 ms within a second: the accept loop spins"
+        used <= 10,
+        "{used} ticks of 10 ms within a second: more than a tenth of a processor for nothing"
     );
     drop(crowd);
     // The backlog is worked off, and newcomers get in.

@@ -100,9 +100,9 @@ async fn row_18_provoked_resets_are_calmed() {
 }
 
 /// Calls that are given up while others are answered: an honest client of any age.
-pub(super) async fn calls_that_are_given_up(target: &str) -> Bad {
+pub(super) async fn calls_that_are_given_up(target: &str, rounds: u32) -> Bad {
     let mut bad = Bad::greeted(target).await;
-    for round in 0..8_000_u32 {
+    for round in 0..rounds {
         let (given_up, answered) = (round * 2 + 1, round * 2 + 2);
         let bytes = [
             open(given_up, "wait", &nothing(), true),
@@ -121,7 +121,7 @@ pub(super) async fn calls_that_are_given_up(target: &str) -> Bad {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn row_19_calls_that_are_given_up_are_forgotten() {
     let arena = Arena::new().await;
-    let bad = calls_that_are_given_up(&arena.target()).await;
+    let bad = calls_that_are_given_up(&arena.target(), 8_000).await;
     arena.until("no handler is left", |arena| arena.live() == 0).await;
     bad.vanish();
     arena.finish().await;

@@ -4,8 +4,8 @@
 
 use bytes::Bytes;
 
-use super::arena::{TargetServer, Victim};
-use super::bad::{Bad, DATA, OPEN, arguments, frame, head, message, nothing, open};
+use super::arena::{TargetClient, TargetServer, Victim};
+use super::bad::{Bad, DATA, HELLO, OPEN, PREFACE, arguments, frame, head, message, nothing, open};
 use super::child::{Role, released, role, say};
 use super::{floods, wire};
 
@@ -164,6 +164,83 @@ async fn row_46_answers_that_nobody_takes_are_dropped_at_their_deadline() {
     assert!(grown <= GROWTH_KIB_MAX, "{grown} KiB");
 }
 
+/// What the server may grow by when ten times as much of something allowed is done to it, in KiB: what the allocator's moods come to.
+const TENFOLD_KIB_MAX: u64 = 4 * 1024;
+
+/// What nobody is sent away for can go on for ever, so it must leave nothing behind.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn row_16_ten_times_as_many_unknown_methods_cost_the_same() {
+    let once = growth(async |target| wire::unknown_methods(&target, 10).await).await;
+    let tenfold = growth(async |target| wire::unknown_methods(&target, 100).await).await;
+    assert!(tenfold <= once + TENFOLD_KIB_MAX, "{once} KiB, and {tenfold} KiB");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn row_19_ten_times_as_many_calls_that_are_given_up_cost_the_same() {
+    let flood = async |target: String, rounds| floods::calls_that_are_given_up(&target, rounds).await.vanish();
+    let once = growth(async |target| flood(target, 1_000).await).await;
+    let tenfold = growth(async |target| flood(target, 10_000).await).await;
+    assert!(tenfold <= once + TENFOLD_KIB_MAX, "{once} KiB, and {tenfold} KiB");
+}
+
+/// A HELLO that gives as much credit as anybody may want.
+fn generous_hello() -> Vec<u8> {
+    let mut map = vec![0x82];
+    for name in ["stream_window", "connection_window"] {
+        map.push(0xa0 | u8::try_from(name.len()).unwrap());
+        map.extend_from_slice(name.as_bytes());
+        map.push(0xce);
+        map.extend_from_slice(&(1_u32 << 30).to_be_bytes());
+    }
+    frame(HELLO, 0, &map)
+}
+
+/// Calls `method` until the server reads no more, and never reads an answer.
+async fn deaf(target: &str, method: &str, body: &[u8]) {
+    let good = TargetClient::connect(target).await.unwrap();
+    let stream = tokio::net::TcpStream::connect(target.trim_start_matches("tcp://")).await.unwrap();
+    let mut rest = [PREFACE, &generous_hello()].concat();
+    let (mut number, mut sent, mut refused) = (0, 0, 0);
+    // That nothing is taken while a good client is answered a thousand times is what "no more" means here.
+    while refused < 50 {
+        if rest.is_empty() {
+            rest = (1..=100).flat_map(|next| open(number + next, method, body, true)).collect();
+            number += 100;
+        }
+        match stream.try_write(&rest) {
+            Ok(written) => {
+                rest.drain(..written);
+                sent += written;
+                refused = 0;
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock, "{error}");
+                refused += 1;
+                for _ in 0..20 {
+                    good.echo("still here".to_owned()).await.unwrap();
+                }
+            }
+        }
+        assert!(
+            sent < 256 * 1024 * 1024,
+            "the server reads on, though nobody takes its answers"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn row_46_a_peer_that_never_reads_is_not_heard() {
+    for (method, body) in [
+        ("echo", arguments(&("x".repeat(100),))),
+        ("nothing", nothing()),
+        // As many as may run at a time, each with its answer.
+        ("large", arguments(&(10_000,))),
+    ] {
+        let grown = growth(async |target| deaf(&target, method, &body).await).await;
+        assert!(grown <= GROWTH_KIB_MAX, "{method}: {grown} KiB");
+    }
+}
+
 /// What the other modules do to a server next to a good client, done to one whose memory is read.
 macro_rules! floods_cost_no_memory {
     ($($row:ident: $flood:expr;)*) => {$(
@@ -180,10 +257,8 @@ macro_rules! floods_cost_no_memory {
 
 floods_cost_no_memory! {
     row_10_frames_that_carry_nothing_cost_no_memory: floods::frames_that_carry_nothing;
-    row_16_unknown_methods_cost_no_memory: wire::unknown_methods;
     row_17_rapid_resets_cost_no_memory: floods::rapid_resets;
     row_18_provoked_resets_cost_no_memory: floods::provoked_resets;
-    row_19_calls_that_are_given_up_cost_no_memory: floods::calls_that_are_given_up;
     row_20_pings_cost_no_memory: floods::pings;
     row_21_credit_that_cannot_be_costs_no_memory: floods::credit_that_cannot_be;
     row_25_calls_above_the_limit_cost_no_memory: async |target: &str| floods::calls_above_the_limit(target, 1_024).await;

@@ -153,6 +153,21 @@ async fn row_05_more_than_the_window_is_an_error_and_no_panic() {
         bad.send(&frame(DATA, 1, &item)).await;
     }
     assert_eq!(bad.sent_away().await.0, FLOW_CONTROL);
+    // The same in the frame that opens the stream: at the window, and above it.
+    for (bytes, fits) in [(64 * 1024, true), (64 * 1024 + 1, false)] {
+        let mut bad = Bad::greeted(&arena.target()).await;
+        // Arguments, and items that nobody takes.
+        let mut body = [nothing(), item.repeat(65)].concat();
+        body.extend_from_slice(&message(&vec![7; bytes - body.len() - 4]));
+        bad.send(&open(1, "hold", &body, false)).await;
+        if fits {
+            bad.send(&open(2, "echo", &arguments(&("lives",)), true)).await;
+            assert_eq!(bad.reply_of(2).await, arguments(&"lives"));
+            bad.vanish();
+        } else {
+            assert_eq!(bad.sent_away().await.0, FLOW_CONTROL);
+        }
+    }
     assert_eq!(arena.serving.panics(), 0);
     arena.finish().await;
 }
@@ -298,9 +313,9 @@ async fn row_15_a_compressed_message_is_refused() {
 }
 
 /// 2,000 names that nobody has; also a subject of `memory`.
-pub(super) async fn unknown_methods(target: &str) {
+pub(super) async fn unknown_methods(target: &str, rounds: u32) {
     let mut bad = Bad::greeted(target).await;
-    for round in 0..20_u32 {
+    for round in 0..rounds {
         let streams = round * 100 + 1..=round * 100 + 100;
         for stream in streams.clone() {
             let path = entry(b"sinew-path", format!("nobody.Here/method{stream}").as_bytes());
@@ -316,6 +331,6 @@ pub(super) async fn unknown_methods(target: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn row_16_unknown_methods_are_answered_and_not_remembered() {
     let arena = Arena::new().await;
-    unknown_methods(&arena.target()).await;
+    unknown_methods(&arena.target(), 20).await;
     arena.finish().await;
 }

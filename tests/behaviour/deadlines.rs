@@ -17,6 +17,8 @@ pub(crate) trait Sleepy {
     async fn ping(&self) -> u64;
     /// Waits for ever.
     async fn sleep(&self, cx: &Cx);
+    #[rpc(timeout = "700ms")]
+    async fn sleep_a_little(&self, cx: &Cx);
     async fn sleep_in_a_stream(&self, cx: &Cx) -> Result<Streaming<u64>, Status>;
     async fn sleep_over_items(&self, cx: &Cx, items: Streaming<u64>) -> Result<u64, Status>;
     /// Blocks its thread until the test lets it go.
@@ -49,6 +51,9 @@ impl Sleepy for Bed {
     async fn sleep(&self, cx: &Cx) {
         let _guard = self.probe.began(cx);
         std::future::pending::<()>().await;
+    }
+    async fn sleep_a_little(&self, cx: &Cx) {
+        self.sleep(cx).await;
     }
     async fn sleep_in_a_stream(&self, cx: &Cx) -> Result<Streaming<u64>, Status> {
         let guard = self.probe.began(cx);
@@ -94,6 +99,9 @@ pub(crate) fn bed() -> (SleepyServer<Bed>, Events, mpsc::Sender<()>) {
     (SleepyServer::new(bed), events, gate)
 }
 
+/// Long enough for a call over a connection that is there to reach its handler, however busy the machine.
+const SHORT: &str = "1s";
+
 async fn start(fixture: Fixture) -> (SleepyClient, Served, Events, mpsc::Sender<()>) {
     let (service, events, gate) = bed();
     let served = fixture.serve(Server::builder().service(service)).await;
@@ -121,7 +129,8 @@ async fn ended_at_the_server(served: &Served, events: &mut Events) {
 
 async fn a_late_call_ends_on_both_sides(fixture: Fixture) {
     let (client, served, mut events, _gate) = start(fixture).await;
-    let status = client.sleep().timeout("40ms").await.unwrap_err();
+    client.ping().await.unwrap();
+    let status = client.sleep().timeout(SHORT).await.unwrap_err();
     assert_eq!(status.code(), Code::DeadlineExceeded);
     assert_ne!(status.handler_ran(), HandlerRan::No);
     ended_at_the_server(&served, &mut events).await;
@@ -130,7 +139,8 @@ async fn a_late_call_ends_on_both_sides(fixture: Fixture) {
 
 async fn a_late_stream_ends_on_both_sides(fixture: Fixture) {
     let (client, served, mut events, _gate) = start(fixture).await;
-    let mut items = client.sleep_in_a_stream().timeout("200ms").await.unwrap();
+    client.ping().await.unwrap();
+    let mut items = client.sleep_in_a_stream().timeout(SHORT).await.unwrap();
     assert_eq!(items.next().await.unwrap().unwrap_err().code(), Code::DeadlineExceeded);
     assert!(items.next().await.is_none());
     ended_at_the_server(&served, &mut events).await;
@@ -139,8 +149,9 @@ async fn a_late_stream_ends_on_both_sides(fixture: Fixture) {
 
 async fn a_late_upload_ends_on_both_sides(fixture: Fixture) {
     let (client, served, mut events, _gate) = start(fixture).await;
+    client.ping().await.unwrap();
     let (sender, items) = Streaming::channel(1);
-    let call = tokio::spawn(client.sleep_over_items(items).timeout("40ms").into_future());
+    let call = tokio::spawn(client.sleep_over_items(items).timeout(SHORT).into_future());
     sender.send(1).await.unwrap();
     assert_eq!(call.await.unwrap().unwrap_err().code(), Code::DeadlineExceeded);
     sender.closed().await;
@@ -167,29 +178,36 @@ async fn local_calls_end_at_their_deadline() {
     assert_eq!(status.code(), Code::DeadlineExceeded);
 }
 
-/// A client that neither cancels nor hangs up: the server ends the call by itself, at the deadline in the head.
+/// A client that neither cancels nor hangs up: the server ends the call by itself, at the deadline in the head or at the method's own.
 #[tokio::test(start_paused = true)]
 async fn the_server_enforces_the_deadline_alone() {
-    let (service, mut events, _gate) = bed();
-    let serving = Server::builder().service(service).start().await.unwrap();
-    let (ours, theirs) = Fixture::Mem.ends().await;
-    serving.accept(theirs);
-    let mut hand = Hand::greet(ours, &[]).await;
-    let began = tokio::time::Instant::now();
-    let mut open = method_id("deadlines.Sleepy/sleep").to_be_bytes().to_vec();
-    open.extend_from_slice(&700_u32.to_be_bytes());
-    open.extend_from_slice(&[0, 0]);
-    open.extend_from_slice(&message(&[0x90]));
-    hand.send(OPEN | FIN, 1, &open).await;
-    let end = hand.read_kind(END).await.unwrap();
-    assert_eq!((end.stream, end.payload[0]), (1, Code::DeadlineExceeded.as_u8()));
-    let took = began.elapsed();
-    assert!(
-        (700..705).contains(&took.as_millis()),
-        "neither early nor late: {took:?}"
-    );
-    assert_eq!(events.next().await, Event::Began);
-    assert_eq!(events.next().await, Event::Dropped(Some(CancelCause::DeadlineExceeded)));
+    for (method, in_head, enforced) in [
+        ("deadlines.Sleepy/sleep", 700_u32, 700_u128),
+        ("deadlines.Sleepy/sleep_a_little", 0, 700),
+        ("deadlines.Sleepy/sleep_a_little", 60_000, 700),
+        ("deadlines.Sleepy/sleep_a_little", 300, 300),
+    ] {
+        let (service, mut events, _gate) = bed();
+        let serving = Server::builder().service(service).start().await.unwrap();
+        let (ours, theirs) = Fixture::Mem.ends().await;
+        serving.accept(theirs);
+        let mut hand = Hand::greet(ours, &[]).await;
+        let began = tokio::time::Instant::now();
+        let mut open = method_id(method).to_be_bytes().to_vec();
+        open.extend_from_slice(&in_head.to_be_bytes());
+        open.extend_from_slice(&[0, 0]);
+        open.extend_from_slice(&message(&[0x90]));
+        hand.send(OPEN | FIN, 1, &open).await;
+        let end = hand.read_kind(END).await.unwrap();
+        assert_eq!((end.stream, end.payload[0]), (1, Code::DeadlineExceeded.as_u8()));
+        let took = began.elapsed().as_millis();
+        assert!(
+            (enforced..enforced + 5).contains(&took),
+            "{method} with {in_head} ms in its head took {took} ms"
+        );
+        assert_eq!(events.next().await, Event::Began);
+        assert_eq!(events.next().await, Event::Dropped(Some(CancelCause::DeadlineExceeded)));
+    }
 }
 
 /// A server that never answers: the client ends the call by itself.
@@ -239,7 +257,7 @@ async fn is_counted_until_it_ends(call: impl Fn(&SleepyClient) -> sinew::Call<()
     let client = SleepyClient::from_channel(served.channel.clone());
     client.ping().await.unwrap();
     assert_eq!(
-        call(&client).timeout("50ms").await.unwrap_err().code(),
+        call(&client).timeout(SHORT).await.unwrap_err().code(),
         Code::DeadlineExceeded
     );
     assert_eq!(events.next().await, Event::Began);
@@ -248,7 +266,7 @@ async fn is_counted_until_it_ends(call: impl Fn(&SleepyClient) -> sinew::Call<()
     for _ in 0..10 {
         assert_eq!(client.ping().await.unwrap(), 1);
     }
-    let second = call(&client).timeout("50ms").await.unwrap_err();
+    let second = call(&client).timeout(SHORT).await.unwrap_err();
     assert_eq!(second.code(), Code::DeadlineExceeded);
     until("both handlers are counted", || served.serving.running_handlers() == 2).await;
     // Both places are taken by handlers whose callers are long gone: the server refuses, and says that it did not run the call.
@@ -285,12 +303,34 @@ async fn a_handler_that_blocks_its_connections_task_is_counted_until_it_ends() {
     bounded(is_counted_until_it_ends(SleepyClient::block)).await;
 }
 
+/// The worker that such a handler blocks may be the one that waits for the sockets of its runtime, and then nobody does.
+#[test]
+fn a_handler_that_blocks_its_own_task_stalls_no_socket() {
+    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let (of_server, of_client) = (runtime(), runtime());
+    let (service, mut events, gate) = bed();
+    let server = Server::builder().service(service).bind("127.0.0.1:0");
+    let serving = of_server.block_on(of_server.spawn(server.start())).unwrap().unwrap();
+    of_client.block_on(bounded(async {
+        let client = SleepyClient::connect(&serving.target()).await.unwrap();
+        for _ in 0..5 {
+            let blocked = tokio::spawn(client.block_in_a_task().timeout("1h").into_future());
+            assert_eq!(events.next().await, Event::Began);
+            assert_eq!(client.ping().timeout("20s").await.unwrap(), 1);
+            gate.send(()).unwrap();
+            blocked.await.unwrap().unwrap();
+            assert_eq!(events.next().await, Event::Dropped(None));
+        }
+    }));
+}
+
 /// A handler that computes may ask whether anybody still waits.
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn a_handler_that_computes_learns_of_its_deadline() {
     let (client, served, mut events, _gate) = start(Fixture::Tcp).await;
     let test = async {
-        let status = client.block_until_cancelled().timeout("50ms").await.unwrap_err();
+        client.ping().await.unwrap();
+        let status = client.block_until_cancelled().timeout(SHORT).await.unwrap_err();
         assert_eq!(status.code(), Code::DeadlineExceeded);
         ended_at_the_server(&served, &mut events).await;
     };

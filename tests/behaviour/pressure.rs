@@ -4,11 +4,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use sinew::{Server, service};
+use sinew::{Drain, Server, service};
 
 use crate::support::bounded;
 use crate::support::fixture::Fixture;
-use crate::support::hand::{CREDIT, FIN, Hand, OPEN, message};
+use crate::support::hand::{CREDIT, FIN, Hand, OPEN, frame, message};
 
 #[service]
 trait Mirror {
@@ -96,4 +96,78 @@ async fn no_handler_begins_while_too_many_answers_wait() {
         }
     }
     assert_eq!(BEGUN.load(Ordering::Relaxed), 300);
+}
+
+/// Calls until the server takes nothing more; nothing is read. Returns the last stream, and what of its OPEN was not taken.
+async fn deafen(hand: &mut Hand, call: &[u8]) -> (u32, Vec<u8>) {
+    let (mut stream, mut rest, mut idle) = (0, Vec::new(), 0);
+    while idle < 1_000 {
+        if rest.is_empty() {
+            stream += 1;
+            rest = frame(OPEN | FIN, stream, call);
+        }
+        let left = hand.offer(&rest).len();
+        idle = if left < rest.len() { 0 } else { idle + 1 };
+        rest.drain(..rest.len() - left);
+        if idle > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert!(stream < 200_000, "the server reads on, though nobody takes its answers");
+    }
+    (stream, rest)
+}
+
+/// A call of `method` with these arguments, as the payload of an OPEN.
+fn call(method: &str, arguments: &[u8]) -> Vec<u8> {
+    [&sinew::wire::method_id(method).to_be_bytes()[..], &[0; 6], arguments].concat()
+}
+
+/// More than any answers need.
+const CREDIT_ENOUGH: (&str, u32) = ("connection_window", 1 << 30);
+
+/// A client that asks without reading: once a MiB of answers is unsent, the server reads nothing more. When the client reads, it gets them all.
+#[tokio::test]
+async fn a_client_that_does_not_read_is_not_heard() {
+    let echo = message(&[&[0x91, 0xc4, 100][..], &[7; 100]].concat());
+    for (call, answer_bytes) in [
+        // Answers that credit would stop before they are many; this client gives enough.
+        (call("Mirror/echo", &echo), 8 + 2 + 4 + 102),
+        // Refusals, which need no credit.
+        (call("Mirror/nothing", &message(&[0x90])), 8 + 4 + 40),
+    ] {
+        let server = Server::builder().service(MirrorServer::new(Glass)).start().await.unwrap();
+        let (ours, theirs) = Fixture::Mem.ends().await;
+        server.accept(theirs);
+        let mut hand = Hand::greet(ours, &[CREDIT_ENOUGH]).await;
+        let (stream, mut rest) = deafen(&mut hand, &call).await;
+        // What is unsent, what the pipe holds in either direction, and what one read brought.
+        let requests = (256 * 1024 + 64 * 1024) / (8 + call.len());
+        let most = (1024 * 1024 + 256 * 1024) / answer_bytes + 2 * requests;
+        assert!(stream as usize > 1024 * 1024 / 200, "only {stream} calls were taken");
+        assert!(
+            stream as usize <= most,
+            "{stream} calls were taken, {most} is what may be"
+        );
+        let mut answered = 0;
+        while answered < stream - 1 {
+            let answer = bounded(hand.read()).await.expect("the connection lives");
+            answered += u32::from(answer.fin);
+            let left = hand.offer(&rest).len();
+            rest.drain(..rest.len() - left);
+        }
+    }
+}
+
+/// A server whose last words nobody takes ends in time all the same.
+#[tokio::test(start_paused = true)]
+async fn a_drain_does_not_wait_for_a_client_that_does_not_read() {
+    let drain = Drain::default().lame_duck("0s").within("1s");
+    let server = Server::builder().service(MirrorServer::new(Glass)).drain(drain).start().await.unwrap();
+    let (ours, theirs) = Fixture::Mem.ends().await;
+    server.accept(theirs);
+    let mut hand = Hand::greet(ours, &[CREDIT_ENOUGH]).await;
+    deafen(&mut hand, &call("Mirror/nothing", &message(&[0x90]))).await;
+    let began = tokio::time::Instant::now();
+    bounded(server.shutdown()).await;
+    assert!(began.elapsed() <= Duration::from_secs(4), "{:?}", began.elapsed());
 }

@@ -48,7 +48,9 @@ impl Caller {
             // A caller that drops its call: it must not have run twice, and must leave nothing behind.
             let nonce = self.nonces.start;
             let ledger = Arc::clone(&self.ledger);
-            let _dropped = tokio::time::timeout(give_up, self.call(kind)).await;
+            if tokio::time::timeout(give_up, self.call(kind)).await.is_err() {
+                ledger.count(|tally| tally.given_up += 1);
+            }
             assert!(ledger.runs(nonce) <= 1, "call {nonce} ran {} times", ledger.runs(nonce));
         }
     }
@@ -149,17 +151,25 @@ impl Caller {
         assert!(runs <= 1, "call {nonce} ran {runs} times: {result:?}");
         let Err(status) = result else {
             assert_eq!(runs, 1, "call {nonce} was answered");
+            self.ledger.count(|tally| tally.answered += 1);
             return;
         };
         if status.handler_ran() == HandlerRan::No {
             assert_eq!(runs, 0, "call {nonce} ran, and its status denies it: {status:?}");
+            self.ledger.deny(*nonce);
         }
         match status.code() {
-            Code::DeadlineExceeded => assert!(
-                took >= *timeout,
-                "call {nonce} ended after {took:?} of {timeout:?}: {status:?}"
-            ),
-            Code::Unavailable => {}
+            Code::DeadlineExceeded => {
+                assert!(
+                    took >= *timeout,
+                    "call {nonce} ended after {took:?} of {timeout:?}: {status:?}"
+                );
+                self.ledger.count(|tally| tally.late += 1);
+            }
+            Code::Unavailable if status.handler_ran() == HandlerRan::No => {
+                self.ledger.count(|tally| tally.unavailable_not_run += 1);
+            }
+            Code::Unavailable => self.ledger.count(|tally| tally.unavailable_maybe_run += 1),
             // A request's stream that breaks with its connection is seen by the handler first.
             other => panic!("call {nonce} ended with {other:?}: {status:?}"),
         }

@@ -2,8 +2,8 @@
 //!
 //! Every seed is a little world of its own on one thread with a paused clock. What must hold in each of them:
 //! - every call ends exactly once, never before its deadline says so and never later than a tick after it;
-//! - the handler of a call that is not idempotent begins at most once, exactly once if the call succeeded, and not at all if the status
-//!   says that it did not run;
+//! - the handler of a call that is not idempotent begins at most once, exactly once if the call succeeded, and not at all, not even later, if the
+//!   status says that it did not run;
 //! - streams arrive whole and in order, or end with an error;
 //! - when all calls are over, no handler, stream or connection is left.
 //!
@@ -27,7 +27,7 @@ use sinew::{Channel, Limits};
 
 use calls::Caller;
 use faulty::Fate;
-use world::{Dialler, Ledger, Net, WorldClient};
+use world::{Dialler, Ledger, Net, Tally, WorldClient};
 
 /// Seeds of a plain run.
 const SEEDS: u64 = 200;
@@ -41,25 +41,41 @@ fn calls_end_once_whatever_the_network_does() {
         Some(seed) => seed..seed + 1,
         None => 0..number("SINEW_SEEDS").unwrap_or(SEEDS),
     };
+    let many = seeds.end - seeds.start >= SEEDS;
+    let mut tally = Tally::default();
     for seed in seeds {
-        let outcome = std::panic::catch_unwind(|| run(seed));
-        if let Err(panic) = outcome {
-            println!("seed {seed} failed; replay it with SINEW_SEED={seed}");
-            std::panic::resume_unwind(panic);
+        match std::panic::catch_unwind(|| run(seed)) {
+            Ok(of_seed) => tally.add(&of_seed),
+            Err(panic) => {
+                println!("seed {seed} failed; replay it with SINEW_SEED={seed}");
+                std::panic::resume_unwind(panic);
+            }
         }
+    }
+    println!("{tally:?}");
+    // Worlds in which nothing goes wrong, or nothing goes well, would prove nothing.
+    let Tally {
+        answered,
+        late,
+        unavailable_not_run,
+        unavailable_maybe_run,
+        given_up,
+    } = tally;
+    for count in [answered, late, unavailable_not_run, unavailable_maybe_run, given_up] {
+        assert!(!many || count > 100, "too few of one kind: {tally:?}");
     }
 }
 
-fn run(seed: u64) {
+fn run(seed: u64) -> Tally {
     // What the client's backoff draws from.
     fastrand::seed(seed);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     let world = async {
         tokio::time::timeout(WORLD_TIME_MAX, live(Rng::with_seed(seed)))
             .await
-            .expect("some call never ended");
+            .expect("some call never ended")
     };
-    runtime.block_on(world);
+    runtime.block_on(world)
 }
 
 /// Limits that make credit, streams and frames scarce in some worlds.
@@ -83,7 +99,7 @@ fn limits(rng: &mut Rng) -> Limits {
 }
 
 /// One world, from its first call to the silence after its last.
-async fn live(mut rng: Rng) {
+async fn live(mut rng: Rng) -> Tally {
     let ledger = Arc::new(Ledger::default());
     let net = Net::new(&ledger, limits(&mut rng), rng.fork());
     net.start_server().await;
@@ -117,6 +133,7 @@ async fn live(mut rng: Rng) {
         || format!("connections and handlers are left: {:?}", net.gauges()),
     )
     .await;
+    ledger.close()
 }
 
 /// What befalls the servers and links of a world.
@@ -127,9 +144,13 @@ async fn fate(net: Arc<Net>, mut rng: Rng) {
         match rng.u8(..10) {
             0..4 => net.hurt(rng.usize(..), Fate::Cut),
             4..6 => net.hurt(rng.usize(..), Fate::Stalled),
-            6 | 7 => {
-                // A server that dies, and its successor.
-                drop(net.take_server());
+            which @ (6 | 7) => {
+                // A server that is killed, or stops at once, and its successor.
+                if which == 6 {
+                    net.kill_server();
+                } else {
+                    drop(net.take_server());
+                }
                 tokio::time::sleep(Duration::from_millis(rng.u64(0..300))).await;
                 drop(net.start_server().await);
             }

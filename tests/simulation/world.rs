@@ -32,13 +32,62 @@ pub trait World {
 pub(crate) struct Ledger {
     /// How often the handler of each call began.
     runs: Mutex<HashMap<u64, u32>>,
+    /// Calls whose status said that their handlers did not run.
+    denied: Mutex<Vec<u64>>,
     /// Handlers and streams that exist now.
     live: AtomicUsize,
+    /// How the calls came out.
+    tally: Mutex<Tally>,
+}
+
+/// How often calls came out in which way.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) answered: u32,
+    pub(crate) late: u32,
+    pub(crate) unavailable_not_run: u32,
+    pub(crate) unavailable_maybe_run: u32,
+    pub(crate) given_up: u32,
+}
+
+impl Tally {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.answered += other.answered;
+        self.late += other.late;
+        self.unavailable_not_run += other.unavailable_not_run;
+        self.unavailable_maybe_run += other.unavailable_maybe_run;
+        self.given_up += other.given_up;
+    }
 }
 
 impl Ledger {
     pub(crate) fn runs(&self, nonce: u64) -> u32 {
         self.runs.lock().unwrap().get(&nonce).copied().unwrap_or_default()
+    }
+
+    /// Notes how a call came out.
+    pub(crate) fn count(&self, note: impl FnOnce(&mut Tally)) {
+        note(&mut self.tally.lock().unwrap());
+    }
+
+    /// Notes that a status said that the handler of `nonce` did not run.
+    pub(crate) fn deny(&self, nonce: u64) {
+        self.denied.lock().unwrap().push(nonce);
+    }
+
+    /// At the end of the world: no handler began twice, and none that was denied began after all. Returns how the calls came out.
+    pub(crate) fn close(&self) -> Tally {
+        let runs = self.runs.lock().unwrap();
+        for (nonce, runs) in runs.iter() {
+            assert!(*runs <= 1, "call {nonce} ran {runs} times");
+        }
+        for nonce in self.denied.lock().unwrap().iter() {
+            assert!(
+                !runs.contains_key(nonce),
+                "call {nonce} ran after its status had denied it"
+            );
+        }
+        std::mem::take(&mut self.tally.lock().unwrap())
     }
 
     pub(crate) fn live(&self) -> usize {
@@ -108,7 +157,10 @@ pub(crate) struct Net {
     ledger: Arc<Ledger>,
     limits: Limits,
     serving: Mutex<Option<Serving>>,
-    links: Mutex<Vec<Arc<Link>>>,
+    /// Each with the number of its server.
+    links: Mutex<Vec<(usize, Arc<Link>)>>,
+    /// Servers that were started.
+    started: AtomicUsize,
     rng: Mutex<Rng>,
 }
 
@@ -119,6 +171,7 @@ impl Net {
             limits,
             serving: Mutex::new(None),
             links: Mutex::new(Vec::new()),
+            started: AtomicUsize::new(0),
             rng: Mutex::new(rng),
         })
     }
@@ -133,12 +186,24 @@ impl Net {
             .start()
             .await
             .unwrap();
+        self.started.fetch_add(1, Ordering::SeqCst);
         self.serving.lock().unwrap().replace(serving)
     }
 
     /// Takes the server away: the next connections find nobody.
     pub(crate) fn take_server(&self) -> Option<Serving> {
         self.serving.lock().unwrap().take()
+    }
+
+    /// Kills the server, as SIGKILL does: its links break before it can say a word.
+    pub(crate) fn kill_server(&self) {
+        let number = self.started.load(Ordering::SeqCst);
+        for (of, link) in self.links.lock().unwrap().iter() {
+            if *of == number {
+                link.meet(Fate::Cut);
+            }
+        }
+        drop(self.take_server());
     }
 
     /// Connections and handlers of the current server.
@@ -151,7 +216,7 @@ impl Net {
     pub(crate) fn hurt(&self, which: usize, fate: Fate) {
         let links = self.links.lock().unwrap();
         if !links.is_empty() {
-            links[which % links.len()].meet(fate);
+            links[which % links.len()].1.meet(fate);
         }
     }
 
@@ -165,7 +230,7 @@ impl Net {
         let link = Link::new(self.rng.lock().unwrap().fork());
         let (client, server) = pair();
         serving.accept(link.end(server));
-        self.links.lock().unwrap().push(Arc::clone(&link));
+        self.links.lock().unwrap().push((self.started.load(Ordering::SeqCst), Arc::clone(&link)));
         Ok(link.end(client))
     }
 }

@@ -21,7 +21,10 @@ pub(crate) struct Role {
 impl Role {
     /// Starts `test` (its path within the binary) with `argument`.
     pub(crate) fn start(test: &str, argument: &str) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
+        // As many descriptors as the system lets it have.
+        let mut child = Command::new("sh")
+            .args(["-c", "ulimit -S -n \"$(ulimit -H -n)\" 2>/dev/null; exec \"$0\" \"$@\""])
+            .arg(std::env::current_exe().unwrap())
             .args([test, "--exact", "--ignored", "--nocapture", "--test-threads=1"])
             .env(ROLE, argument)
             .stdin(Stdio::piped())
@@ -81,9 +84,9 @@ impl Role {
         self.child.wait().unwrap();
     }
 
-    /// Sends SIGTERM.
-    pub(crate) fn terminate(&self) {
-        let sent = Command::new("kill").arg("-TERM").arg(self.child.id().to_string()).status().unwrap();
+    /// Sends a signal, named without `SIG`.
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status().unwrap();
         assert!(sent.success());
     }
 

@@ -91,14 +91,17 @@ impl Hand {
 
     /// Sends frames in one write.
     pub(crate) async fn send_all(&mut self, frames: &[(u8, u32, &[u8])]) {
-        let mut bytes = Vec::new();
-        for (kind, stream, payload) in frames {
-            let len = u32::try_from(payload.len()).unwrap().to_be_bytes();
-            bytes.extend_from_slice(&[len[1], len[2], len[3], *kind]);
-            bytes.extend_from_slice(&stream.to_be_bytes());
-            bytes.extend_from_slice(payload);
-        }
+        let bytes: Vec<u8> = frames.iter().flat_map(|(kind, stream, payload)| frame(*kind, *stream, payload)).collect();
         self.write(&bytes).await;
+    }
+
+    /// Writes what the peer takes now; returns what it does not.
+    pub(crate) fn offer<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        match self.writer.try_write_vectored(&[IoSlice::new(bytes)]) {
+            Ok(written) => &bytes[written..],
+            // It takes nothing now, or has hung up, which the next read tells.
+            Err(_) => bytes,
+        }
     }
 
     /// Sends a response head without metadata, and `rest` in the same frame.
@@ -174,6 +177,15 @@ impl Hand {
             }
         }
     }
+}
+
+/// The bytes of a frame.
+pub(crate) fn frame(kind: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut bytes = vec![len[1], len[2], len[3], kind];
+    bytes.extend_from_slice(&stream.to_be_bytes());
+    bytes.extend_from_slice(payload);
+    bytes
 }
 
 /// A message as it stands in a stream: its length, then its bytes.

@@ -27,7 +27,8 @@ use crate::transport::Connection;
 /// broke, few enough never to storm.
 const ATTEMPTS_MAX: u32 = 3;
 
-type BoxOutcome = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+/// A call by the general way, as a future without a name.
+pub(super) type BoxOutcome = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
 /// A call by the general way.
 pub(super) fn boxed(channel: Channel, request: RawRequest, parent: Option<Cx>, call_chain: Chain) -> BoxOutcome {

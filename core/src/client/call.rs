@@ -170,28 +170,35 @@ impl<T: ReplyShape, E: FromStatus> Call<T, E> {
 }
 
 impl<T: ReplyShape, E> Call<T, E> {
-    /// The earliest of all deadlines that hold, and whether it bounds a stream beyond its opening.
-    pub(super) fn deadline(&self, now: Instant) -> (Option<Instant>, bool) {
-        let own = self.options.as_ref().and_then(|options| options.timeout);
-        let detached = self.options.as_ref().is_some_and(|options| options.detached);
-        let default = if detached { None } else { self.channel.default_timeout() };
+    /// The time-out that the call or its method sets, and the one that holds: the channel's, if neither sets any.
+    fn timeouts(&self) -> (Option<Duration>, Option<Duration>) {
+        let (own, detached) = match &self.options {
+            Some(options) => (options.timeout, options.detached),
+            None => (None, false),
+        };
         let explicit = match (own, self.spec.timeout()) {
             (Some(own), Some(method)) => Some(own.min(method)),
             (own, method) => own.or(method),
         };
-        let timeout = explicit.or(default).and_then(|timeout| now.checked_add(timeout));
+        let default = if detached { None } else { self.channel.default_timeout() };
+        (explicit, explicit.or(default))
+    }
+
+    /// The earliest of all deadlines that hold, and whether it bounds a stream beyond its opening.
+    pub(super) fn deadline(&self, now: Instant) -> (Option<Instant>, bool) {
+        let (explicit, timeout) = self.timeouts();
         let inherited = self.parent.as_ref().and_then(Cx::deadline);
-        let bounds_stream = explicit.is_some() || inherited.is_some();
-        let deadline = match (timeout, inherited) {
-            (Some(timeout), Some(inherited)) if bounds_stream && explicit.is_none() && T::STREAMING => {
-                // The default covers the opening only; the ambient deadline is the one that may bound the stream.
-                let _opening = timeout;
-                Some(inherited)
-            }
-            (Some(timeout), Some(inherited)) => Some(timeout.min(inherited)),
-            (timeout, inherited) => timeout.or(inherited),
+        // The channel's covers the opening only; an ambient deadline is the one that bounds the stream.
+        let timeout = if T::STREAMING && inherited.is_some() {
+            explicit
+        } else {
+            timeout
         };
-        (deadline, bounds_stream)
+        let own = timeout.and_then(|timeout| now.checked_add(timeout));
+        (
+            own.into_iter().chain(inherited).min(),
+            explicit.is_some() || inherited.is_some(),
+        )
     }
 
     /// The time-out of a call that nothing but a time-out bounds; its clock need not be read until it is sent.
@@ -199,16 +206,7 @@ impl<T: ReplyShape, E> Call<T, E> {
         if self.parent.as_ref().is_some_and(|parent| parent.deadline().is_some()) {
             return None;
         }
-        let (own, detached) = match &self.options {
-            Some(options) => (options.timeout, options.detached),
-            None => (None, false),
-        };
-        let default = if detached { None } else { self.channel.default_timeout() };
-        let timeout = match (own, self.spec.timeout()) {
-            (Some(own), Some(method)) => Some(own.min(method)),
-            (own, method) => own.or(method).or(default),
-        };
-        timeout.filter(|timeout| !timeout.is_zero())
+        self.timeouts().1.filter(|timeout| !timeout.is_zero())
     }
 
     /// Whether the call has expired before it began.

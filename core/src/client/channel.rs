@@ -19,6 +19,17 @@ use crate::transport::Connection;
 /// A way to a service: connected when first needed, reconnected by itself, cheap to clone.
 ///
 /// Dropping the last clone, and the last call and stream made through it, closes the connection.
+///
+/// # Examples
+/// ```no_run
+/// # mod sinew { pub use sinew_core::{client::Channel, status::Status}; }
+/// use sinew::{Channel, Status};
+///
+/// /// To be shared by all clients of the process: `OrdersClient::from_channel(channel.clone())`.
+/// async fn to_the_shop() -> Result<Channel, Status> {
+///     Channel::builder().timeout("2s").keepalive("10s", "5s").connect("127.0.0.1:4000").await
+/// }
+/// ```
 #[derive(Clone)]
 pub struct Channel {
     inner: Arc<Inner>,

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use super::attempt;
+use super::attempt::{self, BoxOutcome};
 use super::call::{Call, CallMeta};
 use crate::call::{UNKNOWN_METHOD, open_status, stream_status};
 use crate::code::Code;
@@ -41,8 +41,6 @@ enum State {
     Boxed(BoxOutcome),
     Done,
 }
-
-type BoxOutcome = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
 /// How a call ended, by which way.
 enum Ended {

@@ -20,3 +20,6 @@ pub use future::{CallFuture, MetaFuture};
 pub use raw::RawRequest;
 pub use state::{ConnectivityState, StateChanges};
 pub use subchannel::Connector;
+
+#[cfg(test)]
+mod tests;

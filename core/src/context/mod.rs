@@ -293,14 +293,14 @@ impl Cx {
 
     /// The trace that this call belongs to.
     ///
-    /// On a server: made from the caller's `traceparent`, with a span id of this call's own.
+    /// On a server: made from the caller's `traceparent`, with a span id of this call's own. A caller that sends `baggage` alone begins a new trace, which
+    /// carries it on.
     #[must_use]
     pub fn trace(&self) -> Option<TraceContext> {
         if let Some(trace) = self.shared().trace.clone() {
             return Some(trace);
         }
-        if let Some(caller) = TraceContext::from_metadata(self.metadata()) {
-            let trace = caller.child();
+        if let Some(trace) = TraceContext::of_handler(self.metadata()) {
             self.shared().trace = Some(trace.clone());
             return Some(trace);
         }

@@ -51,6 +51,15 @@ impl TraceContext {
         Some(trace)
     }
 
+    /// The position of a handler whose caller sent `metadata`: under the caller's span, or, for a caller that sends baggage alone, at the beginning of a
+    /// trace that carries it on.
+    pub(super) fn of_handler(metadata: &Metadata) -> Option<Self> {
+        if let Some(caller) = Self::from_metadata(metadata) {
+            return Some(caller.child());
+        }
+        joined(metadata, BAGGAGE).map(|baggage| Self::root().with_baggage(baggage))
+    }
+
     /// Writes the position into the metadata of a call, replacing what is there.
     pub fn to_metadata(&self, metadata: &mut Metadata) {
         // Hexadecimal text is always valid; the other two came from metadata.
@@ -186,6 +195,7 @@ fn hex(field: Option<&str>, digits: usize) -> Result<u128, TraceParseError> {
 #[cfg(test)]
 mod tests {
     use super::TraceContext;
+    use crate::metadata::Metadata;
 
     #[test]
     fn traceparent_round_trips() {
@@ -195,6 +205,21 @@ mod tests {
         let child = trace.child();
         assert_eq!(child.trace_id(), trace.trace_id());
         assert_eq!(child.parent_id(), Some(trace.span_id()));
+    }
+
+    #[test]
+    fn baggage_travels_without_a_trace_too() {
+        let mut metadata = Metadata::new();
+        assert_eq!(TraceContext::of_handler(&metadata), None);
+        metadata.append("baggage", "user=1").unwrap();
+        metadata.append("baggage", "tier=gold").unwrap();
+        for traceparent in [None, Some("00-malformed")] {
+            if let Some(text) = traceparent {
+                metadata.insert("traceparent", text).unwrap();
+            }
+            let trace = TraceContext::of_handler(&metadata).unwrap();
+            assert_eq!((trace.baggage(), trace.parent_id()), (Some("user=1,tier=gold"), None));
+        }
     }
 
     #[test]

@@ -39,6 +39,11 @@ impl AppError for Status {
 }
 
 /// The client's side of an error: made from the status that arrived.
+#[diagnostic::on_unimplemented(
+    message = "a call cannot fail with `{Self}`",
+    label = "not what a client gets",
+    note = "an error type named `Status` is taken for `sinew::Status`: give an error of your own another name"
+)]
 pub trait FromStatus: Sized + Send + 'static {
     /// Reads the application error out of the status, if it is there and known.
     fn from_status(status: Status) -> Self;

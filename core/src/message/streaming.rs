@@ -23,11 +23,14 @@ use crate::wire::message::LINK_BYTES_MIN;
 /// A stream of items, each `Result<T, Status>`; an error is the last item.
 ///
 /// The same type is an argument (the client sends) and a return (the server sends). It implements [`Stream`]; [`next`](Self::next) needs no
-/// import. Dropping it cancels: the other side stops sending.
+/// import. Dropping the stream of a response cancels its call, and the server stops sending. A handler that drops the stream of its request goes on;
+/// what the client still sends is thrown away.
 ///
 /// # Examples
 /// ```
-/// # use sinew_core::message::Streaming;
+/// # mod sinew { pub use sinew_core::message::Streaming; }
+/// use sinew::Streaming;
+///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), sinew_core::status::Status> {
 /// let mut numbers = Streaming::iter([1, 2, 3]);

@@ -17,7 +17,7 @@ use crate::wire::message::{EncodedMessage, LINK_BYTES_MIN, Payload};
 use crate::wire::pool;
 
 /// Memory of queued pieces, in bytes, above which a sender of a stream waits: one batch under way, one being filled.
-const SEND_QUEUE_BYTES_MAX: usize = 128 * 1024;
+pub(super) const SEND_QUEUE_BYTES_MAX: usize = 128 * 1024;
 
 /// Bytes of finished unary answers above which no further handler of the connection begins: what a client's default window takes. More would only
 /// be kept for a client that is busy with these, or takes none at all.
@@ -216,6 +216,11 @@ impl Mux {
     #[must_use]
     pub fn deadline(&mut self, key: StreamKey) -> Option<Instant> {
         self.streams.get(key)?.deadline
+    }
+
+    /// Server: the call ends at `deadline` at the latest, though its client may allow more.
+    pub fn limit_deadline(&mut self, key: StreamKey, deadline: Instant) {
+        self.streams.set_deadline(key, deadline);
     }
 
     /// Registers a task for the answer of a call that was opened just now.

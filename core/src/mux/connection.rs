@@ -18,7 +18,7 @@ use crate::wire::hello::Hello;
 use crate::wire::message::{LINK_BYTES_MIN, Payload};
 
 /// A data frame that completes no message and is smaller than this carries next to nothing.
-const TINY_DATA_BYTES: usize = 64;
+pub(super) const TINY_DATA_BYTES: usize = 64;
 
 impl Mux {
     pub(super) fn handle_hello(&mut self, payload: &[u8], events: &mut Events) {

@@ -10,7 +10,7 @@ use crate::wire::head::{END_BYTES_MAX, REQUEST_HEAD_BYTES, RESPONSE_HEAD_BYTES};
 use crate::wire::hello::HELLO_BYTES_MAX;
 
 /// The most bytes of a GOAWAY.
-const GO_AWAY_BYTES_MAX: usize = 1024;
+pub(super) const GO_AWAY_BYTES_MAX: usize = 1024;
 /// The longest run of bytes that must stand together before it can be handled: a frame header with the longest END or head. A driver's read
 /// buffer holds at least this much.
 pub(crate) const CONTIGUOUS_BYTES_MAX: usize = HEADER_BYTES + END_BYTES_MAX + REQUEST_HEAD_BYTES;

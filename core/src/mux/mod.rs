@@ -253,6 +253,12 @@ impl Mux {
         &self.peer
     }
 
+    /// As if all calls up to `newest` had been made.
+    #[cfg(test)]
+    pub(crate) fn skip_ids_to(&mut self, newest: StreamId) {
+        self.newest = newest;
+    }
+
     /// Whether this side answers calls.
     #[must_use]
     pub fn is_server(&self) -> bool {

@@ -110,7 +110,7 @@ impl Streams {
         stream
     }
 
-    /// Sets the deadline of a stream that was opened without one.
+    /// Sets the deadline of an open stream.
     pub(super) fn set_deadline(&mut self, key: StreamKey, deadline: Instant) {
         if let Some(stream) = self.get(key) {
             stream.deadline = Some(deadline);

@@ -5,6 +5,7 @@ mod credit;
 mod documented;
 mod end;
 mod hostile;
+mod limits;
 mod pair;
 mod properties;
 mod raw;

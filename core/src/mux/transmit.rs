@@ -31,7 +31,7 @@ const ROTATION_STREAMS_MAX: usize = 16;
 /// Keys of streams that are over which may stand among the waiting ones before they are looked for.
 const STALE_KEYS_MAX: usize = 64;
 /// The most bytes of a GOAWAY's reason.
-const REASON_BYTES_MAX: usize = 512;
+pub(super) const REASON_BYTES_MAX: usize = 512;
 
 /// Frames that are complete and wait for the next turn.
 #[derive(Debug, Default)]

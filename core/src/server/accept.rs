@@ -3,9 +3,9 @@
 use std::future::Future;
 use std::io;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -13,6 +13,7 @@ use super::Shared;
 use super::connection::{Accepted, ServerConnection};
 use super::shutdown::Connections;
 use crate::mux::Role;
+use crate::time;
 use crate::transport::connection::Lifecycle;
 use crate::transport::driver;
 use crate::transport::io::ByteStream;
@@ -22,6 +23,8 @@ use crate::transport::listen::{BACKLOG, Listener};
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 /// The longest pause: when descriptors are free again, the server is back within this time.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Between two lines of the log about connections that were turned away.
+const LOG_PAUSE: Duration = Duration::from_secs(1);
 
 /// Accepts until the server closes.
 pub(super) async fn run(
@@ -80,14 +83,41 @@ fn is_about_the_peer(error: &io::Error) -> bool {
     )
 }
 
+/// Lets one line through per second, so that whoever provokes it cannot fill the log.
+#[derive(Debug, Default)]
+pub(super) struct LogGate(Mutex<Gate>);
+
+#[derive(Debug, Default)]
+struct Gate {
+    opened: Option<Instant>,
+    /// How often it was asked since, in vain.
+    kept_back: u64,
+}
+
+impl LogGate {
+    /// Whether to write a line now, and how many were kept back before it.
+    fn ask(&self, now: Instant) -> Option<u64> {
+        let mut gate = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if gate.opened.is_some_and(|opened| now.saturating_duration_since(opened) < LOG_PAUSE) {
+            gate.kept_back += 1;
+            return None;
+        }
+        gate.opened = Some(now);
+        Some(std::mem::take(&mut gate.kept_back))
+    }
+}
+
 /// Serves one connection in a task of its own.
 pub(super) fn serve(shared: &Arc<Shared>, connections: &Arc<Connections>, stream: ByteStream) {
     if connections.len() >= shared.connections_max {
-        tracing::warn!(
-            limit = shared.connections_max,
-            peer = stream.peer(),
-            "as many connections as may be; one more is turned away"
-        );
+        if let Some(before) = shared.turned_away.ask(time::now()) {
+            tracing::warn!(
+                limit = shared.connections_max,
+                peer = stream.peer(),
+                before,
+                "as many connections as may be; one more is turned away, as were others before that no line tells of"
+            );
+        }
         return;
     }
     let acceptor = ServerConnection::new(Arc::clone(shared));
@@ -95,7 +125,7 @@ pub(super) fn serve(shared: &Arc<Shared>, connections: &Arc<Connections>, stream
     let (connection, driver) = driver::start(stream, Role::Server, shared.mux.clone(), acceptor);
     let mut lifecycle = connection.lifecycle();
     // A driver that is dropped closes its connection.
-    let Some(id) = connections.insert(Accepted { connection, calls }) else {
+    let Some(id) = connections.insert(Accepted { connection, calls }, shared.connections_max) else {
         return;
     };
     let connections = Arc::clone(connections);
@@ -107,4 +137,22 @@ pub(super) fn serve(shared: &Arc<Shared>, connections: &Arc<Connections>, stream
         let _end = lifecycle.wait_for(closed).await;
         connections.remove(id);
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LOG_PAUSE, LogGate};
+
+    #[test]
+    fn one_line_passes_and_the_others_are_counted() {
+        let gate = LogGate::default();
+        let now = crate::time::now();
+        assert_eq!(gate.ask(now), Some(0));
+        for _ in 0..9 {
+            assert_eq!(gate.ask(now + LOG_PAUSE / 2), None);
+        }
+        assert_eq!(gate.ask(now + LOG_PAUSE), Some(9));
+        assert_eq!(gate.ask(now + LOG_PAUSE), None);
+        assert_eq!(gate.ask(now + LOG_PAUSE * 3), Some(1));
+    }
 }

@@ -66,6 +66,26 @@ pub enum ServerError {
 }
 
 /// Builds a server. A wrong setting is reported when it starts.
+///
+/// # Examples
+/// ```no_run
+/// # mod sinew {
+/// #     pub use sinew_core::server::{Drain, Server, ServerError};
+/// #     pub use sinew_core::service::Service;
+/// # }
+/// use sinew::{Drain, Server, ServerError};
+///
+/// async fn run(orders: impl sinew::Service) -> Result<(), ServerError> {
+///     Server::builder()
+///         .service(orders)
+///         .bind("127.0.0.1:4000")
+///         .max_connections(1_000)
+///         .drain(Drain::default().lame_duck("5s").within("30s"))
+///         .shutdown_on_signals()
+///         .serve()
+///         .await
+/// }
+/// ```
 pub struct ServerBuilder {
     services: Vec<Arc<dyn Service>>,
     fallback: Option<Arc<dyn Fallback>>,
@@ -149,6 +169,9 @@ impl ServerBuilder {
     }
 
     /// Sets how many calls of one connection may run at a time (default 1,024); clients wait above it.
+    ///
+    /// Handlers that run side by side may all finish before their client takes the first answer, so this times the size of an answer is what one client
+    /// can make the server hold: lower it where answers are large.
     #[must_use]
     pub fn max_calls_per_connection(mut self, calls: u32) -> Self {
         self.mux.max_streams = calls;
@@ -260,6 +283,7 @@ impl ServerBuilder {
             chain: self.chain,
             mux: self.mux,
             connections_max: self.connections_max,
+            turned_away: accept::LogGate::default(),
             tasks: Arc::new(Tasks::default()),
             watchdog: Arc::new(Watchdog::default()),
             running: AtomicUsize::new(0),

@@ -4,9 +4,10 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::Shared;
+use super::clock::TurnClock;
 use super::dispatch::{Answer, HandlerTask, Job};
 use super::shutdown::StopHandle;
 use super::slots::{ready_slot, slot_for};
@@ -17,7 +18,7 @@ use crate::message::{Body, Outcome, Reply};
 use crate::metadata::Metadata;
 use crate::method::{Execution, method_id};
 use crate::mux::{EndCause, Ended, Events, Incoming, StreamKey};
-use crate::policy::inline::{POLL_SLOW, TURN_BUDGET};
+use crate::policy::inline::TURN_BUDGET;
 use crate::service::{BoxSlot, Inbound, ServerRequest};
 use crate::status::{HandlerRan, Status};
 use crate::time;
@@ -108,6 +109,8 @@ pub(super) struct ServerConnection {
     waiting: HashMap<StreamKey, Waiting>,
     /// What arrived and waits for its turn.
     arrived: VecDeque<Incoming>,
+    /// When the newest of them did.
+    arrived_at: Instant,
     /// No handler begins, because the client does not take the answers that are there.
     held: bool,
     spare_slot: Option<(usize, BoxSlot)>,
@@ -121,68 +124,6 @@ pub(super) struct ServerConnection {
     clock: TurnClock,
 }
 
-/// Measures handlers without reading the clock for each: of a run of quick ones only the run is timed.
-struct TurnClock {
-    turn_began: Instant,
-    last_read: Instant,
-    /// Handlers since the clock was read.
-    unread: u32,
-    /// Handlers that are timed one by one, because a run of them was slow.
-    precise: u32,
-    over_budget: bool,
-}
-
-/// Handlers between two readings of the clock.
-const CLOCK_EVERY: u32 = 8;
-/// Handlers that are timed one by one after a slow run.
-const PRECISE_RUN: u32 = 64;
-
-impl TurnClock {
-    fn new(now: Instant) -> Self {
-        Self {
-            turn_began: now,
-            last_read: now,
-            unread: 0,
-            precise: PRECISE_RUN,
-            over_budget: false,
-        }
-    }
-
-    fn begin_turn(&mut self, now: Instant) {
-        self.turn_began = now;
-        self.last_read = now;
-        self.unread = 0;
-    }
-
-    /// A handler is about to be polled: what was done before is no part of its time.
-    fn handler_begins(&mut self) {
-        if self.precise > 0 && self.unread == 0 {
-            self.last_read = time::now();
-        }
-    }
-
-    /// A handler was polled; returns how long it took, if that was measured.
-    fn handler_done(&mut self) -> Option<Duration> {
-        self.unread += 1;
-        if self.precise == 0 && self.unread < CLOCK_EVERY {
-            return None;
-        }
-        let now = time::now();
-        let took = now.saturating_duration_since(self.last_read) / self.unread;
-        self.last_read = now;
-        let alone = std::mem::take(&mut self.unread) == 1;
-        self.precise = self.precise.saturating_sub(1);
-        if took > POLL_SLOW / 4 {
-            self.precise = PRECISE_RUN;
-        }
-        if now.saturating_duration_since(self.turn_began) > TURN_BUDGET {
-            self.over_budget = true;
-            self.turn_began = now;
-        }
-        alone.then_some(took)
-    }
-}
-
 impl ServerConnection {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self {
@@ -192,6 +133,7 @@ impl ServerConnection {
             },
             waiting: HashMap::new(),
             arrived: VecDeque::new(),
+            arrived_at: time::now(),
             held: false,
             spare_slot: None,
             spare_cx: None,
@@ -208,7 +150,7 @@ impl ServerConnection {
     }
 
     /// Takes up what arrived until a call is complete.
-    fn next_ready(&mut self) -> Option<Ready> {
+    fn next_ready(&mut self, connection: &Connection) -> Option<Ready> {
         while let Some(incoming) = self.arrived.pop_front() {
             match incoming {
                 Incoming::Opened {
@@ -227,6 +169,9 @@ impl ServerConnection {
                         self.answers.push((key, Answer::Failed { status, trailers }));
                         continue;
                     }
+                    let timeout = route.and_then(|at| router.route(at)).and_then(|route| route.spec.timeout());
+                    let limit = timeout.and_then(|timeout| self.arrived_at.checked_add(timeout));
+                    let deadline = limit_deadline(connection, key, limit, deadline);
                     let call = Waiting { route, head, deadline };
                     if let Some(arguments) = arguments {
                         return Some(Ready {
@@ -327,6 +272,20 @@ impl ServerConnection {
     }
 }
 
+/// A method's own time-out holds whatever its client allows, or forgot to say. Returns when the call ends at the latest.
+fn limit_deadline(
+    connection: &Connection,
+    key: StreamKey,
+    limit: Option<Instant>,
+    deadline: Option<Instant>,
+) -> Option<Instant> {
+    let limit = limit.filter(|limit| deadline.is_none_or(|deadline| deadline > *limit));
+    if let Some(limit) = limit {
+        connection.limit_deadline(key, limit);
+    }
+    limit.or(deadline)
+}
+
 /// Ends a call whose client does not wait for it any more. Its handler is dropped; until that has happened it counts as running.
 fn cancel(connection: &Connection, calls: &Calls, key: StreamKey, cause: CancelCause) {
     let mut booked = calls.lock();
@@ -350,7 +309,7 @@ fn spawn(connection: &Connection, books: &Books, job: Job, measured: bool) {
         let cx = job.cx.clone().unwrap_or_default();
         books.enter(key, cx);
     }
-    let task = HandlerTask::new(job, connection.clone(), books, measured);
+    let task = HandlerTask::new(job, connection.clone(), books, measured, !blocking);
     let stop = if blocking {
         shared.tasks.spawn_blocking(task)
     } else {
@@ -377,6 +336,7 @@ impl Acceptor for ServerConnection {
 
     fn take_events(&mut self, connection: &Connection, events: &mut Events, now: Instant) {
         self.clock.begin_turn(now);
+        self.arrived_at = now;
         if self.arrived.is_empty() {
             std::mem::swap(&mut self.arrived, &mut events.incoming);
         } else {
@@ -391,10 +351,10 @@ impl Acceptor for ServerConnection {
     fn next_job(&mut self, connection: &Connection) -> Option<Job> {
         loop {
             self.held |= connection.is_full_of_answers();
-            if self.held || std::mem::take(&mut self.clock.over_budget) {
+            if self.held || self.clock.take_over_budget() {
                 return None;
             }
-            let ready = self.next_ready()?;
+            let ready = self.next_ready(connection)?;
             let route = ready.call.route.and_then(|at| self.books.shared.router.route(at));
             let inline = route.is_some_and(|route| route.spec.runs() == Execution::Inline && route.gate.is_inline());
             let job = self.begin(connection, ready);

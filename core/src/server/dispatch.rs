@@ -140,6 +140,8 @@ pub(super) struct HandlerTask {
     connection: Connection,
     /// The first poll tells whether the method may run inside its connection's task.
     measured: bool,
+    /// It runs on a worker of the runtime, which it must not keep from its other duties.
+    watched: bool,
     pump: Option<Pump>,
     /// The context, once the handler has returned.
     cx: Option<Cx>,
@@ -148,7 +150,7 @@ pub(super) struct HandlerTask {
 }
 
 impl HandlerTask {
-    pub(super) fn new(job: Job, connection: Connection, books: &Books, measured: bool) -> Self {
+    pub(super) fn new(job: Job, connection: Connection, books: &Books, measured: bool, watched: bool) -> Self {
         books.shared.running.fetch_add(1, Ordering::Relaxed);
         let finished = Finished {
             connection: connection.clone(),
@@ -159,6 +161,7 @@ impl HandlerTask {
             job: Some(job),
             connection,
             measured,
+            watched,
             pump: None,
             cx: None,
             span: None,
@@ -196,7 +199,9 @@ impl Future for HandlerTask {
         let this = self.get_mut();
         if let Some(mut job) = this.job.take() {
             let began = (!std::mem::replace(&mut this.measured, true)).then(time::now);
+            let polling = this.watched.then(|| this.finished.books.shared.watchdog.polling());
             let polled = job.poll(task);
+            drop(polling);
             if job.panicked {
                 this.finished.books.shared.panics.fetch_add(1, Ordering::Relaxed);
             }
@@ -218,6 +223,7 @@ impl Future for HandlerTask {
         };
         // The stream's items are made by user code: its context stays the ambient one, and its span is entered.
         let (finished, span) = (&this.finished, &this.span);
+        let _polling = this.watched.then(|| finished.books.shared.watchdog.polling());
         let polled = context::enter(&mut this.cx, || match span {
             None => finished.poll_pump(pump, task),
             Some(span) => span.in_scope(|| finished.poll_pump(pump, task)),

@@ -1,10 +1,12 @@
 //! The side that answers calls.
 //!
 //! `accept` takes connections, `connection` takes calls off one connection, `router` finds the method, `dispatch` runs the handler,
-//! [`shutdown`] brings all of it to an end in order, and `watchdog` sees to it that a handler which blocks its thread blocks nobody else.
+//! `clock` measures how long that takes, [`shutdown`] brings all of it to an end in order, and `watchdog` sees to it that a handler which
+//! blocks its thread blocks nobody else.
 
 mod accept;
 pub mod builder;
+mod clock;
 mod connection;
 mod dispatch;
 mod router;
@@ -34,6 +36,8 @@ struct Shared {
     chain: Chain,
     mux: MuxConfig,
     connections_max: usize,
+    /// For the lines about connections above that number.
+    turned_away: accept::LogGate,
     tasks: Arc<Tasks>,
     watchdog: Arc<Watchdog>,
     /// The server is shutting down: calls that begin now are told so from the start.

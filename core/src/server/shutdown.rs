@@ -192,10 +192,14 @@ impl Connections {
         self.lock().accepted.len()
     }
 
-    /// Takes a connection in; `None` if the server has stopped.
-    pub(super) fn insert(&self, accepted: Accepted) -> Option<u64> {
+    /// Takes a connection in; `None` if the server has stopped, or has `max` of them already.
+    pub(super) fn insert(&self, accepted: Accepted, max: usize) -> Option<u64> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let mut table = self.lock();
+        // Several listeners accept at once, so this is where the limit holds.
+        if table.accepted.len() >= max {
+            return None;
+        }
         match table.phase {
             Phase::Open => {}
             Phase::Draining => accepted.start_drain(),

@@ -6,9 +6,10 @@
 //! Only connections that ran handlers lately are looked at, every [`TICK`]; while there are none, the watchdog sleeps.
 //!
 //! It is a thread, not a task: the worker that a handler blocks may be the one that waits for sockets and timers on behalf of all others, and then no
-//! task of the runtime is ever woken. Spawning from outside wakes another worker, which takes that duty over.
+//! task of the runtime is ever woken. Spawning from outside wakes another worker, which takes that duty over. A handler in a task of its own holds up
+//! no connection, but it may block that worker just as well; while one does not return, the watchdog wakes another worker all the same.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,12 +28,35 @@ type Watched = Arc<Baton<ServerConnection>>;
 pub(super) struct Watchdog {
     state: Mutex<State>,
     wake: Condvar,
+    polls: Polls,
 }
 
 #[derive(Default)]
 struct State {
     arrivals: Vec<(Watched, Arc<Attention>)>,
+    /// Handlers are polled in tasks of their own.
+    polls: bool,
     stopped: bool,
+}
+
+/// The polls of handlers in tasks of their own.
+#[derive(Default)]
+struct Polls {
+    /// Those under way.
+    active: AtomicUsize,
+    /// All that ever began.
+    begun: AtomicU64,
+    /// The watchdog looks at them, or has been asked to.
+    seen: AtomicBool,
+}
+
+/// A poll under way.
+pub(super) struct Polling<'a>(&'a Polls);
+
+impl Drop for Polling<'_> {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Ordering::Release);
+    }
 }
 
 struct Entry {
@@ -88,6 +112,18 @@ impl Watchdog {
         self.wake.notify_one();
     }
 
+    /// A handler is polled in a task of its own, until the returned value is dropped.
+    pub(super) fn polling(&self) -> Polling<'_> {
+        // Before the look at `seen`, as the watchdog clears that before it looks here: one of the two sees the other.
+        self.polls.active.fetch_add(1, Ordering::SeqCst);
+        self.polls.begun.fetch_add(1, Ordering::Relaxed);
+        if !self.polls.seen.load(Ordering::SeqCst) && !self.polls.seen.swap(true, Ordering::SeqCst) {
+            self.lock().polls = true;
+            self.wake.notify_one();
+        }
+        Polling(&self.polls)
+    }
+
     /// Starts the watchdog's thread. A runtime with one thread has nobody else to go on with a connection, so it needs none.
     pub(super) fn start(self: &Arc<Self>, tasks: &Arc<Tasks>) {
         let runtime = Handle::current();
@@ -116,13 +152,17 @@ impl Watchdog {
 
     fn run(&self, runtime: &Handle, tasks: &Arc<Tasks>) {
         let mut entries: Vec<Entry> = Vec::new();
+        let mut begun = None;
         loop {
             let mut state = self.lock();
-            while state.arrivals.is_empty() && entries.is_empty() && !state.stopped {
+            while state.arrivals.is_empty() && entries.is_empty() && begun.is_none() && !state.polls && !state.stopped {
                 state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
             if state.stopped {
                 return;
+            }
+            if std::mem::take(&mut state.polls) {
+                begun = Some(self.polls.begun.load(Ordering::Relaxed));
             }
             entries.extend(state.arrivals.drain(..).map(|(baton, attention)| Entry {
                 handlers: baton.handlers(),
@@ -133,7 +173,26 @@ impl Watchdog {
             drop(ticked);
             let _within = runtime.enter();
             entries.retain_mut(|entry| entry.look(tasks));
+            begun = begun.and_then(|begun| self.look_at_polls(begun, runtime));
         }
+    }
+
+    /// Wakes a worker if no poll began since the last look, and one is under way; returns how many have begun, `None` to look no more.
+    fn look_at_polls(&self, before: u64, runtime: &Handle) -> Option<u64> {
+        let begun = self.polls.begun.load(Ordering::Relaxed);
+        if begun != before {
+            return Some(begun);
+        }
+        if self.polls.active.load(Ordering::Acquire) == 0 {
+            self.polls.seen.store(false, Ordering::SeqCst);
+            if self.polls.active.load(Ordering::SeqCst) == 0 || self.polls.seen.swap(true, Ordering::SeqCst) {
+                // Whoever begins, or has just begun, asks again.
+                return None;
+            }
+        }
+        // It does nothing; that a worker looks for it is all.
+        drop(runtime.spawn(async {}));
+        Some(begun)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -244,6 +244,12 @@ impl Connection {
         self.lock().mux.deadline(key)
     }
 
+    /// Server: a call ends at `deadline` at the latest, whatever its client allows; see [`Mux::limit_deadline`]. For the task of the connection, which sets
+    /// its timer afterwards.
+    pub fn limit_deadline(&self, key: StreamKey, deadline: Instant) {
+        self.lock().mux.limit_deadline(key, deadline);
+    }
+
     /// The response head of a streaming call; see [`Mux::poll_head`].
     ///
     /// # Errors

@@ -205,3 +205,33 @@ pub fn connect(name: &str) -> Result<ByteStream, ConnectError> {
     sender.try_send(theirs).map_err(|_| no_listener())?;
     Ok(ours)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{ErrorKind, IoSlice};
+
+    use tokio::io::AsyncReadExt;
+
+    use super::super::io::SharedWrite;
+    use super::{BACKLOG_MAX, ConnectError, MemListener, PIPE_BYTES_MAX, connect, pair};
+
+    #[tokio::test]
+    async fn a_pipe_takes_its_bytes_and_no_more() {
+        let (near, mut far) = pair();
+        let write = |len| near.writer.try_write_vectored(&[IoSlice::new(&vec![7; len])]);
+        assert_eq!(write(PIPE_BYTES_MAX - 1).unwrap(), PIPE_BYTES_MAX - 1);
+        assert_eq!(write(2).unwrap(), 1, "the last byte that fits");
+        assert_eq!(write(1).unwrap_err().kind(), ErrorKind::WouldBlock);
+        assert_eq!(far.reader.read_u8().await.unwrap(), 7);
+        assert_eq!(write(2).unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn as_many_connections_wait_as_may() {
+        let mut listener = MemListener::bind("backlog").unwrap();
+        let _waiting: Vec<_> = (0..BACKLOG_MAX).map(|_| connect("backlog").unwrap()).collect();
+        assert!(matches!(connect("backlog"), Err(ConnectError::NoListener { .. })));
+        let _accepted = listener.accept().await.unwrap();
+        connect("backlog").unwrap();
+    }
+}

@@ -11,7 +11,7 @@ pub const HELLO_BYTES_MAX: usize = 4 * 1024;
 /// The least `max_head` that counts: without room for any metadata, a peer could have the handlers of others run for nothing but errors.
 pub const HEAD_BYTES_MIN: usize = 256;
 /// The most bytes of a name in `agent` that are kept.
-const AGENT_BYTES_MAX: usize = 64;
+pub(crate) const AGENT_BYTES_MAX: usize = 64;
 
 /// What the sender of a HELLO accepts; the defaults hold until it arrives.
 ///

@@ -52,6 +52,7 @@ impl Default for Rule {
 pub(crate) fn app_error(input: &DeriveInput, faults: &mut Faults) -> TokenStream {
     let mut attrs = input.attrs.clone();
     let options = take_rpc(&mut attrs, faults);
+    refuse_duplicates(&options, &[], faults);
     let mut root = Root::default();
     for option in options.iter().filter(|option| option.key == "crate") {
         root = option.path("::sinew", faults).map(Root::at).unwrap_or_default();

@@ -2,10 +2,12 @@
 
 use proc_macro2::{Literal, TokenStream};
 use quote::{quote, quote_spanned};
+use syn::Attribute;
 use syn::spanned::Spanned;
 
 use super::{Plan, spec};
 use crate::ast::{Arg, ArgKind, Method, Reply};
+use crate::attr;
 use crate::validate::is_taken;
 
 pub(super) fn expand(plan: &Plan<'_>) -> TokenStream {
@@ -17,6 +19,7 @@ pub(super) fn expand(plan: &Plan<'_>) -> TokenStream {
         "Client of [`{0}`]: one method per RPC, each returning a call that runs when awaited.",
         plan.service.item.ident
     );
+    let (docs, deprecated) = carried(plan);
     let name = client.to_string();
     let framework = framework(plan);
     let table = table(plan);
@@ -30,6 +33,8 @@ pub(super) fn expand(plan: &Plan<'_>) -> TokenStream {
     let (wire, start) = (spec::questions(plan), start(plan));
     quote_spanned! {at=>
         #[doc = #doc]
+        #(#docs)*
+        #(#deprecated)*
         #allow
         #vis struct #client<#decl> where #bounds {
             channel: #p::Channel,
@@ -58,6 +63,17 @@ pub(super) fn expand(plan: &Plan<'_>) -> TokenStream {
             }
         };
     }
+}
+
+/// What of the trait's attributes concerns whoever uses the client: its documentation, and that it is deprecated.
+fn carried<'a>(plan: &Plan<'a>) -> (Vec<TokenStream>, Vec<&'a Attribute>) {
+    let attrs = &plan.service.item.attrs;
+    let docs = attrs.iter().filter(|attr| attr::is(attr, "doc")).map(|attr| quote!(#attr));
+    let mut docs: Vec<TokenStream> = docs.collect();
+    if !docs.is_empty() {
+        docs.insert(0, quote_spanned!(plan.at=> #[doc = ""]));
+    }
+    (docs, attrs.iter().filter(|attr| attr::is(attr, "deprecated")).collect())
 }
 
 /// What begins a call.
@@ -121,6 +137,9 @@ fn framework(plan: &Plan<'_>) -> TokenStream {
         }
 
         /// A client of a handler in this process: codec and interceptors run, sockets do not.
+        ///
+        /// The handler runs inside the call, so `spawn` and `blocking` have no effect, and a handler that blocks its
+        /// thread blocks its caller.
         #[must_use]
         #vis fn local(handler: impl #contract) -> Self {
             Self::from_channel(#p::Channel::local(#server::new(handler)))

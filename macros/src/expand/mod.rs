@@ -24,6 +24,7 @@ pub(crate) use handler::handler;
 pub(crate) use interceptor::definition;
 
 use crate::ast::{Method, Service, plain_name};
+use crate::attr::Attrs;
 use crate::paths::Root;
 use crate::syntax::Names;
 
@@ -44,7 +45,20 @@ pub(crate) fn service(service: &Service) -> TokenStream {
         tokens.extend(mock::expand(&plan));
     }
     tokens.extend(spec::checks(&plan));
-    tokens
+    under_cfg(service, tokens)
+}
+
+/// Puts the trait's `#[cfg]` on every generated item: one below `#[service]` has not been judged yet.
+fn under_cfg(service: &Service, tokens: TokenStream) -> TokenStream {
+    let cfg = Attrs::sort(service.item.attrs.clone()).cfg;
+    if cfg.is_empty() {
+        return tokens;
+    }
+    match syn::parse2::<syn::File>(tokens.clone()) {
+        Ok(file) => file.items.iter().map(|item| quote!(#(#cfg)* #item)).collect(),
+        // The compiler says it better.
+        Err(_) => tokens,
+    }
 }
 
 /// The service together with the names and generics that all parts share.

@@ -1,4 +1,5 @@
-//! Handlers of `#[rpc(blocking)]`, which run in a pool of threads: they end when all others do.
+//! Where handlers run: inside their connection's task, in one of their own (`#[rpc(spawn)]`), or in a pool of threads (`#[rpc(blocking)]`), where they
+//! end when all others do.
 
 use std::sync::mpsc::channel;
 use std::time::Duration;
@@ -21,6 +22,12 @@ trait Pool {
     /// Says on which thread it ran.
     #[rpc(blocking)]
     async fn thread(&self) -> String;
+    /// Says in which task it ran.
+    async fn task(&self) -> String;
+    #[rpc(spawn)]
+    async fn own_task(&self) -> String;
+    #[rpc(blocking)]
+    async fn pool_task(&self) -> String;
 }
 
 struct Threads(Probe);
@@ -39,6 +46,15 @@ impl Pool for Threads {
     async fn thread(&self) -> String {
         tokio::task::yield_now().await;
         format!("{:?}", std::thread::current().id())
+    }
+    async fn task(&self) -> String {
+        format!("{:?}", tokio::task::try_id())
+    }
+    async fn own_task(&self) -> String {
+        self.task().await
+    }
+    async fn pool_task(&self) -> String {
+        self.task().await
     }
 }
 
@@ -69,7 +85,8 @@ async fn a_stream_ends_with_its_client(fixture: Fixture) {
 
 async fn a_handler_ends_with_its_client_and_at_its_deadline(fixture: Fixture) {
     let (served, pool, mut events) = serve(fixture).await;
-    let status = pool.wait().timeout("20ms").await.unwrap_err();
+    pool.thread().await.unwrap();
+    let status = pool.wait().timeout("1s").await.unwrap_err();
     assert_eq!(status.code(), Code::DeadlineExceeded);
     assert_eq!(events.next().await, Event::Began);
     // Whether the server's clock or the client's reset comes first is open.
@@ -79,6 +96,21 @@ async fn a_handler_ends_with_its_client_and_at_its_deadline(fixture: Fixture) {
     call.abort();
     assert_eq!(events.next().await, Event::Dropped(Some(CancelCause::ClientCancelled)));
     until("no handler runs", || served.serving.running_handlers() == 0).await;
+}
+
+/// Quick handlers run in the task of their connection; the options keep them out of it.
+#[tokio::test]
+async fn the_options_choose_the_task() {
+    let (_served, pool, _events) = serve(Fixture::Mem).await;
+    let connection = pool.task().await.unwrap();
+    let mut seen = vec![connection.clone()];
+    for _ in 0..3 {
+        assert_eq!(pool.task().await.unwrap(), connection);
+        for other in [pool.own_task().await.unwrap(), pool.pool_task().await.unwrap()] {
+            assert!(!seen.contains(&other), "{other} is a task of an earlier call");
+            seen.push(other);
+        }
+    }
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use sinew::{CallError, Server};
 
 use super::{compact, named};
 use crate::support::fixture::Fixture;
+use crate::support::hand::{Hand, OPEN, channel_to_hand};
 
 /// Calls every method of both versions, each at a server of its own version.
 macro_rules! same_version {
@@ -110,4 +111,27 @@ async fn named_versions_understand_themselves() {
 #[tokio::test]
 async fn compact_versions_understand_themselves() {
     same_version!(compact);
+}
+
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+struct Parcel {
+    id: u64,
+}
+
+/// Says nothing about its encoding.
+#[sinew::service(name = "evolution.Silent")]
+trait Silent {
+    async fn put(&self, parcel: Parcel) -> u64;
+}
+
+/// What the tables call "named" is what a service gets without the option.
+#[tokio::test]
+async fn named_is_the_default() {
+    let (channel, mut connections) = channel_to_hand(Fixture::Mem);
+    let client = SilentClient::from_channel(channel);
+    let _call = tokio::spawn(client.put(Parcel { id: 1 }).into_future());
+    let mut hand = Hand::greet(connections.recv().await.unwrap(), &[]).await;
+    let open = hand.read_kind(OPEN).await.unwrap();
+    // Behind the head and the length: one argument, which is a map with the field's name.
+    assert_eq!(open.payload[14 + 4..], [0x91, 0x81, 0xa2, b'i', b'd', 1]);
 }

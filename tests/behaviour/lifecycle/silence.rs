@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{WorkerClient, worker};
 use crate::support::fixture::{Fixture, connector};
-use crate::support::hand::{FIN, GOAWAY, Hand, OPEN, PING, PONG, REPLY, channel_to_hand, message};
+use crate::support::hand::{FIN, GOAWAY, HELLO, Hand, OPEN, PING, PONG, REPLY, channel_to_hand, frame, message};
 use crate::support::probe::Event;
 
 #[tokio::test(start_paused = true)]
@@ -201,4 +201,28 @@ async fn a_client_that_never_greets_is_hung_up_on() {
     hand.skip(8).await;
     assert_eq!(hand.read_kind(GOAWAY).await.unwrap().payload[4..8], 9_u32.to_be_bytes());
     assert!(hand.read().await.is_none());
+}
+
+/// A greeting that comes byte by byte is no sign of life: its time-out runs from the start.
+#[tokio::test(start_paused = true)]
+async fn a_greeting_that_dribbles_is_cut_off_in_time() {
+    let (service, _events, _gate) = worker();
+    let serving = Server::builder().service(service).handshake_timeout("2s").start().await.unwrap();
+    let (ours, theirs) = Fixture::Mem.ends().await;
+    serving.accept(theirs);
+    let mut hand = Hand::new(ours);
+    let began = Instant::now();
+    let greeting = [&b"\xF5SINEW\x01\x00"[..], &frame(HELLO, 0, &[0x80; 1_000])].concat();
+    for byte in greeting {
+        if serving.connections() == 0 {
+            break;
+        }
+        assert!(hand.offer(&[byte]).is_empty());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let took = began.elapsed().as_millis();
+    hand.skip(8).await;
+    assert_eq!(hand.read_kind(GOAWAY).await.unwrap().payload[4..8], 9_u32.to_be_bytes());
+    // The connection lingers for a second, because the peer does not hang up.
+    assert!((2_000..3_300).contains(&took), "{took} ms");
 }

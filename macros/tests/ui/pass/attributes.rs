@@ -23,6 +23,26 @@ pub trait Orders {
     async fn either(&self, id: &str) -> u64;
 }
 
+/// Kept for old callers.
+#[service(mock)]
+#[deprecated = "use `Orders`"]
+pub trait OldOrders {
+    async fn count(&self) -> u64;
+}
+
+#[expect(deprecated)]
+impl OldOrders for Shop {
+    async fn count(&self) -> u64 {
+        3
+    }
+}
+
+#[service(dyn, mock)]
+#[cfg(any())]
+pub trait Absent {
+    async fn hidden(&self, what: DoesNotExist) -> u64;
+}
+
 pub struct Shop;
 
 impl Orders for Shop {
@@ -49,6 +69,9 @@ async fn main() {
     #[expect(deprecated)]
     let total = client.total().await.unwrap();
     assert_eq!(total, 0);
+    #[expect(deprecated)]
+    let old = OldOrdersClient::local(Shop);
+    assert_eq!(old.count().await.unwrap(), 3);
     #[expect(unused_must_use)]
     client.count();
 }
