@@ -99,7 +99,7 @@ async fn no_handler_begins_while_too_many_answers_wait() {
 }
 
 /// Calls until the server takes nothing more; nothing is read. Returns the last stream, and what of its OPEN was not taken.
-async fn deafen(hand: &mut Hand, call: &[u8]) -> (u32, Vec<u8>) {
+async fn deafen(hand: &Hand, call: &[u8]) -> (u32, Vec<u8>) {
     let (mut stream, mut rest, mut idle) = (0, Vec::new(), 0);
     while idle < 1_000 {
         if rest.is_empty() {
@@ -139,7 +139,7 @@ async fn a_client_that_does_not_read_is_not_heard() {
         let (ours, theirs) = Fixture::Mem.ends().await;
         server.accept(theirs);
         let mut hand = Hand::greet(ours, &[CREDIT_ENOUGH]).await;
-        let (stream, mut rest) = deafen(&mut hand, &call).await;
+        let (stream, mut rest) = deafen(&hand, &call).await;
         // What is unsent, what the pipe holds in either direction, and what one read brought.
         let requests = (256 * 1024 + 64 * 1024) / (8 + call.len());
         let most = (1024 * 1024 + 256 * 1024) / answer_bytes + 2 * requests;
@@ -165,8 +165,8 @@ async fn a_drain_does_not_wait_for_a_client_that_does_not_read() {
     let server = Server::builder().service(MirrorServer::new(Glass)).drain(drain).start().await.unwrap();
     let (ours, theirs) = Fixture::Mem.ends().await;
     server.accept(theirs);
-    let mut hand = Hand::greet(ours, &[CREDIT_ENOUGH]).await;
-    deafen(&mut hand, &call("Mirror/nothing", &message(&[0x90]))).await;
+    let hand = Hand::greet(ours, &[CREDIT_ENOUGH]).await;
+    deafen(&hand, &call("Mirror/nothing", &message(&[0x90]))).await;
     let began = tokio::time::Instant::now();
     bounded(server.shutdown()).await;
     assert!(began.elapsed() <= Duration::from_secs(4), "{:?}", began.elapsed());
