@@ -37,6 +37,25 @@ fn the_quickstart_fits_25_lines() {
 }
 
 #[test]
+fn the_readme_shows_what_was_measured() {
+    let readme = read("README.md");
+    let (_, rest) = readme.split_once("<!-- bench -->\n").expect("the figures begin");
+    let (figures, _) = rest.split_once("<!-- /bench -->").expect("the figures end");
+    let rows = figures.lines().filter(|line| line.starts_with("| ") && line.contains(" | ")).count();
+    assert!(rows > 10, "{rows} rows of figures");
+    for (name, marker) in [("same.svg", "<svg"), ("same.md", "ratio echo32 64 sinew/raw ")] {
+        assert!(
+            figures.contains(&format!("(benches/peers/results/{name})")),
+            "{name} is not shown"
+        );
+        assert!(
+            read(&format!("benches/peers/results/{name}")).contains(marker),
+            "{name} is not a result"
+        );
+    }
+}
+
+#[test]
 fn every_example_is_short_and_listed() {
     let readme = read("README.md");
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");

@@ -165,14 +165,27 @@ impl Transmit {
         self.pieces.is_empty()
     }
 
+    /// The bytes to write, if they are in one piece.
+    #[must_use]
+    pub fn only_slice(&self) -> Option<&[u8]> {
+        if self.pieces.len() != 1 {
+            return None;
+        }
+        self.pieces.front().map(|piece| self.bytes(piece))
+    }
+
+    fn bytes<'a>(&'a self, piece: &'a Piece) -> &'a [u8] {
+        match piece {
+            Piece::Small(range) => &self.small[range.clone()],
+            Piece::Linked(bytes) => bytes,
+        }
+    }
+
     /// The bytes to write, as slices; returns how many slices were filled.
     pub fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         let mut filled = 0;
         for (slice, piece) in slices.iter_mut().zip(&self.pieces) {
-            *slice = IoSlice::new(match piece {
-                Piece::Small(range) => &self.small[range.clone()],
-                Piece::Linked(bytes) => bytes,
-            });
+            *slice = IoSlice::new(self.bytes(piece));
             filled += 1;
         }
         filled

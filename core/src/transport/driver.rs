@@ -272,15 +272,25 @@ fn turn<A: Acceptor>(
             Read::Wait | Read::Over => break,
         }
     }
-    core.put_off = !core.put_off && connection.lock().may_put_off();
-    if core.put_off {
-        again = true;
-    } else {
-        again |= core.write(connection, task);
-        again |= core.acceptor.resume(connection);
+    match core.flush_due(connection) {
+        FlushDue::Later => again = true,
+        FlushDue::Now => {
+            again |= core.write(connection, task);
+            again |= core.acceptor.resume(connection);
+        }
+        FlushDue::Never => again |= core.acceptor.resume(connection),
     }
     let turn = core.end_of_turn(connection, task, again);
     Some((core, turn))
+}
+
+/// What is to be done at the end of a turn about frames that wait.
+enum FlushDue {
+    /// There are none.
+    Never,
+    Now,
+    /// Others may queue theirs until the next turn.
+    Later,
 }
 
 /// Polls the handlers that are ready, each with the core within reach of a watchdog.
@@ -386,6 +396,19 @@ impl<A: Acceptor> Core<A> {
         }
     }
 
+    fn flush_due(&mut self, connection: &Connection) -> FlushDue {
+        let mut state = connection.lock();
+        self.put_off = !self.put_off && state.may_put_off();
+        if self.put_off {
+            return FlushDue::Later;
+        }
+        if state.writing || !state.transmit.is_empty() || state.mux.wants_transmit() {
+            return FlushDue::Now;
+        }
+        state.flush_queued = false;
+        FlushDue::Never
+    }
+
     /// Writes what is queued; true if the turn's share is used up and there is more.
     fn write(&mut self, connection: &Connection, task: &mut Context<'_>) -> bool {
         for _ in 0..WRITES_PER_TURN {
@@ -416,7 +439,14 @@ impl<A: Acceptor> Core<A> {
                 state.mux.heard(time::now());
             }
             match outcome {
-                Ok(Written::All) => {}
+                Ok(Written::All) => {
+                    // The next round would find the same, at the price of another lock.
+                    if !state.mux.wants_transmit() {
+                        state.flush_queued = false;
+                        connection.note_answers(&state.mux);
+                        return false;
+                    }
+                }
                 Ok(Written::Blocked) => {
                     drop(state);
                     match connection.writer().poll_write_ready(task) {
@@ -457,13 +487,11 @@ impl<A: Acceptor> Core<A> {
             state.mux.date(time::now());
         }
         let mut due = state.mux.next_timeout();
-        let at_rest = state.mux.open_streams() == 0;
-        drop(state);
-        if at_rest && (self.shrink_at.is_some() || self.grown) {
+        if state.mux.open_streams() == 0 && (self.shrink_at.is_some() || self.grown) {
             let at = *self.shrink_at.get_or_insert_with(|| time::now() + SHRINK_AFTER);
             due = Some(due.map_or(at, |due| due.min(at)));
         }
-        self.set_timer(connection, task, due);
+        self.set_timer(state, task, due);
         if again { Turn::Again } else { Turn::Wait }
     }
 
@@ -495,22 +523,20 @@ impl<A: Acceptor> Core<A> {
         }
         match self.linger_until {
             Some(until) if now < until => {
-                self.set_timer(connection, task, Some(until));
+                self.set_timer(connection.lock(), task, Some(until));
                 if again { Turn::Again } else { Turn::Wait }
             }
             _ => Turn::Over,
         }
     }
 
-    fn set_timer(&mut self, connection: &Connection, task: &mut Context<'_>, due: Option<Instant>) {
-        {
-            let mut state = connection.lock();
-            // A timer that fires early looks and sets itself again, which is cheaper than moving it for every call.
-            if self.timer.is_some() && state.timer_at.is_some_and(|at| due.is_none_or(|due| at <= due)) {
-                return;
-            }
-            state.timer_at = due;
+    fn set_timer(&mut self, mut state: MutexGuard<'_, State>, task: &mut Context<'_>, due: Option<Instant>) {
+        // A timer that fires early looks and sets itself again, which is cheaper than moving it for every call.
+        if self.timer.is_some() && state.timer_at.is_some_and(|at| due.is_none_or(|due| at <= due)) {
+            return;
         }
+        state.timer_at = due;
+        drop(state);
         let Some(due) = due else {
             self.timer = None;
             return;

@@ -20,9 +20,16 @@ pub(super) enum Written {
 /// Adds the bytes that are gone to `total`.
 pub(super) fn write_out(writer: &Writer, transmit: &mut Transmit, total: &mut usize) -> io::Result<Written> {
     while !transmit.is_empty() {
-        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-        let filled = transmit.slices(&mut slices);
-        match writer.try_write_vectored(&slices[..filled]) {
+        let wrote = match transmit.only_slice() {
+            // Most turns: one run of small frames, for which no list has to be made.
+            Some(slice) => writer.try_write_vectored(&[IoSlice::new(slice)]),
+            None => {
+                let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+                let filled = transmit.slices(&mut slices);
+                writer.try_write_vectored(&slices[..filled])
+            }
+        };
+        match wrote {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(written) => {
                 transmit.advance(written);
