@@ -32,18 +32,21 @@
 //!
 //! # Where things are
 //! - **Security.** There is no TLS yet: servers bind to, and clients dial, loopback addresses and unix sockets only, unless
-//!   [`dangerous_plaintext`](ServerBuilder::dangerous_plaintext) says otherwise. Who calls is for an interceptor to find out: it reads
+//!   [`dangerous_plaintext`](ServerBuilder::dangerous_plaintext), or `?dangerous_plaintext` at the end of an address, says otherwise. Who calls is for an interceptor to find out: it reads
 //!   [`Cx::metadata`], puts what it found into [`Cx::insert`], and ends the call with a [`Status`] or lets it through. A client adds its
 //!   credentials per call ([`Call::metadata`]) or in an interceptor of its channel ([`Cx::add_metadata`], [`Channel::with_interceptor`]).
 //! - **Errors.** [`Status`] has a code, a message and whether the handler may have run; [`AppError`](macro@AppError) makes a type of your own
 //!   the error of a method, which callers match as [`CallError::App`].
-//! - **Deadlines.** Ten seconds for a unary call unless [`Call::timeout`], `#[rpc(timeout = "..")]` or [`ChannelBuilder::timeout`] says
-//!   otherwise; calls that a handler makes have what is left of its own.
+//! - **Deadlines.** Ten seconds until the response, or until the stream of a response begins, unless [`Call::timeout`],
+//!   `#[rpc(timeout = "..")]` or [`ChannelBuilder::timeout`] says otherwise; calls that a handler makes have what is left of its own. A task that it
+//!   spawns gets that by [`Cx::carry`].
 //! - **Limits.** [`ServerBuilder`] and [`ChannelBuilder`] have a setter for each that one changes; [`Limits`] has all.
 //! - **Testing.** `#[service(mock)]` makes a mock, `XClient::local(handler)` a client without a socket, and the address `mem:name` a server
-//!   without a port; with tokio's paused clock, time in a test takes none.
+//!   without a port; with tokio's paused clock (its feature `test-util`), time in a test takes none.
 //! - **Observability.** Each handler runs in a `tracing` span named `rpc` with the fields `rpc.system.name`, `rpc.method`, `trace_id` and
 //!   `span_id`; traces are taken up from `traceparent` and passed on to nested calls.
+//! - **Bytes.** `&[u8]` as an argument and [`bytes::Bytes`](https://docs.rs/bytes) anywhere; `Vec<u8>` would travel as an array of integers, and is
+//!   refused.
 //! - **The end.** [`ServerBuilder::shutdown_on_signals`] and [`Serving::shutdown`]; [`Drain`] says how long.
 
 pub use sinew_core::client::{

@@ -37,12 +37,22 @@ use proc_macro::TokenStream;
 /// # fn main() {}
 /// ```
 ///
+/// # What it makes
+///
+/// | item | what it is |
+/// |---|---|
+/// | the trait | as written; an implementation is plain Rust, and its futures are `Send` |
+/// | `OrdersClient` | `connect(target)`, `lazy(target)`, `from_channel(channel)`, `local(handler)`; `channel()`; `NAME`, `METHODS` |
+/// | a method of the client | the trait's without `cx`; returns a `Call<T, E>`, which takes options and runs when awaited. `E` is `Status`, or `CallError<E>` of your error |
+/// | `OrdersServer` | `new(handler)`, for `Server::builder().service(..)` |
+/// | `DynOrders`, `OrdersMock` | with the options `dyn` and `mock` |
+///
 /// # Methods
 ///
 /// `async fn` with `&self`. `cx: &Cx` may stand anywhere and does not travel. Arguments are owned values, `&str`,
 /// `&[u8]`, `Option` of those two, or a reference to a type of yours; at most one is a `Streaming<T>`. A method returns `T`,
-/// `Result<T, Status>` or `Result<T, E>` with a `#[derive(AppError)]` on `E`, and `T` may be a `Streaming<T>`. A body is what
-/// an implementation does that was written before the method. `#[cfg]`, documentation, `#[deprecated]` and `#[must_use]`
+/// `Result<T, Status>` or `Result<T, E>` with a `#[derive(AppError)]` on `E`; in the two `Result` forms `T` may be a
+/// `Streaming<Item>`. Bytes are `&[u8]` or `bytes::Bytes`. A body is what an implementation does that was written before the method. `#[cfg]`, documentation, `#[deprecated]` and `#[must_use]`
 /// reach the client.
 ///
 /// # Options of the trait
@@ -53,7 +63,7 @@ use proc_macro::TokenStream;
 /// | `encoding` | how structs are written: `"named"` (maps; fields may move) or `"compact"` (arrays; about half the bytes, fields may only be appended). Both are read always | `"named"` | `#[service(encoding = "compact")]` |
 /// | `transparent` | `OrdersClient` implements `Orders` too; every method must be able to fail as a call | off | `#[service(transparent)]` |
 /// | `dyn` | `DynOrders`, for `Arc<dyn DynOrders>`, which implements `Orders`; one box per call | off | `#[service(dyn)]` |
-/// | `mock` | `OrdersMock`, whose methods are closures set one by one | off | `#[service(mock)]` |
+/// | `mock` | `OrdersMock`, whose methods are closures set one by one. An unset one answers UNIMPLEMENTED through a client; called directly it panics, unless its error is `Status` | off | `#[service(mock)]` |
 /// | `crate` | where the runtime is found, for a crate that re-exports or renames it | `::sinew` | `#[service(crate = crate::rpc)]` |
 ///
 /// # Options of a method: `#[rpc(..)]`

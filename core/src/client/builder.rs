@@ -43,7 +43,8 @@ impl Default for ChannelBuilder {
 }
 
 impl ChannelBuilder {
-    /// Sets the deadline of calls that have no other (default 10 s). It covers a unary call, or the opening of a stream.
+    /// Sets the deadline of calls that have no other (default 10 s, at most 365 days). It covers the call until its response, an upload included; where the
+    /// response is a stream, until that begins. [`Call::detached`](super::Call::detached) calls have none.
     #[must_use]
     pub fn timeout(mut self, timeout: impl IntoDuration) -> Self {
         self.timeout = self.duration("timeout", timeout.into_duration()).or(self.timeout);
@@ -73,7 +74,8 @@ impl ChannelBuilder {
         self
     }
 
-    /// Sets the silence after which a ping is sent while calls run (default 10 s), and the time to answer it (default 5 s).
+    /// Sets the silence after which a ping is sent while calls run (default 10 s; never before the peer's own least interval, by default 5 s), and the time
+    /// to answer it (default 5 s). Each more than 0 and at most 365 days; off by [`limits`](Self::limits) only.
     #[must_use]
     pub fn keepalive(mut self, interval: impl IntoDuration, timeout: impl IntoDuration) -> Self {
         let interval = self.duration("keepalive_interval", interval.into_duration());

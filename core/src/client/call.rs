@@ -96,8 +96,11 @@ impl<T: ReplyShape, E: FromStatus> Call<T, E> {
         call
     }
 
-    /// Sets the deadline; the method's and the ambient one still hold if they are earlier. For a streaming method it bounds the whole
-    /// stream.
+    /// Sets the deadline (default: the channel's, 10 s); the method's and the ambient one still hold if they are earlier. For a streaming method it bounds the
+    /// whole stream.
+    ///
+    /// A [`Duration`], or text such as `"250ms"` or `"1m30s"` ([`IntoDuration`]). Zero ends the call with DEADLINE_EXCEEDED before anything is sent; text
+    /// that is no duration, with INVALID_ARGUMENT.
     pub fn timeout(mut self, timeout: impl IntoDuration) -> Self {
         match timeout.into_duration() {
             Ok(timeout) => self.options().timeout = Some(timeout),
@@ -121,6 +124,9 @@ impl<T: ReplyShape, E: FromStatus> Call<T, E> {
     }
 
     /// Adds one value to the request's metadata.
+    ///
+    /// Keys are 1 to 255 of `a-z`, `0-9`, `-`, `_` and `.`; values are printable ASCII, or any bytes where the key ends in `-bin`. What breaks that rule
+    /// ends the call with INVALID_ARGUMENT before anything is sent, and more than the server takes (by default 16 KiB in all; 256 entries) ends it too.
     pub fn metadata(mut self, key: &str, value: impl AsRef<[u8]>) -> Self {
         if let Err(error) = self.options().metadata.append(key.to_owned(), value) {
             self.refuse(error.to_string());
@@ -134,7 +140,8 @@ impl<T: ReplyShape, E: FromStatus> Call<T, E> {
         self
     }
 
-    /// Leaves the ambient context behind: no inherited deadline, no inherited metadata, no default deadline.
+    /// Leaves the ambient context behind: no inherited deadline, trace or metadata, and no default deadline. A time-out of the method, or of
+    /// [`timeout`](Self::timeout), still holds.
     pub fn detached(mut self) -> Self {
         self.parent = None;
         self.options().detached = true;

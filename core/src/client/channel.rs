@@ -136,7 +136,7 @@ impl Channel {
         }
     }
 
-    /// Connects, if it is not connected, and waits for READY.
+    /// Connects, if it is not connected, and waits for READY, for up to the connect time-out (1 s by default). Cancel safe.
     ///
     /// # Errors
     /// UNAVAILABLE with the cause.

@@ -29,7 +29,9 @@ pub trait Interceptor: Send + Sync {
 
 /// The rest of the chain, down to the handler or the wire.
 pub trait Next: Send + Sized {
-    /// Runs it.
+    /// Runs it. Where the response is a stream, it returns when that begins.
+    ///
+    /// The future is dropped when the call is cancelled or its deadline passes: what must happen after the call in any case belongs into a destructor.
     fn run(self, cx: &mut Cx) -> impl Future<Output = Outcome> + Send;
 }
 

@@ -28,7 +28,8 @@ impl<T> StreamSender<T> {
         Self { sender }
     }
 
-    /// Sends one item; waits while the stream is full, so a slow reader slows the sender.
+    /// Sends one item; waits while the stream is full, so a slow reader slows the sender. That it returns means that the stream has the item, not that the
+    /// other side does.
     ///
     /// # Errors
     /// [`SendError`] gives the item back when the other side is gone.
@@ -46,6 +47,9 @@ impl<T> StreamSender<T> {
     }
 
     /// Ends the stream with an error, behind the items that were sent.
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: dropped before completion, the stream ends in order, without the error.
     pub async fn fail(self, error: impl Into<Status>) {
         // Nobody reads it any more: then nobody needs the error.
         let _unread = self.sender.send(Err(error.into())).await;

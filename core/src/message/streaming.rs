@@ -130,7 +130,7 @@ impl<T: Wire> Streaming<T> {
         std::future::poll_fn(|task| self.poll_item(task)).await
     }
 
-    /// All items.
+    /// All items, however many: for streams whose length is known to be small. Dropping the future drops what has arrived.
     ///
     /// # Errors
     /// The status with which the stream ended; the items before it are dropped.

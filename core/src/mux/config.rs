@@ -8,23 +8,25 @@ use crate::wire::frame::{CONNECTION_WINDOW_MIN, CREDIT_MAX, FRAME_BYTES_MAX, FRA
 use crate::wire::hello::Hello;
 
 /// What one side accepts and how it watches the other; announced in HELLO where the peer must know.
+///
+/// Durations are more than zero and at most 365 days.
 #[derive(Clone, Debug)]
 pub struct MuxConfig {
-    /// Payload of a frame, in bytes (default 1 MiB and 64 KiB, 32 KiB to 16 MiB).
+    /// Payload of a frame, in bytes (default 1 MiB and 64 KiB, 32 KiB to 16 MiB less one byte).
     ///
     /// A frame under way holds up what comes after it. A sender of this library fills more than 256 KiB only while no other stream is open.
     pub max_frame: usize,
-    /// First credit of a stream, in bytes (default 1 MiB and 64 KiB, 64 KiB to 2 GiB).
+    /// First credit of a stream, in bytes (default 1 MiB and 64 KiB, 64 KiB to 2 GiB less one byte).
     ///
     /// The default lets a message of 1 MiB leave without waiting for credit. A slow reader holds up to this much.
     pub stream_window: u32,
-    /// First credit of the connection, in bytes (default 16 MiB, 1 MiB to 2 GiB): what unread streams may hold together.
+    /// First credit of the connection, in bytes (default 16 MiB, 1 MiB to 2 GiB less one byte): what unread streams may hold together.
     pub connection_window: u32,
     /// Streams open at a time (default 1,024, at least 1).
     pub max_streams: u32,
-    /// One message, in bytes (default 4 MiB, at most 2 GiB).
+    /// One message, in bytes (default 4 MiB, 1 to 2 GiB less two bytes).
     pub max_message: usize,
-    /// Metadata of one head, in bytes (default 16 KiB, at most 32 KiB).
+    /// Metadata of one head, in bytes (default 16 KiB, 256 bytes to 32 KiB).
     pub max_head: usize,
     /// Incomplete messages of all streams together, in bytes (default 64 MiB, at least `max_message`).
     pub assembly_bytes_max: usize,
@@ -33,7 +35,7 @@ pub struct MuxConfig {
     pub keepalive_interval: Option<Duration>,
     /// Time that the peer has to answer a ping (default 5 s).
     pub keepalive_timeout: Duration,
-    /// Pings of the peer closer together count against it (default 5 s); it is told in HELLO.
+    /// Pings of the peer closer together count against it (default 5 s, at most 5 min); it is told in HELLO.
     pub ping_interval_min: Duration,
     /// Time that the peer has for preface and HELLO (default 10 s).
     pub handshake_timeout: Duration,

@@ -36,7 +36,8 @@ impl Backoff {
         cap: Duration::from_secs(5),
     };
 
-    /// A backoff.
+    /// A backoff: `initial` (more than 0), each time `factor` (1 to 10) times as long, up to `cap` (at least `initial`, at most 365 days); each wait is a
+    /// random part of that.
     ///
     /// # Errors
     /// [`BackoffError`] if a parameter is out of range.

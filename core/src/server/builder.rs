@@ -141,6 +141,9 @@ impl ServerBuilder {
     }
 
     /// Adds an address to listen on: `host:port`, `tcp://host:port`, `unix:path` or `mem:name`; port 0 lets the system choose.
+    ///
+    /// `?dangerous_plaintext` behind it allows clear text on an address other than loopback, as [`dangerous_plaintext`](Self::dangerous_plaintext) does for
+    /// all. The file of a unix socket on which nobody listens any more is replaced.
     #[must_use]
     pub fn bind(mut self, address: impl Into<String>) -> Self {
         self.bind.push(address.into());
@@ -211,7 +214,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Sets the silence after which a ping is sent while calls run (default 10 s), and the time to answer it (default 5 s).
+    /// Sets the silence after which a ping is sent while calls run (default 10 s; never before the peer's own least interval, by default 5 s), and the time
+    /// to answer it (default 5 s). Each more than 0 and at most 365 days; off by [`limits`](Self::limits) only.
     #[must_use]
     pub fn keepalive(mut self, interval: impl IntoDuration, timeout: impl IntoDuration) -> Self {
         let interval = self.duration("keepalive_interval", interval.into_duration());
@@ -239,6 +243,8 @@ impl ServerBuilder {
 
     /// Ends the server in order on SIGTERM and ctrl-c: after the lame-duck time ([`Drain`], 5 s by default) clients are told to leave, and running calls
     /// may end. A second signal ends everything at once.
+    ///
+    /// [`serve`](Self::serve) and [`Serving::wait`] listen to the signals; a server that was only started does not.
     #[must_use]
     pub fn shutdown_on_signals(mut self) -> Self {
         self.signals = true;

@@ -19,7 +19,8 @@ use crate::time::{self, DurationError, IntoDuration};
 use crate::transport::Address;
 use crate::transport::io::ByteStream;
 
-/// How a server comes to an end: a lame-duck time of 5 s, and 30 s for everything. A wrong setting is reported when the server starts.
+/// How a server comes to an end, by [`Serving::shutdown`] or a signal: a lame-duck time of 5 s, and 30 s until what still runs is ended, which takes up to
+/// 2 s more. A wrong setting is reported when the server starts. A server whose handle is dropped just stops.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Drain {
     lame_duck: Duration,
@@ -38,8 +39,9 @@ impl Default for Drain {
 }
 
 impl Drain {
-    /// Sets the time in which the server still takes everything, so that clients hear of its end first (default 5 s, at most the time of
-    /// [`within`](Self::within)). Zero is right where nothing watches the server: in tests, and where nobody balances load.
+    /// Sets the time in which the server still takes everything (default 5 s, at most the time of [`within`](Self::within)): for a balancer that learnt of
+    /// its end from elsewhere and takes it out. Clients are told after that. Zero is right where nothing watches the server: in tests, and where
+    /// nobody balances load.
     #[must_use]
     pub fn lame_duck(mut self, time: impl IntoDuration) -> Self {
         match time.into_duration() {
@@ -306,7 +308,10 @@ impl Serving {
     }
 
     /// Ends the server in order: it goes on for the lame-duck time, then closes its listeners, tells clients to leave, waits for running calls, and at the
-    /// bound ends what is left with UNAVAILABLE.
+    /// bound ends what is left with UNAVAILABLE. That is the time of [`Drain::within`], and up to 2 s more.
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: dropping the future stops the server at once.
     pub async fn shutdown(mut self) {
         let bound = time::now() + self.drain.bound;
         tracing::info!(connections = self.connections(), "shutting down");

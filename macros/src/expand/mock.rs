@@ -16,7 +16,9 @@ pub(super) fn expand(plan: &Plan<'_>) -> TokenStream {
     let mock = format_ident!("{ident}Mock", span = ident.span());
     let (decl, bounds, contract, vis) = (&plan.decl, &plan.bounds, plan.contract(), &plan.vis);
     let (this, allow, shown) = (plan.companion(&mock), plan.allow(), mock.to_string());
-    let doc = format!("A [`{ident}`] made of closures: one setter per method, the rest answers UNIMPLEMENTED.");
+    let doc = format!(
+        "A [`{ident}`] made of closures: one setter per method. Through a client, the rest answers UNIMPLEMENTED."
+    );
     let calls: Vec<&Method> = plan.service.calls().collect();
     let fields = calls.iter().map(|method| field(plan, method));
     let setters = calls.iter().map(|method| setter(plan, method));
