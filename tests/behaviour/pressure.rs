@@ -1,14 +1,20 @@
 //! More load than buffers hold, in both directions at once: everything is answered, and nobody waits for the other for ever.
 
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use sinew::transport::{ByteStream, SharedWrite};
 use sinew::{Drain, Server, service};
+use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::support::bounded;
 use crate::support::fixture::Fixture;
-use crate::support::hand::{CREDIT, FIN, Hand, OPEN, frame, message};
+use crate::support::hand::{CREDIT, FIN, HELLO, Hand, OPEN, frame, message};
 
 #[service]
 trait Mirror {
@@ -170,4 +176,84 @@ async fn a_drain_does_not_wait_for_a_client_that_does_not_read() {
     let began = tokio::time::Instant::now();
     bounded(server.shutdown()).await;
     assert!(began.elapsed() <= Duration::from_secs(4), "{:?}", began.elapsed());
+}
+
+/// A peer that always has more to say, in small calls, and takes every answer at once.
+struct Endless {
+    bytes: Vec<u8>,
+    at: usize,
+    stream: u32,
+    delivered: Arc<AtomicUsize>,
+}
+
+/// What it says before it hangs up.
+const ENDLESS_BYTES: usize = 8 * 1024 * 1024;
+
+impl AsyncRead for Endless {
+    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.delivered.load(Ordering::Relaxed) > ENDLESS_BYTES {
+            return Poll::Ready(Ok(()));
+        }
+        while buffer.remaining() > 0 {
+            if self.at == self.bytes.len() {
+                self.stream += 1;
+                let call = call("Mirror/echo", &message(&[0x91, 0xc4, 1, 7]));
+                self.bytes = frame(OPEN | FIN, self.stream, &call);
+                self.at = 0;
+            }
+            let len = buffer.remaining().min(self.bytes.len() - self.at);
+            buffer.put_slice(&self.bytes[self.at..self.at + len]);
+            self.at += len;
+            self.delivered.fetch_add(len, Ordering::Relaxed);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+struct Swallow;
+
+impl SharedWrite for Swallow {
+    fn try_write_vectored(&self, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        Ok(slices.iter().map(|slice| slice.len()).sum())
+    }
+    fn poll_write_ready(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+    fn shutdown(&self) {}
+}
+
+/// A connection that never runs dry gives others their turn after so many bytes, though all of them are small calls whose handlers run at once.
+#[tokio::test]
+async fn an_endless_client_does_not_keep_the_thread() {
+    let server = Server::builder().service(MirrorServer::new(Glass)).start().await.unwrap();
+    let delivered = Arc::new(AtomicUsize::new(0));
+    let endless = Endless {
+        bytes: [&b"\xF5SINEW\x01\x00"[..], &frame(HELLO, 0, &[0x80])].concat(),
+        at: 0,
+        stream: 0,
+        delivered: Arc::clone(&delivered),
+    };
+    server.accept(ByteStream::other(endless, Swallow, "endless:"));
+    // A task among others: it goes to the back of the run queue, which `yield_now` does not.
+    let other = tokio::spawn(async move {
+        let (mut seen, mut most) = (None, 0);
+        while seen.is_none_or(|seen| seen <= ENDLESS_BYTES) {
+            let mut queued = false;
+            std::future::poll_fn(|task| {
+                if std::mem::replace(&mut queued, true) {
+                    return Poll::Ready(());
+                }
+                task.waker().wake_by_ref();
+                Poll::Pending
+            })
+            .await;
+            let now = delivered.load(Ordering::Relaxed);
+            // The connection may have had several turns before this task had its first.
+            most = most.max(now - seen.replace(now).unwrap_or(now));
+        }
+        most
+    });
+    let most = bounded(other).await.unwrap();
+    // 1.25 MiB, and what the read that reached it brought.
+    assert!(most <= (1280 + 64) * 1024, "{most} bytes in one turn");
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::channel::Channel;
 use super::future::{CallFuture, MetaFuture};
 use super::raw::RawRequest;
-use crate::context::{Cx, TraceContext};
+use crate::context::Cx;
 use crate::interceptor::{Chain, Interceptor};
 use crate::message::{FromStatus, MessageStream, ReplyShape, Streaming, Wire};
 use crate::metadata::Metadata;
@@ -239,7 +239,7 @@ impl<T: ReplyShape, E> Call<T, E> {
                 }
             }
             if let Some(trace) = parent.trace() {
-                TraceContext::to_metadata(&trace, &mut metadata);
+                trace.add_to(&mut metadata);
             }
         }
         metadata

@@ -300,7 +300,11 @@ impl Cx {
         if let Some(trace) = self.shared().trace.clone() {
             return Some(trace);
         }
-        if let Some(trace) = TraceContext::of_handler(self.metadata()) {
+        let of_caller = match self.side() {
+            Some(Side::Server) => TraceContext::of_handler(self.metadata()),
+            Some(Side::Client) | None => TraceContext::from_metadata(self.metadata()).map(|caller| caller.child()),
+        };
+        if let Some(trace) = of_caller {
             self.shared().trace = Some(trace.clone());
             return Some(trace);
         }

@@ -57,7 +57,21 @@ impl TraceContext {
         if let Some(caller) = Self::from_metadata(metadata) {
             return Some(caller.child());
         }
-        joined(metadata, BAGGAGE).map(|baggage| Self::root().with_baggage(baggage))
+        let baggage = joined(metadata, BAGGAGE)?;
+        // Nobody asked for this trace to be recorded.
+        let root = Self {
+            flags: 0,
+            ..Self::root()
+        };
+        Some(root.with_baggage(baggage))
+    }
+
+    /// Writes the position into the metadata of a call that may have baggage of its own, which stays.
+    pub(crate) fn add_to(mut self, metadata: &mut Metadata) {
+        if metadata.get_bytes(BAGGAGE).is_some() {
+            self.baggage = None;
+        }
+        self.to_metadata(metadata);
     }
 
     /// Writes the position into the metadata of a call, replacing what is there.
@@ -219,7 +233,21 @@ mod tests {
             }
             let trace = TraceContext::of_handler(&metadata).unwrap();
             assert_eq!((trace.baggage(), trace.parent_id()), (Some("user=1,tier=gold"), None));
+            assert!(!trace.is_sampled());
         }
+    }
+
+    #[test]
+    fn baggage_of_a_calls_own_stays() {
+        let trace = TraceContext::root().with_baggage("caller=1");
+        let mut metadata = Metadata::new();
+        trace.clone().add_to(&mut metadata);
+        assert_eq!(metadata.get("baggage"), Some("caller=1"));
+        let mut own = Metadata::new();
+        own.append("baggage", "mine=1").unwrap();
+        trace.clone().add_to(&mut own);
+        assert_eq!(own.get("baggage"), Some("mine=1"));
+        assert_eq!(own.get("traceparent"), Some(trace.to_string().as_str()));
     }
 
     #[test]

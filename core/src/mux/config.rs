@@ -14,7 +14,7 @@ use crate::wire::hello::Hello;
 pub struct MuxConfig {
     /// Payload of a frame, in bytes (default 1 MiB and 64 KiB, 32 KiB to 16 MiB less one byte).
     ///
-    /// A frame under way holds up what comes after it. A sender of this library fills more than 256 KiB only while no other stream is open.
+    /// A frame under way holds up what comes after it. A sender of this library fills more than 128 KiB only while no other stream is open.
     pub max_frame: usize,
     /// First credit of a stream, in bytes (default 1 MiB and 64 KiB, 64 KiB to 2 GiB less one byte).
     ///

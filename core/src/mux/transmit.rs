@@ -1,7 +1,8 @@
 //! What leaves next: small frames first, then large streams in turn, one frame each and a few streams at a time.
 //!
 //! Small frames are copied into one buffer, in order. Large bodies stay where they are and are linked. A turn always takes at least one
-//! frame of a waiting stream, so small ones never starve it; and it takes at most [`TURN_BYTES_MAX`] while others are there, so it never delays them for long.
+//! frame of a waiting stream, so small ones never starve it; and it ends with the frame that reaches [`TURN_BYTES_MAX`] while others are there, so it
+//! never delays them for long.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -22,6 +23,8 @@ const TURN_BYTES_MAX: usize = 256 * 1024;
 /// The same while no other stream is open, so that nobody waits behind it: a body of 1 MiB with what stands in front of it. The receiver then
 /// copies out what is still in the cache, and reads it in a few pieces: a body of 1 MiB gains a quarter.
 const LONE_TURN_BYTES_MAX: usize = 1024 * 1024 + 64 * 1024;
+/// Payload of a frame while other streams are open: they take turns, and each waits for the frames of those before it.
+const SHARED_FRAME_BYTES_MAX: usize = 128 * 1024;
 /// Pieces of one turn: within what one vectored write takes.
 const TURN_PIECES_MAX: usize = 48;
 /// Streams that take turns with their large messages; those behind them begin when one is done. A thousand large requests at once are then
@@ -250,10 +253,15 @@ impl Mux {
         self.outbox.queued += transmit.small.len() as u64;
         self.outbox.sent = self.outbox.queued;
         let mut small_start = 0;
-        let mut budget = self.turn_bytes_max();
+        let (mut budget, frame_max) = if self.streams.len() <= 1 {
+            (LONE_TURN_BYTES_MAX, LONE_TURN_BYTES_MAX)
+        } else {
+            (TURN_BYTES_MAX, SHARED_FRAME_BYTES_MAX)
+        };
+        let frame_max = self.peer.max_frame.min(frame_max);
         while budget > 0 && transmit.pieces.len() < TURN_PIECES_MAX {
             let Some(key) = self.ready.pop_front() else { break };
-            self.send_turn(key, transmit, &mut small_start, &mut budget);
+            self.send_turn(key, frame_max, transmit, &mut small_start, &mut budget);
         }
         if small_start < transmit.small.len() {
             transmit.pieces.push_back(Piece::Small(small_start..transmit.small.len()));
@@ -261,17 +269,15 @@ impl Mux {
         !transmit.pieces.is_empty()
     }
 
-    fn turn_bytes_max(&self) -> usize {
-        if self.streams.len() <= 1 {
-            LONE_TURN_BYTES_MAX
-        } else {
-            TURN_BYTES_MAX
-        }
-    }
-
     /// Sends one frame of a stream and puts the stream back in line if it has more.
-    fn send_turn(&mut self, key: StreamKey, transmit: &mut Transmit, small_start: &mut usize, budget: &mut usize) {
-        let frame_max = self.peer.max_frame.min(self.turn_bytes_max());
+    fn send_turn(
+        &mut self,
+        key: StreamKey,
+        frame_max: usize,
+        transmit: &mut Transmit,
+        small_start: &mut usize,
+        budget: &mut usize,
+    ) {
         let connection_credit = self.send_credit;
         let Some(stream) = self.streams.get(key) else { return };
         let send = &mut stream.send;

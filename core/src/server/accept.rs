@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::Shared;
 use super::connection::{Accepted, ServerConnection};
-use super::shutdown::Connections;
+use super::shutdown::{Connections, NotTaken};
 use crate::mux::Role;
 use crate::time;
 use crate::transport::connection::Lifecycle;
@@ -107,17 +107,22 @@ impl LogGate {
     }
 }
 
+/// Says that a connection was turned away; `without_a_line` others were since the last time.
+fn turned_away(shared: &Shared, peer: &(impl std::fmt::Display + ?Sized)) {
+    if let Some(without_a_line) = shared.turned_away.ask(time::now()) {
+        tracing::warn!(
+            limit = shared.connections_max,
+            %peer,
+            without_a_line,
+            "as many connections as may be; one more is turned away"
+        );
+    }
+}
+
 /// Serves one connection in a task of its own.
 pub(super) fn serve(shared: &Arc<Shared>, connections: &Arc<Connections>, stream: ByteStream) {
     if connections.len() >= shared.connections_max {
-        if let Some(before) = shared.turned_away.ask(time::now()) {
-            tracing::warn!(
-                limit = shared.connections_max,
-                peer = stream.peer(),
-                before,
-                "as many connections as may be; one more is turned away, as were others before that no line tells of"
-            );
-        }
+        turned_away(shared, stream.peer());
         return;
     }
     let acceptor = ServerConnection::new(Arc::clone(shared));
@@ -125,8 +130,14 @@ pub(super) fn serve(shared: &Arc<Shared>, connections: &Arc<Connections>, stream
     let (connection, driver) = driver::start(stream, Role::Server, shared.mux.clone(), acceptor);
     let mut lifecycle = connection.lifecycle();
     // A driver that is dropped closes its connection.
-    let Some(id) = connections.insert(Accepted { connection, calls }, shared.connections_max) else {
-        return;
+    let handle = connection.clone();
+    let id = match connections.insert(Accepted { connection, calls }, shared.connections_max) {
+        Ok(id) => id,
+        Err(NotTaken::Full) => {
+            turned_away(shared, handle.peer());
+            return;
+        }
+        Err(NotTaken::Stopped) => return,
     };
     let connections = Arc::clone(connections);
     shared.tasks.spawn(driver);

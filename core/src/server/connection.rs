@@ -9,6 +9,7 @@ use std::time::Instant;
 use super::Shared;
 use super::clock::TurnClock;
 use super::dispatch::{Answer, HandlerTask, Job};
+use super::router::Router;
 use super::shutdown::StopHandle;
 use super::slots::{ready_slot, slot_for};
 use super::watchdog::Attention;
@@ -109,8 +110,6 @@ pub(super) struct ServerConnection {
     waiting: HashMap<StreamKey, Waiting>,
     /// What arrived and waits for its turn.
     arrived: VecDeque<Incoming>,
-    /// When the newest of them did.
-    arrived_at: Instant,
     /// No handler begins, because the client does not take the answers that are there.
     held: bool,
     spare_slot: Option<(usize, BoxSlot)>,
@@ -133,7 +132,6 @@ impl ServerConnection {
             },
             waiting: HashMap::new(),
             arrived: VecDeque::new(),
-            arrived_at: time::now(),
             held: false,
             spare_slot: None,
             spare_cx: None,
@@ -150,7 +148,7 @@ impl ServerConnection {
     }
 
     /// Takes up what arrived until a call is complete.
-    fn next_ready(&mut self, connection: &Connection) -> Option<Ready> {
+    fn next_ready(&mut self) -> Option<Ready> {
         while let Some(incoming) = self.arrived.pop_front() {
             match incoming {
                 Incoming::Opened {
@@ -169,9 +167,6 @@ impl ServerConnection {
                         self.answers.push((key, Answer::Failed { status, trailers }));
                         continue;
                     }
-                    let timeout = route.and_then(|at| router.route(at)).and_then(|route| route.spec.timeout());
-                    let limit = timeout.and_then(|timeout| self.arrived_at.checked_add(timeout));
-                    let deadline = limit_deadline(connection, key, limit, deadline);
                     let call = Waiting { route, head, deadline };
                     if let Some(arguments) = arguments {
                         return Some(Ready {
@@ -272,18 +267,20 @@ impl ServerConnection {
     }
 }
 
-/// A method's own time-out holds whatever its client allows, or forgot to say. Returns when the call ends at the latest.
-fn limit_deadline(
-    connection: &Connection,
-    key: StreamKey,
-    limit: Option<Instant>,
-    deadline: Option<Instant>,
-) -> Option<Instant> {
-    let limit = limit.filter(|limit| deadline.is_none_or(|deadline| deadline > *limit));
-    if let Some(limit) = limit {
-        connection.limit_deadline(key, limit);
+/// A method's own time-out holds from the call's arrival, whatever its client allows or forgot to say.
+fn limit_time(connection: &Connection, router: &Router, incoming: &mut Incoming, now: Instant) {
+    let Incoming::Opened {
+        key, head, deadline, ..
+    } = incoming
+    else {
+        return;
+    };
+    let route = router.find(head.method).and_then(|at| router.route(at));
+    let limit = route.and_then(|route| route.spec.timeout()).and_then(|timeout| now.checked_add(timeout));
+    if let Some(limit) = limit.filter(|limit| deadline.is_none_or(|deadline| deadline > *limit)) {
+        connection.limit_deadline(*key, limit);
+        *deadline = Some(limit);
     }
-    limit.or(deadline)
 }
 
 /// Ends a call whose client does not wait for it any more. Its handler is dropped; until that has happened it counts as running.
@@ -336,7 +333,11 @@ impl Acceptor for ServerConnection {
 
     fn take_events(&mut self, connection: &Connection, events: &mut Events, now: Instant) {
         self.clock.begin_turn(now);
-        self.arrived_at = now;
+        if self.books.shared.router.limits_time() {
+            for incoming in &mut events.incoming {
+                limit_time(connection, &self.books.shared.router, incoming, now);
+            }
+        }
         if self.arrived.is_empty() {
             std::mem::swap(&mut self.arrived, &mut events.incoming);
         } else {
@@ -354,7 +355,7 @@ impl Acceptor for ServerConnection {
             if self.held || self.clock.take_over_budget() {
                 return None;
             }
-            let ready = self.next_ready(connection)?;
+            let ready = self.next_ready()?;
             let route = ready.call.route.and_then(|at| self.books.shared.router.route(at));
             let inline = route.is_some_and(|route| route.spec.runs() == Execution::Inline && route.gate.is_inline());
             let job = self.begin(connection, ready);

@@ -201,7 +201,6 @@ impl Future for HandlerTask {
             let began = (!std::mem::replace(&mut this.measured, true)).then(time::now);
             let polling = this.watched.then(|| this.finished.books.shared.watchdog.polling());
             let polled = job.poll(task);
-            drop(polling);
             if job.panicked {
                 this.finished.books.shared.panics.fetch_add(1, Ordering::Relaxed);
             }
@@ -214,6 +213,7 @@ impl Future for HandlerTask {
                 return Poll::Pending;
             };
             job.clear();
+            drop(polling);
             this.send(&job, outcome);
             this.cx = job.cx.take();
             this.span = job.span;
@@ -233,6 +233,15 @@ impl Future for HandlerTask {
             return Poll::Pending;
         }
         polled
+    }
+}
+
+impl Drop for HandlerTask {
+    fn drop(&mut self) {
+        // What a handler holds may take its time to go, too.
+        let _polling = self.watched.then(|| self.finished.books.shared.watchdog.polling());
+        self.job = None;
+        self.pump = None;
     }
 }
 

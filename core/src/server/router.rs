@@ -42,6 +42,7 @@ pub(super) struct Router {
     routes: Vec<Route>,
     by_id: HashMap<u64, usize, BuildHasherDefault<MethodHasher>>,
     pub(super) fallback: Option<Arc<dyn Fallback>>,
+    limits_time: bool,
 }
 
 /// Two methods that cannot be told apart on the wire.
@@ -76,6 +77,7 @@ impl Router {
         let index = self.services.len();
         for spec in service.methods() {
             let route = self.routes.len();
+            self.limits_time |= spec.timeout().is_some();
             self.routes.push(Route {
                 service: index,
                 spec,
@@ -103,6 +105,11 @@ impl Router {
     /// The index of the route of a method id.
     pub(super) fn find(&self, id: u64) -> Option<usize> {
         self.by_id.get(&id).copied()
+    }
+
+    /// Whether any method has a time-out of its own.
+    pub(super) fn limits_time(&self) -> bool {
+        self.limits_time
     }
 
     pub(super) fn route(&self, index: usize) -> Option<&Route> {

@@ -185,6 +185,15 @@ enum Phase {
     Stopped,
 }
 
+/// Why a connection was not taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NotTaken {
+    /// As many are there as may be.
+    Full,
+    /// The server has stopped.
+    Stopped,
+}
+
 impl Connections {
     fn lock(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
@@ -194,21 +203,21 @@ impl Connections {
         self.lock().accepted.len()
     }
 
-    /// Takes a connection in; `None` if the server has stopped, or has `max` of them already.
-    pub(super) fn insert(&self, accepted: Accepted, max: usize) -> Option<u64> {
+    /// Takes a connection in, if the server has not stopped and has not `max` of them already.
+    pub(super) fn insert(&self, accepted: Accepted, max: usize) -> Result<u64, NotTaken> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let mut table = self.lock();
         // Several listeners accept at once, so this is where the limit holds.
         if table.accepted.len() >= max {
-            return None;
+            return Err(NotTaken::Full);
         }
         match table.phase {
             Phase::Open => {}
             Phase::Draining => accepted.start_drain(),
-            Phase::Stopped => return None,
+            Phase::Stopped => return Err(NotTaken::Stopped),
         }
         table.accepted.insert(id, accepted);
-        Some(id)
+        Ok(id)
     }
 
     pub(super) fn remove(&self, id: u64) {

@@ -28,7 +28,7 @@ use tokio::time::Sleep;
 use super::acceptor::Acceptor;
 use super::connection::{Connection, Lifecycle, State};
 use super::io::{ByteStream, Reader, SharedWrite};
-use super::read::{Leftover, Read, Share, UNSENT_BYTES_MAX};
+use super::read::{Habit, Leftover, Read, Share, UNSENT_BYTES_MAX};
 use super::write::{Written, write_out};
 use crate::context::Peer;
 use crate::mux::{ConnectionEnd, Events, Mux, MuxConfig, Role};
@@ -103,8 +103,7 @@ impl<A: Acceptor> std::fmt::Debug for Baton<A> {
 pub(super) struct Core<A> {
     pub(super) reader: Reader,
     pub(super) leftover: Leftover,
-    /// The last read went straight into the memory of a large body.
-    pub(super) after_body: bool,
+    pub(super) habit: Habit,
     timer: Option<Pin<Box<Sleep>>>,
     /// The flush that callers asked for was put off once already.
     put_off: bool,
@@ -141,7 +140,7 @@ pub fn start<A: Acceptor>(stream: ByteStream, role: Role, config: MuxConfig, acc
     let core = Core {
         reader: stream.reader,
         leftover: Leftover::default(),
-        after_body: false,
+        habit: Habit::default(),
         timer: None,
         put_off: false,
         held_back: false,
@@ -257,14 +256,18 @@ fn turn<A: Acceptor>(
         let had_jobs;
         (core, had_jobs) = run_jobs(core, baton)?;
         again |= core.acceptor.has_more();
-        if matches!(read, Read::Some(_)) && core.leftover.is_unparsed() && !again {
+        if let Read::Some(bytes) = read
+            && share.take(bytes)
+            && core.leftover.is_unparsed()
+            && !again
+        {
             continue;
         }
         if had_jobs && core.write(connection, task) {
             again = true;
         }
         match read {
-            Read::Some(bytes) if share.spend(bytes) && !again => {}
+            Read::Some(_) if share.read_on() && !again => {}
             Read::Some(_) => {
                 again = true;
                 break;

@@ -27,6 +27,11 @@ pub(super) const UNSENT_BYTES_MAX: usize = 1024 * 1024;
 
 /// A body is read straight into its own memory from this size on; below it, one copy costs less than a shorter read.
 const DIRECT_READ_BYTES_MIN: usize = 8 * 1024;
+/// A message of this size is bulk data: where a long read would end inside of it, a short one comes first, and then the rest of it straight into its
+/// own memory.
+const BULK_BYTES_MIN: usize = 64 * 1024;
+/// Short reads that may be in vain: one that ends bulk data, and one for what comes behind it.
+const SHORT_READS_MAX: u8 = 2;
 /// What is read after a large body: where one came, another is likely, and then all but its beginning goes straight into its own memory.
 const HEAD_READ_BYTES: usize = 512;
 
@@ -40,6 +45,32 @@ pub(super) enum Read {
     Over,
 }
 
+/// What the last reads say about the next one.
+#[derive(Debug, Default)]
+pub(super) struct Habit {
+    /// The last read went into a body, or began inside of bulk data: more of that is likely.
+    bulk: bool,
+    /// Short reads one after the other, after which no body was read into its own memory.
+    in_vain: u8,
+}
+
+impl Habit {
+    /// Whether to read no more than the beginning of a frame, `in_bulk` data or behind it. Not for ever: what is cut into tiny frames has to be copied.
+    fn reads_short(&self, in_bulk: bool) -> bool {
+        (self.bulk || in_bulk) && self.in_vain < SHORT_READS_MAX
+    }
+
+    fn read_frames(&mut self, in_bulk: bool, short: bool) {
+        self.bulk = in_bulk;
+        self.in_vain = if short { self.in_vain + 1 } else { 0 };
+    }
+
+    fn read_body(&mut self) {
+        self.bulk = true;
+        self.in_vain = 0;
+    }
+}
+
 /// What a turn has read so far.
 #[derive(Debug, Default)]
 pub(super) struct Share {
@@ -48,10 +79,15 @@ pub(super) struct Share {
 }
 
 impl Share {
-    /// Counts a read; tells whether the turn may read on.
-    pub(super) fn spend(&mut self, bytes: usize) -> bool {
-        self.reads += 1;
+    /// Counts what a read brought; tells whether the turn may take up what is left of it.
+    pub(super) fn take(&mut self, bytes: usize) -> bool {
         self.bytes += bytes;
+        self.bytes < READ_BYTES_PER_TURN
+    }
+
+    /// Counts a read whose bytes were counted; tells whether the turn may read on.
+    pub(super) fn read_on(&mut self) -> bool {
+        self.reads += 1;
         self.reads < READS_PER_TURN && self.bytes < READ_BYTES_PER_TURN
     }
 }
@@ -74,6 +110,10 @@ impl Leftover {
 
     pub(super) fn shrink(&mut self) {
         self.bytes.shrink_to_fit();
+    }
+
+    fn clear(&mut self) {
+        self.set(&[], false);
     }
 
     fn set(&mut self, bytes: &[u8], unparsed: bool) {
@@ -127,11 +167,10 @@ impl<A: Acceptor> Core<A> {
             drop(state);
             return self.parse_leftover(connection);
         }
-        // Little may be left of a large message or of its frame. A long read would bring most of what follows, and leave as little of that, and so
-        // on: all would be copied.
-        let in_body = state.mux.message_bytes() >= DIRECT_READ_BYTES_MIN;
-        self.after_body |= in_body;
-        let direct_min = if self.after_body {
+        // Little may be left of bulk data or of its frame. A long read would bring most of what follows, and leave as little of that, and so on: all
+        // would be copied.
+        let in_bulk = state.mux.message_bytes() >= BULK_BYTES_MIN;
+        let direct_min = if in_bulk || self.habit.bulk {
             HEAD_READ_BYTES
         } else {
             DIRECT_READ_BYTES_MIN
@@ -143,20 +182,21 @@ impl<A: Acceptor> Core<A> {
             return self.read_body(connection, task, id, bytes, want);
         }
         drop(state);
-        with_buffer(|buffer| self.read_frames(connection, task, buffer, in_body))
+        with_buffer(|buffer| self.read_frames(connection, task, buffer, in_bulk))
     }
 
-    /// Reads frames, of which the first may be the end of a large body.
+    /// Reads frames, or only the beginning of the next one.
     fn read_frames(
         &mut self,
         connection: &Connection,
         task: &mut Context<'_>,
         buffer: &mut [u8],
-        in_body: bool,
+        in_bulk: bool,
     ) -> Read {
+        let short = self.habit.reads_short(in_bulk);
         let start = self.leftover.bytes.len();
         buffer[..start].copy_from_slice(&self.leftover.bytes);
-        let room = if self.after_body { HEAD_READ_BYTES } else { buffer.len() };
+        let room = if short { HEAD_READ_BYTES } else { buffer.len() };
         let end = buffer.len().min(start + room);
         let mut read = ReadBuf::new(&mut buffer[start..end]);
         let result = match Pin::new(&mut self.reader).poll_read(task, &mut read) {
@@ -174,7 +214,7 @@ impl<A: Acceptor> Core<A> {
                 Read::Over
             }
             Ok(len) => {
-                self.after_body = in_body;
+                self.habit.read_frames(in_bulk, short);
                 let bytes = &buffer[..start + len];
                 let (used, all) = take_up(&mut state.mux, bytes, A::PIECE_BYTES, &mut self.events);
                 drop(state);
@@ -220,7 +260,7 @@ impl<A: Acceptor> Core<A> {
                 Read::Over
             }
             Poll::Ready(Ok(added)) => {
-                self.after_body = true;
+                self.habit.read_body();
                 Read::Some(added)
             }
             Poll::Ready(Err(error)) => {
@@ -232,21 +272,15 @@ impl<A: Acceptor> Core<A> {
 
     /// After the end: reads what the peer still sends, so that it can read our last frames before the system resets the connection.
     fn read_in_vain(&mut self, task: &mut Context<'_>) -> Read {
+        self.leftover.clear();
         with_buffer(|buffer| {
-            let mut share = Share::default();
-            loop {
-                let mut read = ReadBuf::new(buffer);
-                match Pin::new(&mut self.reader).poll_read(task, &mut read) {
-                    Poll::Pending => return Read::Wait,
-                    Poll::Ready(Ok(())) if !read.filled().is_empty() => {}
-                    Poll::Ready(Ok(()) | Err(_)) => {
-                        self.linger_until = None;
-                        return Read::Over;
-                    }
-                }
-                let bytes = read.filled().len();
-                if !share.spend(bytes) {
-                    return Read::Some(bytes);
+            let mut read = ReadBuf::new(buffer);
+            match Pin::new(&mut self.reader).poll_read(task, &mut read) {
+                Poll::Pending => Read::Wait,
+                Poll::Ready(Ok(())) if !read.filled().is_empty() => Read::Some(read.filled().len()),
+                Poll::Ready(Ok(()) | Err(_)) => {
+                    self.linger_until = None;
+                    Read::Over
                 }
             }
         })

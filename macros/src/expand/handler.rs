@@ -64,7 +64,10 @@ pub(crate) fn handler(mut item: ItemImpl, root: &Root, faults: &mut Faults) -> T
     hooks.extend(links_fn(root, &makers));
     item.items.extend(hooks.into_iter().map(ImplItem::Verbatim));
     let functions = makers.functions();
+    // One below `#[service]` has not been judged yet.
+    let cfg = item.attrs.iter().filter(|attr| attr::is(attr, "cfg"));
     quote_spanned! {Span::mixed_site()=>
+        #(#cfg)*
         const _: () = {
             #functions
             #item

@@ -1,4 +1,5 @@
-//! A function with `#[rpc(skip)]` may be overridden in an implementation with `#[service]`; it takes no part in calls.
+//! A function with `#[rpc(skip)]` may be overridden in an implementation with `#[service]`; it takes no part in calls. `#[cfg]` below the attribute
+//! takes all of an implementation along.
 
 #![deny(warnings)]
 
@@ -22,6 +23,17 @@ impl Orders for Shop {
     }
     fn name(&self) -> &'static str {
         "shop"
+    }
+}
+
+pub struct Gone;
+
+#[service]
+#[cfg(any())]
+impl Orders for Gone {
+    #[interceptor(does_not_exist)]
+    async fn count(&self) -> u64 {
+        0
     }
 }
 
