@@ -173,6 +173,8 @@ impl Target for Victim {
 pub(crate) struct Arena {
     pub(crate) serving: Serving,
     pub(crate) counts: Arc<Counts>,
+    /// Handlers are told to panic; otherwise nothing of a peer's doing may.
+    pub(crate) panics_expected: bool,
     good: Good,
 }
 
@@ -197,7 +199,12 @@ impl Arena {
         let builder = Server::builder().service(TargetServer::new(victim)).bind("127.0.0.1:0");
         let serving = set(builder).start().await.unwrap();
         let good = Good::start(&serving.target()).await;
-        Self { serving, counts, good }
+        Self {
+            serving,
+            counts,
+            panics_expected: false,
+            good,
+        }
     }
 
     pub(crate) fn target(&self) -> String {
@@ -235,11 +242,21 @@ impl Arena {
     pub(crate) async fn finish(self) {
         self.until("only the good client is left", |arena| arena.serving.connections() == 1).await;
         self.until("no handler is left", |arena| arena.live() == 0).await;
-        let Self { serving, counts, good } = self;
+        assert!(
+            self.panics_expected || self.serving.panics() == 0,
+            "a peer made something panic"
+        );
+        let Self {
+            serving,
+            counts,
+            panics_expected,
+            good,
+        } = self;
         good.finish().await;
         let arena = Self {
             serving,
             counts,
+            panics_expected,
             good: Good::none(),
         };
         arena.until("no connection is left", |arena| arena.serving.connections() == 0).await;

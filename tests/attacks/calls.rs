@@ -27,7 +27,8 @@ impl Herald for Trumpet {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn row_36_a_panic_ends_its_call_without_its_text() {
-    let arena = Arena::new().await;
+    let mut arena = Arena::new().await;
+    arena.panics_expected = true;
     let client = TargetClient::connect(&arena.target()).await.unwrap();
     let mut panics = 0;
     for round in 0..20 {
@@ -225,7 +226,8 @@ async fn row_42_peers_that_vanish_during_a_drain_do_not_hold_it_up() {
 /// The other rows end calls one by one; here all kinds end together, in an order that the scheduler picks.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_of_all_kinds_that_end_together_leave_nothing_behind() {
-    let arena = Arena::new().await;
+    let mut arena = Arena::new().await;
+    arena.panics_expected = true;
     let mut crowd = Vec::new();
     for number in 0..40_u32 {
         let target = arena.target();

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -195,6 +196,23 @@ async fn a_parked_call_delays_nobody(fixture: Fixture) {
             Event::Dropped(Some(CancelCause::ClientCancelled))
         );
     }
+}
+
+/// The same on a clock that moves only while nobody has anything to do: a call that waits for nobody takes no time.
+#[tokio::test(start_paused = true)]
+async fn beside_parked_calls_no_time_passes() {
+    let started = start(Fixture::Mem).await;
+    started.client.ping(Bytes::new()).await.unwrap();
+    let mut parked: Vec<_> = (0..5).map(|_| Box::pin(started.client.wait().into_future())).collect();
+    for call in &mut parked {
+        assert!(polled_once(call).await.is_pending());
+    }
+    let began = tokio::time::Instant::now();
+    for _ in 0..20 {
+        assert_eq!(started.client.ping(Bytes::new()).await.unwrap(), 0);
+    }
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    drop(parked);
 }
 
 /// The same with requests that do not fit one write, and with replies that nobody takes.
