@@ -213,8 +213,9 @@ async fn deaf(target: &str, method: &str, body: &[u8]) {
                 sent += written;
                 refused = 0;
             }
-            Err(error) => {
-                assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock, "{error}");
+            // On a machine that is busy enough the server has given it up by now, because it answers no ping.
+            Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => break,
+            Err(_) => {
                 refused += 1;
                 for _ in 0..20 {
                     good.echo("still here".to_owned()).await.unwrap();
