@@ -7,17 +7,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::mpsc;
 
-pub(crate) const HELLO: u8 = 0;
-pub(crate) const OPEN: u8 = 1;
-pub(crate) const DATA: u8 = 2;
-pub(crate) const REPLY: u8 = 3;
-pub(crate) const END: u8 = 4;
-pub(crate) const RESET: u8 = 5;
-pub(crate) const CREDIT: u8 = 6;
-pub(crate) const PING: u8 = 7;
-pub(crate) const PONG: u8 = 8;
-pub(crate) const GOAWAY: u8 = 9;
-pub(crate) const FIN: u8 = 0x80;
+pub(crate) use super::frames::{CREDIT, DATA, END, FIN, GOAWAY, HELLO, OPEN, PING, PONG, REPLY, RESET, frame, message};
 
 pub(crate) const PROTOCOL: u32 = 1;
 pub(crate) const FLOW_CONTROL: u32 = 3;
@@ -33,28 +23,12 @@ pub(crate) const PREFACE: &[u8] = b"\xF5SINEW\x01\x00";
 /// Time after which a test that waits for an event fails; nothing is expected to come near it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A frame.
-pub(crate) fn frame(kind: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let len = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    let mut bytes = vec![len[1], len[2], len[3], kind];
-    bytes.extend_from_slice(&stream.to_be_bytes());
-    bytes.extend_from_slice(payload);
-    bytes
-}
-
 /// A HELLO whose sender takes pings at any pace; all else is the default.
 pub(crate) fn hello() -> Vec<u8> {
     let mut map = vec![0x81, 0xb4];
     map.extend_from_slice(b"ping_interval_min_ms");
     map.push(0);
     frame(HELLO, 0, &map)
-}
-
-/// A message with its length.
-pub(crate) fn message(bytes: &[u8]) -> Vec<u8> {
-    let mut framed = u32::try_from(bytes.len()).unwrap().to_be_bytes().to_vec();
-    framed.extend_from_slice(bytes);
-    framed
 }
 
 /// Encoded arguments, as a message.

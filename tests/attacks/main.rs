@@ -38,3 +38,5 @@ mod wire;
 #[path = "../support/child.rs"]
 #[expect(dead_code, reason = "other test binaries use more of it")]
 mod child;
+#[path = "../support/frames.rs"]
+mod frames;

@@ -12,19 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::mpsc;
 
 use super::fixture::{Fixture, connector};
-
-pub(crate) const HELLO: u8 = 0;
-pub(crate) const OPEN: u8 = 1;
-pub(crate) const DATA: u8 = 2;
-pub(crate) const REPLY: u8 = 3;
-pub(crate) const END: u8 = 4;
-pub(crate) const RESET: u8 = 5;
-pub(crate) const CREDIT: u8 = 6;
-pub(crate) const PING: u8 = 7;
-pub(crate) const PONG: u8 = 8;
-pub(crate) const GOAWAY: u8 = 9;
-/// The sender's half of the stream ends with the frame.
-pub(crate) const FIN: u8 = 0x80;
+pub(crate) use super::frames::{CREDIT, DATA, END, FIN, GOAWAY, HELLO, OPEN, PING, PONG, REPLY, RESET, frame, message};
 
 const PREFACE: [u8; 8] = [0xF5, b'S', b'I', b'N', b'E', b'W', 1, 0];
 
@@ -177,22 +165,6 @@ impl Hand {
             }
         }
     }
-}
-
-/// The bytes of a frame.
-pub(crate) fn frame(kind: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let len = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    let mut bytes = vec![len[1], len[2], len[3], kind];
-    bytes.extend_from_slice(&stream.to_be_bytes());
-    bytes.extend_from_slice(payload);
-    bytes
-}
-
-/// A message as it stands in a stream: its length, then its bytes.
-pub(crate) fn message(bytes: &[u8]) -> Vec<u8> {
-    let mut out = u32::try_from(bytes.len()).unwrap().to_be_bytes().to_vec();
-    out.extend_from_slice(bytes);
-    out
 }
 
 struct Nowhere;

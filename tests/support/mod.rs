@@ -5,6 +5,7 @@
 pub(crate) mod child;
 pub(crate) mod cut;
 pub(crate) mod fixture;
+pub(crate) mod frames;
 pub(crate) mod hand;
 pub(crate) mod probe;
 

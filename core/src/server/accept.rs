@@ -107,34 +107,24 @@ impl LogGate {
     }
 }
 
-/// Says that a connection was turned away; `without_a_line` others were since the last time.
-fn turned_away(shared: &Shared, peer: &(impl std::fmt::Display + ?Sized)) {
-    if let Some(without_a_line) = shared.turned_away.ask(time::now()) {
-        tracing::warn!(
-            limit = shared.connections_max,
-            %peer,
-            without_a_line,
-            "as many connections as may be; one more is turned away"
-        );
-    }
-}
-
 /// Serves one connection in a task of its own.
 pub(super) fn serve(shared: &Arc<Shared>, connections: &Arc<Connections>, stream: ByteStream) {
-    if connections.len() >= shared.connections_max {
-        turned_away(shared, stream.peer());
-        return;
-    }
     let acceptor = ServerConnection::new(Arc::clone(shared));
     let calls = acceptor.calls();
     let (connection, driver) = driver::start(stream, Role::Server, shared.mux.clone(), acceptor);
-    let mut lifecycle = connection.lifecycle();
+    let (peer, mut lifecycle) = (connection.peer().clone(), connection.lifecycle());
     // A driver that is dropped closes its connection.
-    let handle = connection.clone();
     let id = match connections.insert(Accepted { connection, calls }, shared.connections_max) {
         Ok(id) => id,
         Err(NotTaken::Full) => {
-            turned_away(shared, handle.peer());
+            if let Some(without_a_line) = shared.turned_away.ask(time::now()) {
+                tracing::warn!(
+                    limit = shared.connections_max,
+                    %peer,
+                    without_a_line,
+                    "as many connections as may be; one more is turned away"
+                );
+            }
             return;
         }
         Err(NotTaken::Stopped) => return,
