@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::error::{OpenError, StreamError};
 use super::lifecycle::Shutdown;
 use super::recv::{Chunk, Fed};
-use super::{Events, Mux, Place, Role};
+use super::{Events, Mux, Place, Role, StreamKey};
 use crate::metadata::Metadata;
 use crate::status::Status;
 use crate::wire::frame::{ErrorCode, FrameType, MESSAGE_PREFIX_BYTES, StreamId};
@@ -29,21 +29,6 @@ pub(super) const ANSWER_PATIENCE: Duration = Duration::from_secs(60);
 /// Bytes of frames that wait to leave above which no call is opened: calls that time out leave their OPENs behind, and a peer that reads nothing
 /// must not make them pile up.
 pub(super) const UNSENT_OPEN_BYTES_MAX: usize = 1024 * 1024;
-
-/// Names an open stream; stays harmless when the stream is over and its slot is used again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct StreamKey {
-    pub(super) id: StreamId,
-    pub(super) slot: u32,
-}
-
-impl StreamKey {
-    /// The stream's id.
-    #[must_use]
-    pub fn id(&self) -> StreamId {
-        self.id
-    }
-}
 
 /// A call to be opened.
 #[derive(Debug)]
@@ -398,11 +383,13 @@ impl Mux {
         if !self.check_reply_head(key, metadata) {
             return;
         }
-        let Some(stream) = self.streams.get(key) else { return };
+        let Some(stream_credit) = self.streams.send_credit(key) else {
+            return;
+        };
         self.nuisance.earn_call();
-        let id = stream.id;
+        let id = key.id;
         let len = message.wire_len();
-        let credit = stream.send.credit.min(self.send_credit) as usize;
+        let credit = stream_credit.min(self.send_credit) as usize;
         let frame_len = RESPONSE_HEAD_BYTES + metadata.encoded_len() + len;
         let whole = message
             .as_contiguous()
@@ -417,6 +404,7 @@ impl Mux {
             self.remove(key);
             return;
         }
+        let Some(stream) = self.streams.get(key) else { return };
         self.outbox.whole(FrameType::Reply, false, id, &[], metadata, &[]);
         message.to_pieces(|piece| stream.send.push(piece));
         self.queued_answers += stream.send.count();

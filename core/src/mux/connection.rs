@@ -8,7 +8,7 @@ use super::frames::{Input, Step, discard};
 use super::heads::{Head, stream_error};
 use super::recv::{Chunk, Fed, message_len};
 use super::stream::Stream;
-use super::{EndCause, Ended, Events, Incoming, Mux, Role, StreamKey};
+use super::{EndCause, Ended, Events, Incoming, Mux, Role, StreamKey, Window};
 use crate::metadata::Metadata;
 use crate::status::Status;
 use crate::time::from_wire_timeout;
@@ -91,19 +91,16 @@ impl Mux {
             return Step::Used(HEADER_BYTES + used);
         }
         let deadline = from_wire_timeout(head.timeout, now);
-        let stream = self.streams.insert(id, self.config.stream_window, self.peer.stream_window, deadline);
-        stream.awaits_arguments = true;
-        let key = stream.key();
         let body = &frame[used..];
         let whole = header.is_fin().then(|| only_message(body, header.len - used)).flatten();
+        let mut window = Window::new(self.config.stream_window);
         if let Some(message) = whole
             && message.len() <= self.config.max_message
-            && stream.recv.window.receive(body.len())
+            && window.receive(body.len())
             && self.recv_window.receive(body.len())
         {
             // The common case: a unary request in one frame never enters the queues.
-            stream.awaits_arguments = false;
-            stream.recv.fin = true;
+            let key = self.streams.insert_whole(id, window, self.peer.stream_window, deadline);
             let arguments = Some(Payload::copied(message));
             self.credit_connection(body.len());
             self.nuisance.earn();
@@ -116,6 +113,9 @@ impl Mux {
             });
             return Step::Used(HEADER_BYTES + header.len);
         }
+        let stream = self.streams.insert(id, self.config.stream_window, self.peer.stream_window, deadline);
+        stream.awaits_arguments = true;
+        let key = stream.key();
         events.incoming.push_back(Incoming::Opened {
             key,
             head,
@@ -540,6 +540,13 @@ impl Mux {
 
     /// Closes a stream and frees what it holds.
     pub(super) fn remove(&mut self, key: StreamKey) {
+        if self.streams.remove_whole(key) {
+            // It neither holds nor awaits anything.
+            if self.streams.is_empty() {
+                self.keepalive.at_rest();
+            }
+            return;
+        }
         let Some(stream) = self.streams.remove(key) else { return };
         self.queued_answers -= stream.send.uncount();
         let late = (!stream.recv.fin).then(|| stream.recv.window.left());

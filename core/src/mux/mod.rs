@@ -33,12 +33,13 @@ use std::collections::VecDeque;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-pub use calls::{OpenRequest, StreamKey, UnaryReply};
+pub use calls::{OpenRequest, UnaryReply};
 pub use config::MuxConfig;
 pub use error::{ConnectionEnd, OpenError, StreamError};
 pub(crate) use frames::CONTIGUOUS_BYTES_MAX;
 pub use openers::Place;
 pub use recv::Chunk;
+pub use stream::StreamKey;
 pub use transmit::Transmit;
 
 use crate::wire::frame::{ErrorCode, StreamId};

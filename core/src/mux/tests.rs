@@ -11,3 +11,4 @@ mod properties;
 mod raw;
 mod rules;
 mod unread;
+mod whole;

@@ -10,8 +10,8 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::Mux;
-use super::calls::{ANSWER_PATIENCE, StreamKey, UNSENT_OPEN_BYTES_MAX};
+use super::calls::{ANSWER_PATIENCE, UNSENT_OPEN_BYTES_MAX};
+use super::{Mux, StreamKey};
 use crate::metadata::Metadata;
 use crate::status::Status;
 use crate::wire::frame::{ErrorCode, FrameType, HEADER_BYTES, PREFACE, StreamId, header};
