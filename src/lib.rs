@@ -31,9 +31,10 @@
 //! ```
 //!
 //! # Where things are
-//! - **Security.** There is no TLS yet: servers bind to, and clients dial, loopback addresses and unix sockets only, unless
-//!   [`dangerous_plaintext`](ServerBuilder::dangerous_plaintext), or `?dangerous_plaintext` at the end of an address, says otherwise. Who calls is for an interceptor to find out: it reads
-//!   [`Cx::metadata`], puts what it found into [`Cx::insert`], and ends the call with a [`Status`] or lets it through. A client adds its
+//! - **Security.** `tls://` addresses are encrypted: `ServerTls` says what a server shows and whom it lets in, `ClientTls` whom a client trusts; on
+//!   loopback both have development certificates without being told. In clear text, servers bind to and clients dial loopback addresses and unix
+//!   sockets only, unless [`dangerous_plaintext`](ServerBuilder::dangerous_plaintext), or `?dangerous_plaintext` at the end of an address, says
+//!   otherwise. Who calls is for an interceptor to find out: it reads [`Peer::identity`], what the caller's certificate proves, or [`Cx::metadata`], puts what it found into [`Cx::insert`], and ends the call with a [`Status`] or lets it through. A client adds its
 //!   credentials per call ([`Call::metadata`]) or in an interceptor of its channel ([`Cx::add_metadata`], [`Channel::with_interceptor`]).
 //! - **Errors.** [`Status`] has a code, a message and whether the handler may have run; [`AppError`](macro@AppError) makes a type of your own
 //!   the error of a method, which callers match as [`CallError::App`].
@@ -55,7 +56,7 @@ pub use sinew_core::client::{
 };
 pub use sinew_core::code::Code;
 pub use sinew_core::context::{
-    CancelCause, Cancelled, Carry, Cx, CxParts, Draining, Peer, Side, TraceContext, TraceParseError,
+    CancelCause, Cancelled, Carry, Cx, CxParts, Draining, Identity, Peer, Side, TraceContext, TraceParseError,
 };
 pub use sinew_core::interceptor::{Interceptor, Next};
 pub use sinew_core::message::{
@@ -71,6 +72,8 @@ pub use sinew_core::service::{Inbound, ServerRequest, Service};
 pub use sinew_core::status::{HandlerRan, Origin, Status};
 pub use sinew_core::time::{DurationError, IntoDuration};
 pub use sinew_core::transport::Address;
+#[cfg(feature = "tls")]
+pub use sinew_core::transport::tls::{ClientTls, ServerTls, TlsConfigError, TlsFault};
 
 #[doc(inline)]
 pub use sinew_macros::{AppError, interceptor, service};

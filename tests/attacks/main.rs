@@ -1,13 +1,16 @@
 //! Hostile peers over real sockets: every one gets its named error, a good client next to it notices nothing, and nothing is left behind.
 //!
 //! The numbers in the names are rows of the project's table of attacks and faults, which was collected from the incidents of other systems
-//! (HTTP/2 floods, gRPC and yamux advisories, accept loops that died of EMFILE). Rows about TLS, QUIC, compression and discovery have no tests here.
+//! (HTTP/2 floods, gRPC and yamux advisories, accept loops that died of EMFILE). Rows about QUIC, compression and discovery have no tests here.
 //!
 //! | rows | where |
 //! |---|---|
 //! | 1 to 9, 11, 12, 15, 16 | `wire` |
 //! | 10, 17 to 22, 25, 47 | `floods` |
 //! | 26, 28, 33 | `connections`; 33 of a server also in `client` |
+//! | 26, 27, 29, 32 at a TLS port | `tls` |
+//! | 30 | `failures_have_names` in `core/src/transport/tls/tests.rs`, and `tests/behaviour/tls.rs` |
+//! | 31 | `certificates_change_under_load` in `tests/behaviour/tls.rs` |
 //! | 36 to 39, 42 | `calls` |
 //! | 40, 41, 43, 45 | `client`; 40 by SIGKILL in `tests/behaviour/processes.rs`; 41 of a server, during a drain, in `calls` |
 //! | 46 | `floods`, and `memory` |
@@ -33,8 +36,11 @@ mod connections;
 mod corpus;
 mod floods;
 mod memory;
+mod tls;
 mod wire;
 
+#[path = "../support/certs.rs"]
+mod certs;
 #[path = "../support/child.rs"]
 #[expect(dead_code, reason = "other test binaries use more of it")]
 mod child;

@@ -20,4 +20,5 @@ mod lifecycle;
 mod pressure;
 mod processes;
 mod streaming;
+mod tls;
 mod tracing;

@@ -21,12 +21,18 @@ pub(crate) struct Role {
 impl Role {
     /// Starts `test` (its path within the binary) with `argument`.
     pub(crate) fn start(test: &str, argument: &str) -> Self {
+        Self::start_with(test, argument, &[])
+    }
+
+    /// The same with more in its environment.
+    pub(crate) fn start_with(test: &str, argument: &str, environment: &[(&str, &str)]) -> Self {
         // As many descriptors as the system lets it have.
         let mut child = Command::new("sh")
             .args(["-c", "ulimit -S -n \"$(ulimit -H -n)\" 2>/dev/null; exec \"$0\" \"$@\""])
             .arg(std::env::current_exe().unwrap())
             .args([test, "--exact", "--ignored", "--nocapture", "--test-threads=1"])
             .env(ROLE, argument)
+            .envs(environment.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())

@@ -9,6 +9,7 @@ use sinew::transport::{ByteStream, ConnectError, pair};
 use sinew::{Channel, ChannelBuilder, Connector, ServerBuilder, Serving};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 
+use super::certs::Authority;
 use super::cut::by_one_byte;
 
 /// What a connection is made of.
@@ -20,6 +21,8 @@ pub(crate) enum Fixture {
     Unix,
     /// Memory.
     Mem,
+    /// TLS over loopback.
+    Tls,
     /// TCP over loopback, with every read and every write cut to one byte on both sides.
     TcpByOneByte,
 }
@@ -28,7 +31,7 @@ impl Fixture {
     /// Fewer rounds where each of them costs a system call per byte.
     pub(crate) fn rounds(self, rounds: usize) -> usize {
         match self {
-            Self::Tcp | Self::Unix | Self::Mem => rounds,
+            Self::Tcp | Self::Unix | Self::Mem | Self::Tls => rounds,
             Self::TcpByOneByte => rounds.div_ceil(50).max(2),
         }
     }
@@ -42,6 +45,7 @@ impl Fixture {
                 (ByteStream::unix(ours), ByteStream::unix(theirs))
             }
             Self::Mem => pair(),
+            Self::Tls => panic!("ends of TLS are made by listeners and channels alone"),
             Self::TcpByOneByte => {
                 let (ours, theirs) = tcp_pair().await;
                 (by_one_byte(ours), by_one_byte(theirs))
@@ -55,6 +59,7 @@ impl Fixture {
             Self::Tcp => Some("tcp://127.0.0.1:0".to_owned()),
             Self::Unix => Some(format!("unix:{}", socket_path().display())),
             Self::Mem => Some(format!("mem:{}", unique("fixture"))),
+            Self::Tls => Some("tls://127.0.0.1:0".to_owned()),
             Self::TcpByOneByte => None,
         }
     }
@@ -65,7 +70,11 @@ impl Fixture {
     }
 
     /// The same with settings for the channel.
-    pub(crate) async fn serve_with(self, server: ServerBuilder, client: ChannelBuilder) -> Served {
+    pub(crate) async fn serve_with(self, mut server: ServerBuilder, mut client: ChannelBuilder) -> Served {
+        if self == Self::Tls {
+            server = server.tls(Authority::shared().server());
+            client = client.tls(Authority::shared().client());
+        }
         let (serving, channel) = match self.address() {
             Some(address) => {
                 let serving = Arc::new(server.bind(address).start().await.unwrap());

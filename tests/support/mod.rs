@@ -2,6 +2,7 @@
 //!
 //! Only the facade `sinew` is used, so a test sees what a user sees.
 
+pub(crate) mod certs;
 pub(crate) mod child;
 pub(crate) mod cut;
 pub(crate) mod fixture;
@@ -44,11 +45,16 @@ pub(crate) async fn polled_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Ou
 
 /// Makes one test per case and fixture: `across_fixtures!(empty_unary, ..)` wants `async fn empty_unary(fixture: Fixture)` here.
 macro_rules! across_fixtures {
-    ($($case:ident),* $(,)?) => {
+    // For tests that play one of the ends by hand.
+    (by hand: $($case:ident),* $(,)?) => {
         $crate::support::across_fixtures! { @ tcp Tcp $($case)* }
         $crate::support::across_fixtures! { @ unix Unix $($case)* }
         $crate::support::across_fixtures! { @ mem Mem $($case)* }
         $crate::support::across_fixtures! { @ tcp_by_one_byte TcpByOneByte $($case)* }
+    };
+    ($($case:ident),* $(,)?) => {
+        $crate::support::across_fixtures! { by hand: $($case),* }
+        $crate::support::across_fixtures! { @ tls Tls $($case)* }
     };
     (@ $module:ident $fixture:ident $($case:ident)*) => {
         mod $module {

@@ -12,7 +12,10 @@ use crate::policy::backoff::Backoff;
 use crate::status::{HandlerRan, Status};
 use crate::time::{DurationError, IntoDuration};
 use crate::transport::Address;
-use crate::transport::connect::CONNECT_TIMEOUT;
+use crate::transport::connect::{CONNECT_TIMEOUT, DialConfig, Dialler};
+use crate::transport::error::WithCauses;
+#[cfg(feature = "tls")]
+use crate::transport::tls::ClientTls;
 
 /// Builds a [`Channel`]. A wrong setting is reported when the channel is made.
 #[derive(Debug)]
@@ -23,6 +26,7 @@ pub struct ChannelBuilder {
     timeout: Option<Duration>,
     wait_for_ready: bool,
     dangerous_plaintext: bool,
+    dial: DialConfig,
     chain: Chain,
     wrong: Option<String>,
 }
@@ -36,6 +40,7 @@ impl Default for ChannelBuilder {
             timeout: Some(DEADLINE_DEFAULT),
             wait_for_ready: false,
             dangerous_plaintext: false,
+            dial: DialConfig::default(),
             chain: Chain::default(),
             wrong: None,
         }
@@ -115,6 +120,15 @@ impl ChannelBuilder {
         self
     }
 
+    /// Sets which servers are trusted, and what is shown to them, where the target is `tls://`. Without it servers must prove their name to the authorities
+    /// that the system trusts; on loopback, to this user's development authority (feature `dev-tls`).
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(mut self, tls: ClientTls) -> Self {
+        self.dial.tls = Some(tls);
+        self
+    }
+
     /// Adds an interceptor around every call, inside those added before.
     #[must_use]
     pub fn interceptor(mut self, interceptor: impl Interceptor + 'static) -> Self {
@@ -126,14 +140,16 @@ impl ChannelBuilder {
     ///
     /// # Errors
     /// INVALID_ARGUMENT names the wrong target or setting.
-    pub fn lazy(self, target: &str) -> Result<Channel, Status> {
+    pub fn lazy(mut self, target: &str) -> Result<Channel, Status> {
         let mut address: Address = target.parse().map_err(|error| wrong(&error))?;
         if self.dangerous_plaintext {
             address = address.with_dangerous_plaintext();
         }
         let timeout = self.connect_timeout;
         let target = address.to_string();
-        self.with_connector(&target, Dial { address, timeout })
+        let dialler =
+            Dialler::new(address, std::mem::take(&mut self.dial)).map_err(|error| wrong(&WithCauses(&error)))?;
+        self.with_connector(&target, Dial { dialler, timeout })
     }
 
     /// Makes the channel with byte streams from elsewhere; `target` is shown in errors.

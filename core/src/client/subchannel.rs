@@ -21,10 +21,12 @@ use crate::policy::backoff::Backoff;
 use crate::status::{HandlerRan, Origin, Status};
 use crate::time;
 use crate::transport::acceptor::NoCalls;
+use crate::transport::connect::Dialler;
 use crate::transport::connection::Lifecycle;
 use crate::transport::driver;
+use crate::transport::error::WithCauses;
 use crate::transport::io::ByteStream;
-use crate::transport::{Address, ConnectError, Connection, connect};
+use crate::transport::{ConnectError, Connection};
 use crate::wire::frame::ErrorCode;
 
 /// Makes byte streams to the target; the default dials the address.
@@ -42,13 +44,13 @@ const STABLE_AFTER: Duration = Duration::from_secs(1);
 /// Dials an address.
 #[derive(Debug)]
 pub(super) struct Dial {
-    pub(super) address: Address,
+    pub(super) dialler: Dialler,
     pub(super) timeout: Duration,
 }
 
 impl Connector for Dial {
     fn connect(&self) -> Pin<Box<dyn Future<Output = Result<ByteStream, ConnectError>> + Send + '_>> {
-        Box::pin(connect::connect(&self.address, self.timeout))
+        Box::pin(self.dialler.connect(self.timeout))
     }
 }
 
@@ -365,12 +367,7 @@ impl Shared {
     }
 
     fn note_failure(&self, error: &(dyn std::error::Error + 'static)) {
-        let mut message = format!("cannot reach {}: {error}", self.target);
-        let mut source = error.source();
-        while let Some(cause) = source {
-            message = format!("{message}: {cause}");
-            source = cause.source();
-        }
+        let message = format!("cannot reach {}: {}", self.target, WithCauses(error));
         tracing::debug!(target = %self.target, message, "connecting failed");
         *self.failure_slot() = Some(unreachable(message));
         self.set_state(ConnectivityState::TransientFailure);

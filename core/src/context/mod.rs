@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 pub use ambient::{Carry, enter};
 pub use cancel::{CancelCause, Cancelled, Draining};
-pub use peer::Peer;
+pub use peer::{Identity, Peer};
 pub use trace::{TraceContext, TraceParseError};
 
 use crate::metadata::{Metadata, MetadataError};

@@ -245,7 +245,9 @@ fn number(payload: &[u8]) -> u32 {
 /// A guess at what a stranger speaks, for the operator who mixed up two ports.
 fn what_speaks(bytes: &[u8]) -> &'static str {
     if bytes.starts_with(&[0x16, 0x03]) {
-        "; it began a TLS handshake"
+        "; it began a TLS handshake: use tls:// on both sides, or tcp:// on both"
+    } else if bytes.starts_with(&[0x15, 0x03]) {
+        "; it speaks TLS: call it by tls://"
     } else if bytes.starts_with(b"PRI * HTTP/2") {
         "; it speaks HTTP/2"
     } else if bytes.starts_with(b"GET ") || bytes.starts_with(b"POST") || bytes.starts_with(b"HTTP") {

@@ -2,22 +2,25 @@
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 
 use super::Shared;
 use super::connection::{Accepted, ServerConnection};
-use super::shutdown::{Connections, NotTaken};
+use super::shutdown::{Connections, NotTaken, Tasks};
 use crate::mux::Role;
 use crate::time;
 use crate::transport::connection::Lifecycle;
 use crate::transport::driver;
+use crate::transport::error::WithCauses;
 use crate::transport::io::ByteStream;
-use crate::transport::listen::{BACKLOG, Listener};
+use crate::transport::listen::{Accepted as Fresh, BACKLOG, Handshake, Listener};
 
 /// The pause after an accept error, growing by doubling: EMFILE does not go away by asking again at once.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
@@ -41,9 +44,9 @@ pub(super) async fn run(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok(stream) => {
+            Ok(accepted) => {
                 pause = Duration::ZERO;
-                serve(&shared, &connections, stream);
+                take(&shared, &connections, accepted);
             }
             // The peer was gone before it was accepted; the listener is well.
             Err(error) if is_about_the_peer(&error) => {}
@@ -68,7 +71,7 @@ async fn take_the_rest(listener: &mut Listener, shared: &Arc<Shared>, connection
         for _ in 0..BACKLOG {
             let polled = std::future::poll_fn(|task| Poll::Ready(pin!(listener.accept()).poll(task))).await;
             match polled {
-                Poll::Ready(Ok(stream)) => serve(shared, connections, stream),
+                Poll::Ready(Ok(accepted)) => take(shared, connections, accepted),
                 Poll::Ready(Err(_)) | Poll::Pending => break,
             }
         }
@@ -107,6 +110,115 @@ impl LogGate {
     }
 }
 
+/// Takes a connection in, at once or after its handshake.
+fn take(shared: &Arc<Shared>, connections: &Arc<Connections>, fresh: Fresh) {
+    match fresh {
+        Fresh::Stream(stream) => serve(shared, connections, stream),
+        Fresh::Handshake { peer, handshake } => {
+            // Before the work, and again after it: others may have come meanwhile.
+            if connections.len() >= shared.connections_max {
+                turned_away(shared, &peer);
+            } else {
+                shake_hands(shared, connections, peer, handshake);
+            }
+        }
+    }
+}
+
+/// Says that the server is full.
+fn turned_away(shared: &Shared, peer: &dyn std::fmt::Display) {
+    if let Some(without_a_line) = shared.turned_away.ask(time::now()) {
+        let limit = shared.connections_max;
+        tracing::warn!(limit, %peer, without_a_line, "as many connections as may be; one more is turned away");
+    }
+}
+
+/// Shakes hands in a task of its own, so that a peer that takes its time holds up nobody else.
+fn shake_hands(shared: &Arc<Shared>, connections: &Arc<Connections>, peer: SocketAddr, handshake: Handshake) {
+    let (for_task, connections) = (Arc::clone(shared), Arc::clone(connections));
+    let within = shared.mux.handshake_timeout;
+    shared.handshakes.enter(async move {
+        let failed = match tokio::time::timeout(within, handshake).await {
+            Ok(Ok(stream)) => return serve(&for_task, &connections, stream),
+            Ok(Err(error)) if error.is_hung_up() => return tracing::debug!(%peer, "left during the TLS handshake"),
+            Ok(Err(error)) => WithCauses(&error).to_string(),
+            Err(_) => format!("no TLS handshake within {within:?}"),
+        };
+        for_task.handshakes.note_failure(&peer, &failed);
+    });
+}
+
+/// The handshakes under way: as many as may be, and any one of them goes when there is one more. Not the oldest: whoever opens connections fast enough
+/// would make every honest one the oldest before it is done.
+pub(super) struct Handshakes {
+    limit: usize,
+    tasks: Arc<Tasks>,
+    open: Mutex<Open>,
+    failed: LogGate,
+}
+
+#[derive(Default)]
+struct Open {
+    tasks: Vec<AbortHandle>,
+    /// The server is over, and nothing may begin.
+    stopped: bool,
+}
+
+impl Handshakes {
+    pub(super) fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            tasks: Arc::default(),
+            open: Mutex::default(),
+            failed: LogGate::default(),
+        }
+    }
+
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(&self, handshake: impl Future<Output = ()> + Send + 'static) {
+        let mut open = self.open();
+        if open.stopped {
+            return;
+        }
+        if open.tasks.len() >= self.limit {
+            open.tasks.retain(|task| !task.is_finished());
+        }
+        let is_full = open.tasks.len() >= self.limit;
+        if is_full {
+            let at = fastrand::usize(..open.tasks.len());
+            open.tasks.swap_remove(at).abort();
+        }
+        open.tasks.push(self.tasks.spawn(handshake));
+        drop(open);
+        if is_full {
+            self.note_failure(&"one of many", "as many TLS handshakes as may be; one of them is ended");
+        }
+    }
+
+    fn note_failure(&self, peer: &dyn std::fmt::Display, error: &str) {
+        if let Some(without_a_line) = self.failed.ask(time::now()) {
+            tracing::warn!(%peer, error, without_a_line, "a connection ended in its handshake");
+        }
+    }
+
+    /// Resolves when none is under way.
+    pub(super) async fn wait(&self) {
+        self.tasks.wait().await;
+    }
+
+    /// Ends those that are under way; none begins after that.
+    pub(super) fn stop(&self) {
+        let mut open = self.open();
+        open.stopped = true;
+        for task in open.tasks.drain(..) {
+            task.abort();
+        }
+    }
+}
+
 /// Serves one connection in a task of its own.
 pub(super) fn serve(shared: &Arc<Shared>, connections: &Arc<Connections>, stream: ByteStream) {
     let acceptor = ServerConnection::new(Arc::clone(shared));
@@ -117,14 +229,7 @@ pub(super) fn serve(shared: &Arc<Shared>, connections: &Arc<Connections>, stream
     let id = match connections.insert(Accepted { connection, calls }, shared.connections_max) {
         Ok(id) => id,
         Err(NotTaken::Full) => {
-            if let Some(without_a_line) = shared.turned_away.ask(time::now()) {
-                tracing::warn!(
-                    limit = shared.connections_max,
-                    %peer,
-                    without_a_line,
-                    "as many connections as may be; one more is turned away"
-                );
-            }
+            turned_away(shared, &peer);
             return;
         }
         Err(NotTaken::Stopped) => return,

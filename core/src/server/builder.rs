@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::router::{Collision, Fallback, Router};
 use super::shutdown::{Connections, Drain, Serving, Tasks};
 use super::watchdog::Watchdog;
-use super::{CONNECTIONS_MAX, Shared, accept};
+use super::{CONNECTIONS_MAX, HANDSHAKES_MAX, Shared, accept};
 use crate::interceptor::{Chain, Interceptor};
 use crate::mux::MuxConfig;
 use crate::mux::config::ConfigError;
@@ -19,7 +19,9 @@ use crate::service::Service;
 use crate::time::{DurationError, IntoDuration};
 use crate::transport::Address;
 use crate::transport::error::BindError;
-use crate::transport::listen::Listener;
+use crate::transport::listen::{ListenConfig, Listener};
+#[cfg(feature = "tls")]
+use crate::transport::tls::ServerTls;
 
 /// Where servers begin: [`Server::builder`].
 #[derive(Debug)]
@@ -94,7 +96,11 @@ pub struct ServerBuilder {
     connections_max: usize,
     bind: Vec<String>,
     handed_over: Vec<std::net::TcpListener>,
+    #[cfg(feature = "tls")]
+    handed_over_tls: Vec<std::net::TcpListener>,
     dangerous_plaintext: bool,
+    listen: ListenConfig,
+    handshakes_max: usize,
     drain: Drain,
     signals: bool,
     wrong: Option<ServerError>,
@@ -110,7 +116,11 @@ impl Default for ServerBuilder {
             connections_max: CONNECTIONS_MAX,
             bind: Vec::new(),
             handed_over: Vec::new(),
+            #[cfg(feature = "tls")]
+            handed_over_tls: Vec::new(),
             dangerous_plaintext: false,
+            listen: ListenConfig::default(),
+            handshakes_max: HANDSHAKES_MAX,
             drain: Drain::default(),
             signals: false,
             wrong: None,
@@ -140,7 +150,7 @@ impl ServerBuilder {
         self
     }
 
-    /// Adds an address to listen on: `host:port`, `tcp://host:port`, `unix:path` or `mem:name`; port 0 lets the system choose.
+    /// Adds an address to listen on: `host:port`, `tcp://host:port`, `tls://host:port`, `unix:path` or `mem:name`; port 0 lets the system choose.
     ///
     /// `?dangerous_plaintext` behind it allows clear text on an address other than loopback, as [`dangerous_plaintext`](Self::dangerous_plaintext) does for
     /// all. The file of a unix socket on which nobody listens any more is replaced.
@@ -154,6 +164,31 @@ impl ServerBuilder {
     #[must_use]
     pub fn listener(mut self, listener: std::net::TcpListener) -> Self {
         self.handed_over.push(listener);
+        self
+    }
+
+    /// As [`listener`](Self::listener), for connections that are encrypted as [`tls`](Self::tls) says.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls_listener(mut self, listener: std::net::TcpListener) -> Self {
+        self.handed_over_tls.push(listener);
+        self
+    }
+
+    /// Sets the certificate for `tls://` addresses, and which clients are let in there. On loopback a development certificate takes its place where none is
+    /// set (feature `dev-tls`).
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(mut self, tls: ServerTls) -> Self {
+        self.listen.tls = Some(tls);
+        self
+    }
+
+    /// Sets how many connections may be in their TLS handshake at a time (default 1,024, at least 1). Above it, any one of them is
+    /// closed: those that only hold a place are many then, and an honest one comes back.
+    #[must_use]
+    pub fn max_handshakes(mut self, handshakes: usize) -> Self {
+        self.handshakes_max = handshakes;
         self
     }
 
@@ -196,7 +231,7 @@ impl ServerBuilder {
         self
     }
 
-    /// Sets the time that a new connection has for its HELLO (default 10 s).
+    /// Sets the time that a new connection has for its TLS handshake, and again for its HELLO (default 10 s).
     #[must_use]
     pub fn handshake_timeout(mut self, timeout: impl IntoDuration) -> Self {
         if let Some(timeout) = self.duration("handshake_timeout", timeout.into_duration()) {
@@ -265,6 +300,9 @@ impl ServerBuilder {
         if self.connections_max == 0 {
             return Err(ConfigError::new("max_connections", 0, "at least 1").into());
         }
+        if self.handshakes_max == 0 {
+            return Err(ConfigError::new("max_handshakes", 0, "at least 1").into());
+        }
         let mut router = Router::default();
         for service in self.services {
             router.add(service)?;
@@ -273,16 +311,28 @@ impl ServerBuilder {
         if router.is_empty() {
             return Err(ServerError::NoService);
         }
+        let parsed: Result<Vec<Address>, _> = self.bind.iter().map(|text| text.parse()).collect();
+        let addresses = parsed.map_err(BindError::from)?;
+        #[cfg(feature = "tls")]
+        {
+            let used = addresses.iter().any(|address| matches!(address, Address::Tls { .. }));
+            if self.listen.tls.is_some() && !used && self.handed_over_tls.is_empty() {
+                return Err(BindError::TlsUnused.into());
+            }
+        }
         let mut opened = Vec::new();
-        for text in &self.bind {
-            let mut address: Address = text.parse().map_err(BindError::from)?;
+        for mut address in addresses {
             if self.dangerous_plaintext {
                 address = address.with_dangerous_plaintext();
             }
-            opened.push(Listener::bind(&address).await?);
+            opened.push(Listener::bind(&address, &self.listen).await?);
         }
         for listener in self.handed_over {
             opened.push(Listener::from_tcp(listener, self.dangerous_plaintext)?);
+        }
+        #[cfg(feature = "tls")]
+        for listener in self.handed_over_tls {
+            opened.push(Listener::from_tcp_with_tls(listener, &self.listen)?);
         }
         let shared = Arc::new(Shared {
             router,
@@ -290,6 +340,7 @@ impl ServerBuilder {
             mux: self.mux,
             connections_max: self.connections_max,
             turned_away: accept::LogGate::default(),
+            handshakes: accept::Handshakes::new(self.handshakes_max),
             tasks: Arc::new(Tasks::default()),
             watchdog: Arc::new(Watchdog::default()),
             running: AtomicUsize::new(0),
@@ -304,7 +355,11 @@ impl ServerBuilder {
     /// # Errors
     /// [`ServerError`] names what is wrong.
     pub async fn serve(self) -> Result<(), ServerError> {
-        if self.wrong.is_none() && self.bind.is_empty() && self.handed_over.is_empty() {
+        #[cfg(feature = "tls")]
+        let handed_over = !self.handed_over.is_empty() || !self.handed_over_tls.is_empty();
+        #[cfg(not(feature = "tls"))]
+        let handed_over = !self.handed_over.is_empty();
+        if self.wrong.is_none() && self.bind.is_empty() && !handed_over {
             return Err(ServerError::NoAddress);
         }
         self.start().await?.wait().await

@@ -30,6 +30,9 @@ use watchdog::Watchdog;
 /// Connections that a server holds at most by default: what a few hundred MiB of idle connections come to.
 const CONNECTIONS_MAX: usize = 16_384;
 
+/// TLS handshakes that a server has under way at most by default: up to 64 KiB each, and a good client is through within a few round trips.
+const HANDSHAKES_MAX: usize = 1_024;
+
 /// What all connections of a server share.
 struct Shared {
     router: Router,
@@ -38,6 +41,7 @@ struct Shared {
     connections_max: usize,
     /// For the lines about connections above that number.
     turned_away: accept::LogGate,
+    handshakes: accept::Handshakes,
     tasks: Arc<Tasks>,
     watchdog: Arc<Watchdog>,
     /// The server is shutting down: calls that begin now are told so from the start.

@@ -127,7 +127,7 @@ impl Tasks {
     }
 
     /// Resolves when no task is left.
-    async fn wait(&self) {
+    pub(super) async fn wait(&self) {
         loop {
             let notified = self.none_left.notified();
             if self.running.load(Ordering::Acquire) == 0 {
@@ -335,6 +335,9 @@ impl Serving {
                 let _aborted = tokio::time::timeout(STOP_TIMEOUT, listener).await;
             }
         }
+        // Clients that are through their half of it may have sent calls already; those that only hold a place hold up nobody for long.
+        let grace = bound.min(time::now() + HANDSHAKE_GRACE);
+        let _bounded = tokio::time::timeout_at(grace.into(), self.shared.handshakes.wait()).await;
         // Before the calls that run are told: those that come later look here.
         self.shared.draining.store(true, Ordering::Release);
         self.connections.start_drain();
@@ -347,7 +350,11 @@ impl Serving {
         }
         self.stop();
         // Handlers that do not yield cannot be waited for; everything else ends at once.
-        let _bounded = tokio::time::timeout(STOP_TIMEOUT, self.shared.tasks.wait()).await;
+        let all = async {
+            self.shared.handshakes.wait().await;
+            self.shared.tasks.wait().await;
+        };
+        let _bounded = tokio::time::timeout(STOP_TIMEOUT, all).await;
     }
 
     fn stop(&self) {
@@ -356,10 +363,13 @@ impl Serving {
         for listener in &self.listeners {
             listener.abort();
         }
+        self.shared.handshakes.stop();
         self.shared.watchdog.stop();
     }
 }
 
+/// Time that handshakes under way have to end when the server does.
+const HANDSHAKE_GRACE: Duration = Duration::from_secs(1);
 /// Time that aborted tasks have to end.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 

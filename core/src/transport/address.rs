@@ -1,4 +1,4 @@
-//! Addresses as users write them: `tcp://host:port`, `host:port`, `unix:path`, `mem:name`.
+//! Addresses as users write them: `tls://host:port`, `tcp://host:port`, `host:port`, `unix:path`, `mem:name`.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -19,6 +19,13 @@ pub enum Address {
         port: u16,
         /// Clear text may leave the machine.
         dangerous_plaintext: bool,
+    },
+    /// A TCP port with TLS 1.3.
+    Tls {
+        /// Name or number of the host; without the brackets of IPv6.
+        host: String,
+        /// The port; 0 lets the system choose one to listen on.
+        port: u16,
     },
     /// A unix socket.
     Unix {
@@ -60,7 +67,7 @@ impl FromStr for Address {
         let (base, options) = text.split_once('?').unwrap_or((text, ""));
         let mut dangerous_plaintext = false;
         for option in options.split('&').filter(|option| !option.is_empty()) {
-            if option != "dangerous_plaintext" {
+            if option != "dangerous_plaintext" || base.starts_with("tls:") {
                 return Err(AddressError::Option {
                     option: option.to_owned(),
                     text: owned(),
@@ -83,10 +90,12 @@ impl FromStr for Address {
         if let Some(rest) = base.strip_prefix("mem:") {
             return Ok(Self::Mem { name: named(rest)? });
         }
-        let host_port = match base.split_once("://") {
-            Some(("tcp", rest)) => rest,
+        let (host_port, encrypted) = match base.split_once("://") {
+            Some(("tcp", rest)) => (rest, false),
+            Some(("tls", rest)) if cfg!(feature = "tls") => (rest, true),
+            Some(("tls", _)) => return Err(AddressError::Feature { text: owned() }),
             Some(_) => return Err(AddressError::Scheme { text: owned() }),
-            None => base,
+            None => (base, false),
         };
         let (host, port) = host_port.rsplit_once(':').ok_or_else(|| AddressError::Port { text: owned() })?;
         let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
@@ -94,19 +103,28 @@ impl FromStr for Address {
         if host.is_empty() || (host.contains(':') && host.parse::<IpAddr>().is_err()) {
             return Err(AddressError::Port { text: owned() });
         }
-        Ok(Self::Tcp {
-            host: host.to_owned(),
-            port,
-            dangerous_plaintext,
+        let host = host.to_owned();
+        Ok(if encrypted {
+            Self::Tls { host, port }
+        } else {
+            Self::Tcp {
+                host,
+                port,
+                dangerous_plaintext,
+            }
         })
     }
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut host_port = |scheme, host: &str, port| match host.contains(':') {
+            true => write!(f, "{scheme}://[{host}]:{port}"),
+            false => write!(f, "{scheme}://{host}:{port}"),
+        };
         match self {
-            Self::Tcp { host, port, .. } if host.contains(':') => write!(f, "tcp://[{host}]:{port}"),
-            Self::Tcp { host, port, .. } => write!(f, "tcp://{host}:{port}"),
+            Self::Tcp { host, port, .. } => host_port("tcp", host, *port),
+            Self::Tls { host, port } => host_port("tls", host, *port),
             Self::Unix { path } => write!(f, "unix:{}", path.display()),
             Self::Mem { name } => write!(f, "mem:{name}"),
         }
@@ -123,6 +141,10 @@ mod tests {
             ("127.0.0.1:7000", "tcp://127.0.0.1:7000"),
             ("tcp://localhost:0", "tcp://localhost:0"),
             ("tcp://[::1]:7000", "tcp://[::1]:7000"),
+            #[cfg(feature = "tls")]
+            ("tls://orders.internal:7000", "tls://orders.internal:7000"),
+            #[cfg(feature = "tls")]
+            ("tls://[::1]:0", "tls://[::1]:0"),
             ("unix:/run/shop.sock", "unix:/run/shop.sock"),
             ("unix:///run/shop.sock", "unix:/run/shop.sock"),
             ("mem:orders", "mem:orders"),

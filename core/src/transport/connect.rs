@@ -1,4 +1,4 @@
-//! Dialling: address -> byte stream, within the connect time-out.
+//! Dialling: address -> byte stream, handshake included, within the connect time-out.
 
 use std::future::Future;
 use std::io;
@@ -12,72 +12,166 @@ use super::address::{Address, is_loopback};
 use super::error::ConnectError;
 use super::io::ByteStream;
 use super::mem;
+#[cfg(feature = "tls")]
+use super::tls::{ClientTls, Dialling, TlsConfigError};
 
 /// Time that one attempt to connect has, name resolution included: a LAN answers within milliseconds, and one lost SYN is sent again after 1 s.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Connects to `address`. The addresses of a name are tried in turn, each with its share of the time that is left, so that one that does not answer
-/// leaves time for the others.
-///
-/// # Errors
-/// [`ConnectError`] names the address and the cause; of several addresses of a name, the last one's.
-pub async fn connect(address: &Address, timeout: Duration) -> Result<ByteStream, ConnectError> {
-    match tokio::time::timeout(timeout, dial(address, timeout)).await {
-        Ok(result) => result,
-        Err(_) => Err(ConnectError::TimedOut {
-            address: address.to_string(),
-            after: timeout,
-        }),
-    }
+/// Dials one address, again and again.
+#[derive(Debug)]
+pub struct Dialler {
+    address: Address,
+    #[cfg(feature = "tls")]
+    tls: Option<Dialling>,
 }
 
-async fn dial(address: &Address, timeout: Duration) -> Result<ByteStream, ConnectError> {
-    match address {
-        Address::Tcp {
-            host,
-            port,
-            dangerous_plaintext,
-        } => dial_tcp(host, *port, *dangerous_plaintext, timeout).await,
-        #[cfg(unix)]
-        Address::Unix { path } => match tokio::net::UnixStream::connect(path).await {
-            Ok(stream) => Ok(ByteStream::unix(stream)),
-            Err(source) => Err(ConnectError::Io {
-                address: address.to_string(),
-                source,
+/// What dialling needs beside the address.
+#[derive(Debug, Default)]
+pub struct DialConfig {
+    /// For `tls://`; without it, servers are checked against what the system trusts, and on loopback against the development authority.
+    #[cfg(feature = "tls")]
+    pub tls: Option<ClientTls>,
+}
+
+/// Settings that do not go with the address.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DialError {
+    /// The settings of TLS cannot be used.
+    #[cfg(feature = "tls")]
+    #[error(transparent)]
+    Tls(#[from] TlsConfigError),
+    /// There are settings of TLS, and the address is not encrypted.
+    #[error("{address} is not encrypted, so `.tls(..)` would do nothing; call tls://host:port, or leave it out")]
+    Unused {
+        /// The address.
+        address: String,
+    },
+}
+
+impl Dialler {
+    /// Prepares to dial `address`.
+    ///
+    /// # Errors
+    /// [`DialError`] tells which setting is wrong.
+    pub fn new(address: Address, config: DialConfig) -> Result<Self, DialError> {
+        #[cfg(feature = "tls")]
+        {
+            let tls = match &address {
+                Address::Tls { host, .. } => {
+                    let dialling = Dialling::new(host, config.tls);
+                    dialling.check()?;
+                    Some(dialling)
+                }
+                address if config.tls.is_some() => {
+                    return Err(DialError::Unused {
+                        address: address.to_string(),
+                    });
+                }
+                _ => None,
+            };
+            Ok(Self { address, tls })
+        }
+        #[cfg(not(feature = "tls"))]
+        {
+            let DialConfig {} = config;
+            Ok(Self { address })
+        }
+    }
+
+    /// Connects. The addresses of a name are tried in turn, each with its share of the time that is left, so that one that does not answer leaves time for
+    /// the others.
+    ///
+    /// # Errors
+    /// [`ConnectError`] names the address and the cause; of several addresses of a name, the last one's.
+    pub async fn connect(&self, timeout: Duration) -> Result<ByteStream, ConnectError> {
+        match tokio::time::timeout(timeout, self.dial(timeout)).await {
+            Ok(result) => result,
+            Err(_) => Err(ConnectError::TimedOut {
+                address: self.address.to_string(),
+                after: timeout,
             }),
-        },
-        #[cfg(not(unix))]
-        Address::Unix { .. } => Err(ConnectError::Io {
-            address: address.to_string(),
-            source: io::ErrorKind::Unsupported.into(),
-        }),
-        Address::Mem { name } => mem::connect(name),
+        }
+    }
+
+    async fn dial(&self, timeout: Duration) -> Result<ByteStream, ConnectError> {
+        match &self.address {
+            Address::Tcp {
+                host,
+                port,
+                dangerous_plaintext,
+            } => {
+                dial_tcp("tcp", host, *port, timeout, async |candidate| {
+                    // The resolved address decides: a name says nothing about where the bytes go.
+                    if !dangerous_plaintext && !is_loopback(candidate.ip()) {
+                        return Err(ConnectError::Plaintext {
+                            address: format!("tcp://{candidate}"),
+                        });
+                    }
+                    Ok(ByteStream::tcp(open_tcp("tcp", candidate).await?, candidate))
+                })
+                .await
+            }
+            #[cfg(feature = "tls")]
+            Address::Tls { host, port } => {
+                dial_tcp("tls", host, *port, timeout, async |candidate| {
+                    let socket = open_tcp("tls", candidate).await?;
+                    match &self.tls {
+                        Some(tls) => tls.shake_hands(socket, candidate).await,
+                        None => Err(unsupported(&self.address)),
+                    }
+                })
+                .await
+            }
+            #[cfg(not(feature = "tls"))]
+            Address::Tls { .. } => Err(unsupported(&self.address)),
+            #[cfg(unix)]
+            Address::Unix { path } => match tokio::net::UnixStream::connect(path).await {
+                Ok(stream) => Ok(ByteStream::unix(stream)),
+                Err(source) => Err(ConnectError::Io {
+                    address: self.address.to_string(),
+                    source,
+                }),
+            },
+            #[cfg(not(unix))]
+            Address::Unix { .. } => Err(unsupported(&self.address)),
+            Address::Mem { name } => mem::connect(name),
+        }
     }
 }
 
-async fn dial_tcp(host: &str, port: u16, plaintext: bool, timeout: Duration) -> Result<ByteStream, ConnectError> {
+fn unsupported(address: &Address) -> ConnectError {
+    ConnectError::Io {
+        address: address.to_string(),
+        source: io::ErrorKind::Unsupported.into(),
+    }
+}
+
+async fn open_tcp(scheme: &str, to: SocketAddr) -> Result<TcpStream, ConnectError> {
+    TcpStream::connect(to).await.map_err(|source| ConnectError::Io {
+        address: format!("{scheme}://{to}"),
+        source,
+    })
+}
+
+async fn dial_tcp<F>(
+    scheme: &str,
+    host: &str,
+    port: u16,
+    timeout: Duration,
+    attempt: impl Fn(SocketAddr) -> F,
+) -> Result<ByteStream, ConnectError>
+where
+    F: Future<Output = Result<ByteStream, ConnectError>>,
+{
     let until = Instant::now().checked_add(timeout);
     let resolve_error = |source| ConnectError::Resolve {
         host: host.to_owned(),
         source,
     };
     let candidates: Vec<SocketAddr> = tokio::net::lookup_host((host, port)).await.map_err(resolve_error)?.collect();
-    let connected = first_of(&candidates, until, async |candidate| {
-        // The resolved address decides: a name says nothing about where the bytes go.
-        if !plaintext && !is_loopback(candidate.ip()) {
-            return Err(ConnectError::Plaintext {
-                address: format!("tcp://{candidate}"),
-            });
-        }
-        match TcpStream::connect(candidate).await {
-            Ok(stream) => Ok(ByteStream::tcp(stream, candidate)),
-            Err(source) => Err(ConnectError::Io {
-                address: format!("tcp://{candidate}"),
-                source,
-            }),
-        }
-    });
-    match connected.await {
+    match first_of(scheme, &candidates, until, attempt).await {
         Some(connected) => connected,
         None => Err(resolve_error(io::Error::new(
             io::ErrorKind::NotFound,
@@ -89,6 +183,7 @@ async fn dial_tcp(host: &str, port: u16, plaintext: bool, timeout: Duration) -> 
 /// The first candidate that can be connected to, or the last one's error; `None` if there are no candidates. Each but the last has an equal share of the
 /// time until `until` that is left when its turn comes; the last is bounded by the caller alone.
 async fn first_of<T, F>(
+    scheme: &str,
     candidates: &[SocketAddr],
     until: Option<Instant>,
     attempt: impl Fn(SocketAddr) -> F,
@@ -105,7 +200,7 @@ where
             Some(share) => match tokio::time::timeout(share, attempt(candidate)).await {
                 Ok(outcome) => outcome,
                 Err(_) => Err(ConnectError::TimedOut {
-                    address: format!("tcp://{candidate}"),
+                    address: format!("{scheme}://{candidate}"),
                     after: share,
                 }),
             },
@@ -152,7 +247,7 @@ mod tests {
     async fn a_dead_address_leaves_time_for_the_others() {
         let began = Instant::now();
         let until = began + Duration::from_secs(1);
-        let connected = first_of(&candidates(2..4), Some(until), |one| attempt(one, &[3])).await;
+        let connected = first_of("tcp", &candidates(2..4), Some(until), |one| attempt(one, &[3])).await;
         assert_eq!(connected.unwrap().unwrap(), 3);
         assert!(
             (500..510).contains(&began.elapsed().as_millis()),
@@ -162,7 +257,7 @@ mod tests {
         // One that is refused at once leaves its time to those behind it.
         let began = Instant::now();
         let until = began + Duration::from_secs(1);
-        let connected = first_of(&candidates(1..5), Some(until), |one| attempt(one, &[4])).await;
+        let connected = first_of("tcp", &candidates(1..5), Some(until), |one| attempt(one, &[4])).await;
         assert_eq!(connected.unwrap().unwrap(), 4);
         assert!(
             (330..345).contains(&began.elapsed().as_millis()),
@@ -176,7 +271,7 @@ mod tests {
         let tried = Mutex::new(Vec::new());
         let began = Instant::now();
         let candidates = candidates(2..8);
-        let failed = first_of(&candidates, Some(began + Duration::from_secs(1)), |one| {
+        let failed = first_of("tcp", &candidates, Some(began + Duration::from_secs(1)), |one| {
             tried.lock().unwrap().push((one.port(), began.elapsed().as_millis() / 100));
             attempt(one, &[])
         });
@@ -187,6 +282,6 @@ mod tests {
         );
         // 3 and 5 are refused at once.
         assert_eq!(*tried.lock().unwrap(), [(2, 0), (3, 1), (4, 1), (5, 3), (6, 3), (7, 6)]);
-        assert!(first_of(&[], None, |one| attempt(one, &[])).await.is_none());
+        assert!(first_of("tcp", &[], None, |one| attempt(one, &[])).await.is_none());
     }
 }

@@ -133,7 +133,7 @@ impl<A: Acceptor> std::fmt::Debug for Driver<A> {
 
 /// Starts the protocol on a byte stream: returns the handle, and the driver to be spawned.
 pub fn start<A: Acceptor>(stream: ByteStream, role: Role, config: MuxConfig, acceptor: A) -> (Connection, Driver<A>) {
-    let peer = Peer::new(stream.peer());
+    let peer = Peer::new(stream.peer()).with_identity(stream.identity().cloned());
     let mux = Mux::new(role, config, time::now());
     let connection = Connection::new(mux, stream.writer, peer);
     let context = acceptor.context();

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, ReadBuf};
@@ -13,6 +14,7 @@ use tokio::net::{UnixStream, unix};
 
 use super::address::is_loopback;
 use super::mem::{PipeReader, PipeWriter};
+use crate::context::Identity;
 
 /// Unsent bytes that the kernel holds for a TCP connection: enough to keep a link busy, little enough that a small call does not queue
 /// behind megabytes of a large one.
@@ -39,6 +41,7 @@ pub struct ByteStream {
     pub(crate) reader: Reader,
     pub(crate) writer: Writer,
     peer: String,
+    identity: Option<Arc<Identity>>,
 }
 
 pub(crate) enum Reader {
@@ -61,20 +64,17 @@ impl ByteStream {
     /// A TCP connection, with the socket's options set as RPC wants them.
     #[must_use]
     pub fn tcp(stream: TcpStream, peer: SocketAddr) -> Self {
-        // None of these is needed to work; a system that refuses one is slower, not wrong.
-        let socket = socket2::SockRef::from(&stream);
-        let _optional = socket.set_tcp_nodelay(true);
-        #[cfg(target_os = "linux")]
-        let _optional = set_notsent_lowat(&socket);
-        if is_loopback(peer.ip()) {
-            // There is no delay to fill on loopback: a longer queue only pushes large bodies out of the cache before they are read.
-            let _optional = socket.set_send_buffer_size(LOOPBACK_SEND_BYTES);
-        }
+        tune(&stream, peer);
         let (reader, writer) = stream.into_split();
+        Self::made_of(Reader::Tcp(reader), Writer::Tcp(writer), format!("tcp://{peer}"))
+    }
+
+    fn made_of(reader: Reader, writer: Writer, peer: String) -> Self {
         Self {
-            reader: Reader::Tcp(reader),
-            writer: Writer::Tcp(writer),
-            peer: format!("tcp://{peer}"),
+            reader,
+            writer,
+            peer,
+            identity: None,
         }
     }
 
@@ -83,19 +83,11 @@ impl ByteStream {
     #[must_use]
     pub fn unix(stream: UnixStream) -> Self {
         let (reader, writer) = stream.into_split();
-        Self {
-            reader: Reader::Unix(reader),
-            writer: Writer::Unix(writer),
-            peer: "unix:".to_owned(),
-        }
+        Self::made_of(Reader::Unix(reader), Writer::Unix(writer), "unix:".to_owned())
     }
 
     pub(super) fn mem(reader: PipeReader, writer: PipeWriter) -> Self {
-        Self {
-            reader: Reader::Mem(reader),
-            writer: Writer::Mem(writer),
-            peer: "mem:".to_owned(),
-        }
+        Self::made_of(Reader::Mem(reader), Writer::Mem(writer), "mem:".to_owned())
     }
 
     /// A byte stream of another kind; `peer` is shown to handlers.
@@ -105,11 +97,24 @@ impl ByteStream {
         writer: impl SharedWrite + 'static,
         peer: impl Into<String>,
     ) -> Self {
-        Self {
-            reader: Reader::Other(Box::pin(reader)),
-            writer: Writer::Other(Box::new(writer)),
-            peer: peer.into(),
-        }
+        Self::made_of(
+            Reader::Other(Box::pin(reader)),
+            Writer::Other(Box::new(writer)),
+            peer.into(),
+        )
+    }
+
+    /// The same stream with what its peer proved about itself, for handlers to see.
+    #[must_use]
+    pub fn with_identity(mut self, identity: Option<Arc<Identity>>) -> Self {
+        self.identity = identity;
+        self
+    }
+
+    /// What the peer proved about itself.
+    #[must_use]
+    pub fn identity(&self) -> Option<&Arc<Identity>> {
+        self.identity.as_ref()
     }
 
     /// Who is at the other end, in the form of a target.
@@ -132,7 +137,20 @@ impl ByteStream {
             reader: Reader::Other(reader),
             writer: Writer::Other(writer),
             peer: self.peer,
+            identity: self.identity,
         }
+    }
+}
+
+/// Sets a socket's options as RPC wants them. None of them is needed to work; a system that refuses one is slower, not wrong.
+pub(crate) fn tune(stream: &TcpStream, peer: SocketAddr) {
+    let socket = socket2::SockRef::from(stream);
+    let _optional = socket.set_tcp_nodelay(true);
+    #[cfg(target_os = "linux")]
+    let _optional = set_notsent_lowat(&socket);
+    if is_loopback(peer.ip()) {
+        // There is no delay to fill on loopback: a longer queue only pushes large bodies out of the cache before they are read.
+        let _optional = socket.set_send_buffer_size(LOOPBACK_SEND_BYTES);
     }
 }
 

@@ -1,17 +1,21 @@
 //! Listeners: where connections come from.
 
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::Pin;
 
 use tokio::net::TcpListener;
 #[cfg(unix)]
 use tokio::net::UnixListener;
 
 use super::address::{Address, is_loopback};
-use super::error::BindError;
+use super::error::{BindError, HandshakeError};
 use super::io::ByteStream;
 use super::mem::MemListener;
+#[cfg(feature = "tls")]
+use super::tls::{ServerTls, TlsConfigError};
 
 /// Connections that the kernel holds until they are accepted.
 pub const BACKLOG: u32 = 1024;
@@ -23,9 +27,62 @@ pub struct Listener {
     bound: Address,
 }
 
+/// A connection as a listener has it.
+#[non_exhaustive]
+pub enum Accepted {
+    /// Bytes may flow.
+    Stream(ByteStream),
+    /// A handshake comes first, which takes as long as the peer likes.
+    Handshake {
+        /// Who is at the other end.
+        peer: SocketAddr,
+        /// Resolves when it is done.
+        handshake: Handshake,
+    },
+}
+
+/// A handshake under way.
+pub type Handshake = Pin<Box<dyn Future<Output = Result<ByteStream, HandshakeError>> + Send>>;
+
+impl std::fmt::Debug for Accepted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Stream(stream) => write!(f, "Stream({stream:?})"),
+            Self::Handshake { peer, .. } => write!(f, "Handshake({peer})"),
+        }
+    }
+}
+
+/// What listeners need beside their addresses.
+#[derive(Debug, Default)]
+pub struct ListenConfig {
+    /// For `tls://`; on loopback a development certificate takes its place.
+    #[cfg(feature = "tls")]
+    pub tls: Option<ServerTls>,
+}
+
+#[cfg(feature = "tls")]
+impl ListenConfig {
+    fn acceptor(&self, local: SocketAddr) -> Result<super::tls::Acceptor, TlsConfigError> {
+        match &self.tls {
+            Some(tls) => tls.acceptor(),
+            #[cfg(feature = "dev-tls")]
+            None if is_loopback(local.ip()) => {
+                tracing::info!(%local, "showing a development certificate, which only programs of this user trust");
+                ServerTls::development(local.ip())?.acceptor()
+            }
+            None => Err(TlsConfigError::NoCertificate {
+                address: format!("tls://{local}"),
+            }),
+        }
+    }
+}
+
 #[derive(Debug)]
 enum Kind {
     Tcp(TcpListener),
+    #[cfg(feature = "tls")]
+    Tls(TcpListener, super::tls::Acceptor),
     #[cfg(unix)]
     Unix {
         listener: UnixListener,
@@ -50,8 +107,8 @@ impl Listener {
     /// Opens a listener.
     ///
     /// # Errors
-    /// [`BindError`]: the system refused, the name is taken, or clear text would be accepted from other machines.
-    pub async fn bind(address: &Address) -> Result<Self, BindError> {
+    /// [`BindError`]: the system refused, the name is taken, clear text would be accepted from other machines, or there is no certificate.
+    pub async fn bind(address: &Address, config: &ListenConfig) -> Result<Self, BindError> {
         let io_error = |source| BindError::Io {
             address: address.to_string(),
             source,
@@ -72,6 +129,23 @@ impl Listener {
                         dangerous_plaintext: *dangerous_plaintext,
                     },
                 })
+            }
+            #[cfg(feature = "tls")]
+            Address::Tls { host, port } => {
+                let listener = bind_tcp(host, *port, true, address).await?;
+                let local = listener.local_addr().map_err(io_error)?;
+                Ok(Self {
+                    kind: Kind::Tls(listener, config.acceptor(local)?),
+                    bound: Address::Tls {
+                        host: local.ip().to_string(),
+                        port: local.port(),
+                    },
+                })
+            }
+            #[cfg(not(feature = "tls"))]
+            Address::Tls { .. } => {
+                let _unused = config;
+                Err(io_error(io::ErrorKind::Unsupported.into()))
             }
             #[cfg(unix)]
             Address::Unix { path } => {
@@ -99,23 +173,34 @@ impl Listener {
     /// # Errors
     /// [`BindError`] if the system refuses, or clear text would be accepted from other machines.
     pub fn from_tcp(listener: std::net::TcpListener, dangerous_plaintext: bool) -> Result<Self, BindError> {
-        let io_error = |source| BindError::Io {
-            address: "a socket that was handed over".to_owned(),
-            source,
-        };
-        let local = listener.local_addr().map_err(io_error)?;
+        let local = listener.local_addr().map_err(handed_over_error)?;
         if !dangerous_plaintext && !is_loopback(local.ip()) {
             return Err(BindError::Plaintext {
                 address: format!("tcp://{local}"),
             });
         }
-        listener.set_nonblocking(true).map_err(io_error)?;
         Ok(Self {
-            kind: Kind::Tcp(TcpListener::from_std(listener).map_err(io_error)?),
+            kind: Kind::Tcp(handed_over(listener)?),
             bound: Address::Tcp {
                 host: local.ip().to_string(),
                 port: local.port(),
                 dangerous_plaintext,
+            },
+        })
+    }
+
+    /// As [`from_tcp`](Self::from_tcp), for encrypted connections.
+    ///
+    /// # Errors
+    /// [`BindError`] if the system refuses, or there is no certificate.
+    #[cfg(feature = "tls")]
+    pub fn from_tcp_with_tls(listener: std::net::TcpListener, config: &ListenConfig) -> Result<Self, BindError> {
+        let local = listener.local_addr().map_err(handed_over_error)?;
+        Ok(Self {
+            kind: Kind::Tls(handed_over(listener)?, config.acceptor(local)?),
+            bound: Address::Tls {
+                host: local.ip().to_string(),
+                port: local.port(),
             },
         })
     }
@@ -133,19 +218,39 @@ impl Listener {
     ///
     /// # Cancel safety
     /// Cancel safe: no connection is lost.
-    pub async fn accept(&mut self) -> io::Result<ByteStream> {
-        match &mut self.kind {
+    pub async fn accept(&mut self) -> io::Result<Accepted> {
+        Ok(match &mut self.kind {
             Kind::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
-                Ok(ByteStream::tcp(stream, peer))
+                Accepted::Stream(ByteStream::tcp(stream, peer))
+            }
+            #[cfg(feature = "tls")]
+            Kind::Tls(listener, acceptor) => {
+                let (stream, peer) = listener.accept().await?;
+                Accepted::Handshake {
+                    peer,
+                    handshake: Box::pin(acceptor.clone().shake_hands(stream, peer)),
+                }
             }
             #[cfg(unix)]
             Kind::Unix { listener, .. } => {
                 let (stream, _) = listener.accept().await?;
-                Ok(ByteStream::unix(stream))
+                Accepted::Stream(ByteStream::unix(stream))
             }
-            Kind::Mem(listener) => listener.accept().await,
-        }
+            Kind::Mem(listener) => Accepted::Stream(listener.accept().await?),
+        })
+    }
+}
+
+fn handed_over(listener: std::net::TcpListener) -> Result<TcpListener, BindError> {
+    listener.set_nonblocking(true).map_err(handed_over_error)?;
+    TcpListener::from_std(listener).map_err(handed_over_error)
+}
+
+fn handed_over_error(source: io::Error) -> BindError {
+    BindError::Io {
+        address: "a socket that was handed over".to_owned(),
+        source,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Connections over sockets and memory: open and accept *streams*.
+//! Connections over sockets, encrypted or not, and memory: open and accept *streams*.
 //!
 //! The seam of this floor is the stream ([`Connection`], [`StreamKey`](crate::mux::StreamKey)), not the byte pipe: a transport
 //! that brings streams of its own (QUIC) takes the place of the whole [`driver`], while tcp, unix sockets and memory share it and the mux.
@@ -17,6 +17,8 @@ pub mod io;
 pub mod listen;
 pub mod mem;
 mod read;
+#[cfg(feature = "tls")]
+pub mod tls;
 mod write;
 
 pub use address::Address;

@@ -11,6 +11,7 @@ use crate::support::fixture::Fixture;
 use crate::support::hand::{DATA, FIN, Frame, Hand, PING, PONG, REPLY, RESET, channel_to_hand, message};
 
 across_fixtures!(
+    by hand:
     goaway,
     rst_after_header,
     rst_during_data,
