@@ -149,11 +149,12 @@ impl Bar {
 }
 
 /// Bars in this order, with their colours: the framework under test stands out, the limit is grey.
-const ORDER: [(&str, &str); 8] = [
+const ORDER: [(&str, &str); 9] = [
     ("raw", "#8c959f"),
     ("raw-named", "#afb8c1"),
     ("sinew", "#0969da"),
     ("sinew-named", "#54aeff"),
+    ("sinew-tls", "#8250df"),
     ("tarpc", "#d4a72c"),
     ("tonic", "#bf8700"),
     ("volo-thrift", "#c69026"),

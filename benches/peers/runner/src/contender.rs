@@ -1,4 +1,4 @@
-//! The contenders: the peers, and for two of them a second encoding.
+//! The contenders: the peers, and for some of them a second encoding, or encryption.
 
 use std::path::PathBuf;
 
@@ -17,7 +17,7 @@ pub(crate) struct Contender {
 }
 
 /// What the framework under test is called, in its two encodings, and what each is compared with.
-pub(crate) const PAIRS: [(&str, &str); 10] = [
+pub(crate) const PAIRS: [(&str, &str); 11] = [
     ("sinew", "raw"),
     ("sinew", "tarpc"),
     ("sinew", "tonic"),
@@ -25,6 +25,7 @@ pub(crate) const PAIRS: [(&str, &str); 10] = [
     ("sinew", "capnp"),
     ("sinew-named", "raw-named"),
     ("sinew-named", "sinew"),
+    ("sinew-tls", "sinew"),
     // Whether raw is what it has to be.
     ("raw", "tarpc"),
     ("raw", "tonic"),
@@ -32,11 +33,12 @@ pub(crate) const PAIRS: [(&str, &str); 10] = [
 ];
 
 /// Name, binary, encoding. All must be there, unless the options name fewer.
-const ALL: [(&str, &str, &str); 8] = [
+const ALL: [(&str, &str, &str); 9] = [
     ("raw", "peer-raw", "compact"),
     ("raw-named", "peer-raw", "named"),
     ("sinew", "peer-sinew", "compact"),
     ("sinew-named", "peer-sinew", "named"),
+    ("sinew-tls", "peer-sinew-tls", "compact"),
     ("tarpc", "peer-tarpc", "compact"),
     ("tonic", "peer-tonic", "compact"),
     ("volo-thrift", "peer-volo", "compact"),
