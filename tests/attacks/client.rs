@@ -314,9 +314,9 @@ async fn row_45_a_revolving_door_is_not_run_through() {
         let _greeted = channel.wait_ready().await;
         tokio::time::sleep(Duration::from_secs(60)).await;
         let made = made.load(Ordering::SeqCst);
-        // 5 s is the cap and the jitter is full: about 12 in their prime, and some while the delay grows.
+        // 5 s is the cap and the jitter is full: 2.5 s apart in the mean, and some while the delay grows. Without a pause it would be thousands.
         assert!(
-            (2..=40).contains(&made),
+            (2..=80).contains(&made),
             "{made} connections within a minute, {polite:?}"
         );
     }
