@@ -4,14 +4,16 @@
 //! taken by the socket is reported as blocked, and as done once the socket took all of it: the owner of a connection's writes comes back with the same
 //! bytes, so nothing is ever encrypted twice, and nobody believes that bytes are gone while they wait here.
 
+use std::future::Future;
 use std::io::{self, BufRead, IoSlice, Write};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use rustls::Connection as Tls;
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::error::TlsFault;
 use crate::transport::io::SharedWrite;
@@ -27,7 +29,7 @@ const BARREN_PER_POLL: u32 = 16;
 const ENCRYPT_BYTES_MAX: usize = 64 * 1024;
 
 struct Session {
-    socket: TcpStream,
+    writer: OwnedWriteHalf,
     state: Mutex<State>,
 }
 
@@ -68,7 +70,10 @@ impl Session {
 }
 
 /// Reading half.
-pub(super) struct TlsReader(Arc<Session>);
+pub(super) struct TlsReader {
+    session: Arc<Session>,
+    reader: OwnedReadHalf,
+}
 
 /// Writing half.
 pub(super) struct TlsWriter(Arc<Session>);
@@ -76,8 +81,9 @@ pub(super) struct TlsWriter(Arc<Session>);
 /// The halves of an established session.
 pub(super) fn split(socket: TcpStream, mut tls: Tls) -> (TlsReader, TlsWriter) {
     tls.set_buffer_limit(Some(ENCRYPT_BYTES_MAX));
+    let (reader, writer) = socket.into_split();
     let session = Arc::new(Session {
-        socket,
+        writer,
         state: Mutex::new(State {
             tls,
             input: Vec::new(),
@@ -87,11 +93,12 @@ pub(super) fn split(socket: TcpStream, mut tls: Tls) -> (TlsReader, TlsWriter) {
             failed: None,
         }),
     });
-    (TlsReader(Arc::clone(&session)), TlsWriter(session))
+    let writer = TlsWriter(Arc::clone(&session));
+    (TlsReader { session, reader }, writer)
 }
 
 /// The socket as rustls wants it.
-struct Socket<'a>(&'a TcpStream);
+struct Socket<'a>(&'a OwnedWriteHalf);
 
 impl Write for Socket<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -133,7 +140,7 @@ impl State {
     }
 
     /// Decrypts more of what was read; false if nothing is left.
-    fn decrypt(&mut self, socket: &TcpStream) -> io::Result<bool> {
+    fn decrypt(&mut self, writer: &OwnedWriteHalf) -> io::Result<bool> {
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
@@ -144,7 +151,7 @@ impl State {
         self.taken += self.tls.read_tls(&mut left)?;
         let processed = self.tls.process_new_packets();
         // An alert, an answer to a key update: if the socket takes none of it now, it leaves with the next write.
-        let flushed = self.flush(socket);
+        let flushed = self.flush(writer);
         self.barren.add();
         if let Err(error) = processed {
             self.failed = Some(session_error(error));
@@ -159,19 +166,26 @@ impl State {
     }
 
     /// Reads encrypted bytes; the peer's end is told to the session.
-    fn fill(&mut self, socket: &TcpStream) -> io::Result<()> {
+    fn poll_fill(&mut self, reader: &mut OwnedReadHalf, task: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.input.clear();
         self.taken = 0;
         self.input.reserve_exact(READ_BYTES);
-        if socket.try_read_buf(&mut self.input)? == 0 {
+        let read = match pin!(reader.read_buf(&mut self.input)).poll(task) {
+            Poll::Ready(read) => read?,
+            Poll::Pending => {
+                self.input = Vec::new();
+                return Poll::Pending;
+            }
+        };
+        if read == 0 {
             self.tls.read_tls(&mut io::empty())?;
         }
-        Ok(())
+        Poll::Ready(Ok(()))
     }
 
-    fn flush(&mut self, socket: &TcpStream) -> io::Result<()> {
+    fn flush(&mut self, writer: &OwnedWriteHalf) -> io::Result<()> {
         while self.tls.wants_write() {
-            match self.tls.write_tls(&mut Socket(socket)) {
+            match self.tls.write_tls(&mut Socket(writer)) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -195,27 +209,18 @@ fn session_error(error: rustls::Error) -> io::Error {
 
 impl AsyncRead for TlsReader {
     fn poll_read(self: Pin<&mut Self>, task: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let session = &*self.get_mut().0;
+        let Self { session, reader } = self.get_mut();
+        let mut state = session.lock();
         loop {
-            let mut state = session.lock();
             if state.take_clear(buffer)? {
                 return Poll::Ready(Ok(()));
             }
-            if state.decrypt(&session.socket)? {
-                if state.barren.is_turn_over() {
-                    task.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
-                continue;
+            if !state.decrypt(&session.writer)? {
+                ready!(state.poll_fill(reader, task))?;
+            } else if state.barren.is_turn_over() {
+                task.waker().wake_by_ref();
+                return Poll::Pending;
             }
-            match state.fill(&session.socket) {
-                Ok(()) => continue,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => state.input = Vec::new(),
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-            drop(state);
-            ready!(session.socket.poll_read_ready(task))?;
         }
     }
 }
@@ -226,23 +231,23 @@ impl SharedWrite for TlsWriter {
         let mut state = session.lock();
         if state.accepted == 0 {
             // What the session itself has to say goes first; then there is room.
-            state.flush(&session.socket)?;
+            state.flush(&session.writer)?;
             state.accepted = state.tls.writer().write_vectored(slices)?;
         }
-        state.flush(&session.socket)?;
+        state.flush(&session.writer)?;
         Ok(std::mem::take(&mut state.accepted))
     }
 
     fn poll_write_ready(&self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.socket.poll_write_ready(task)
+        self.0.writer.as_ref().poll_write_ready(task)
     }
 
     fn shutdown(&self) {
         let mut state = self.0.lock();
         state.tls.send_close_notify();
         // A socket that takes nothing any more, or is gone, needs no farewell.
-        let _gone = state.flush(&self.0.socket);
-        let _gone = socket2::SockRef::from(&self.0.socket).shutdown(std::net::Shutdown::Write);
+        let _gone = state.flush(&self.0.writer);
+        let _gone = socket2::SockRef::from(self.0.writer.as_ref()).shutdown(std::net::Shutdown::Write);
     }
 }
 
