@@ -5,7 +5,7 @@ use quote::{quote, quote_spanned};
 use syn::{Attribute, Ident, ImplItem, ItemImpl};
 
 use super::chain::Makers;
-use super::hidden;
+use super::{SERVICE_MARK, hidden};
 use crate::attr;
 use crate::faults::Faults;
 use crate::links::{self, Link, Place};
@@ -35,8 +35,12 @@ pub(crate) fn handler(mut item: ItemImpl, root: &Root, faults: &mut Faults) -> T
             "`#[service]` goes on a trait and on its implementations: write `impl Orders for ..`",
         );
     }
-    if faults.count() > before || stacked.is_empty() {
+    if faults.count() > before {
         return quote!(#item);
+    }
+    if stacked.is_empty() {
+        let asked = ask_for_service(&item);
+        return quote!(#item #asked);
     }
     let mut makers = Makers::new(root);
     let next = Names::of(&item).fresh("N");
@@ -73,6 +77,25 @@ pub(crate) fn handler(mut item: ItemImpl, root: &Root, faults: &mut Faults) -> T
             #item
         };
     }
+}
+
+/// Fails where the trait is no service: then the attribute on its implementation would do nothing. Hooks ask the same where there are any.
+fn ask_for_service(item: &ItemImpl) -> Option<TokenStream> {
+    let (contract, _) = item.trait_.as_ref()?;
+    let (at, this) = (Span::mixed_site(), &item.self_ty);
+    let (generics, _, bounds) = item.generics.split_for_impl();
+    // The compiler says that the trait does not have this, so its name is the advice.
+    let advice = Ident::new(SERVICE_MARK, at);
+    let cfg = item.attrs.iter().filter(|attr| attr::is(attr, "cfg"));
+    Some(quote_spanned! {at=>
+        #(#cfg)*
+        const _: () = {
+            #[allow(dead_code, reason = "asks the compiler a question")]
+            fn __sinew_ask #generics () #bounds {
+                let _ = <#this as #contract>::#advice;
+            }
+        };
+    })
 }
 
 impl Stacked {

@@ -189,6 +189,9 @@ fn predicate(attr: &Attribute) -> TokenStream {
     }
 }
 
+/// What every service trait has, and no other; `#[service]` on an impl asks for it.
+const SERVICE_MARK: &str = "__put_service_above_the_trait_too";
+
 /// A hidden name derived from a method's.
 fn hidden(prefix: &str, method: &Ident) -> Ident {
     format_ident!("{prefix}{}", plain_name(method), span = Span::mixed_site())

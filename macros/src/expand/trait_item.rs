@@ -90,7 +90,7 @@ fn keep(plan: &Plan<'_>, item: &TraitItem) -> TokenStream {
 
 fn is_hook(method: &Method) -> bool {
     let name = method.sig.ident.to_string();
-    name == "__links" || name.starts_with("__around")
+    name == "__links" || name == super::SERVICE_MARK || name.starts_with("__around")
 }
 
 fn method(plan: &Plan<'_>, method: &Method) -> TokenStream {
@@ -186,10 +186,17 @@ fn hooks(plan: &Plan<'_>) -> TokenStream {
         hook_fn(plan, &quote!(#(#cfg)*), &hook)
     });
     let outer = hook_fn(plan, &TokenStream::new(), &syn::Ident::new("__around", at));
+    let mark = syn::Ident::new(super::SERVICE_MARK, at);
     quote_spanned! {at=>
         #[doc(hidden)]
         fn __links(&self) -> #p::Links {
             <#p::Links as ::core::default::Default>::default()
+        }
+        #[doc(hidden)]
+        fn #mark()
+        where
+            Self: ::core::marker::Sized,
+        {
         }
         #outer
         #(#around)*
