@@ -180,7 +180,17 @@ where
     }
 }
 
-/// The first candidate that can be connected to, or the last one's error; `None` if there are no candidates. Each but the last has an equal share of the
+fn is_about_tls<T>(outcome: &Result<T, ConnectError>) -> bool {
+    #[cfg(feature = "tls")]
+    return matches!(outcome, Err(ConnectError::Tls { .. }));
+    #[cfg(not(feature = "tls"))]
+    {
+        let _clear = outcome;
+        false
+    }
+}
+
+/// The first candidate that can be connected to, or the last one's error (a failed handshake's, if there was one); `None` if there are no candidates. Each but the last has an equal share of the
 /// time until `until` that is left when its turn comes; the last is bounded by the caller alone.
 async fn first_of<T, F>(
     scheme: &str,
@@ -208,6 +218,8 @@ where
         match outcome {
             // What is forbidden is not got around by another address of the same name.
             Ok(_) | Err(ConnectError::Plaintext { .. }) => return Some(outcome),
+            // A failed handshake tells more than an address behind it at which nobody listens.
+            Err(_) if last.as_ref().is_some_and(is_about_tls) => {}
             Err(error) => last = Some(Err(error)),
         }
     }
@@ -283,5 +295,23 @@ mod tests {
         // 3 and 5 are refused at once.
         assert_eq!(*tried.lock().unwrap(), [(2, 0), (3, 1), (4, 1), (5, 3), (6, 3), (7, 6)]);
         assert!(first_of("tcp", &[], None, |one| attempt(one, &[])).await.is_none());
+    }
+
+    #[cfg(feature = "tls")]
+    #[tokio::test(start_paused = true)]
+    async fn a_failed_handshake_is_what_is_told() {
+        let both = candidates(2..4);
+        let failed = first_of("tls", &both, None, async |one| {
+            if one.port() == 3 {
+                return attempt(one, &[]).await;
+            }
+            Err(ConnectError::Tls {
+                address: one.to_string(),
+                fault: crate::transport::tls::TlsFault::Expired,
+                source: std::io::Error::other("expired"),
+            })
+        });
+        let error = failed.await.unwrap().unwrap_err();
+        assert!(error.to_string().contains("has expired"), "{error}");
     }
 }
