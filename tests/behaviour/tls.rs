@@ -155,9 +155,12 @@ async fn one_server_listens_in_every_way_at_once() {
         .bind("tls://[::1]:0")
         .bind(format!("unix:{}", unix.display()))
         .bind(format!("mem:{}", unique("everywhere")))
+        .listener(std::net::TcpListener::bind("127.0.0.1:0").unwrap())
+        .tls_listener(std::net::TcpListener::bind("127.0.0.1:0").unwrap())
         .start()
         .await
         .unwrap();
+    assert_eq!(server.addresses().len(), 7);
     for address in server.addresses() {
         let target = address.to_string();
         let mut channel = Channel::builder();

@@ -95,15 +95,20 @@ pub struct ServerBuilder {
     mux: MuxConfig,
     connections_max: usize,
     bind: Vec<String>,
-    handed_over: Vec<std::net::TcpListener>,
-    #[cfg(feature = "tls")]
-    handed_over_tls: Vec<std::net::TcpListener>,
+    handed_over: Vec<HandedOver>,
     dangerous_plaintext: bool,
     listen: ListenConfig,
     handshakes_max: usize,
     drain: Drain,
     signals: bool,
     wrong: Option<ServerError>,
+}
+
+/// A socket that was opened elsewhere.
+enum HandedOver {
+    Clear(std::net::TcpListener),
+    #[cfg(feature = "tls")]
+    Encrypted(std::net::TcpListener),
 }
 
 impl Default for ServerBuilder {
@@ -116,8 +121,6 @@ impl Default for ServerBuilder {
             connections_max: CONNECTIONS_MAX,
             bind: Vec::new(),
             handed_over: Vec::new(),
-            #[cfg(feature = "tls")]
-            handed_over_tls: Vec::new(),
             dangerous_plaintext: false,
             listen: ListenConfig::default(),
             handshakes_max: HANDSHAKES_MAX,
@@ -163,7 +166,7 @@ impl ServerBuilder {
     /// Adds a socket that is bound and listens already: from a service manager (socket activation), or a parent process.
     #[must_use]
     pub fn listener(mut self, listener: std::net::TcpListener) -> Self {
-        self.handed_over.push(listener);
+        self.handed_over.push(HandedOver::Clear(listener));
         self
     }
 
@@ -171,7 +174,7 @@ impl ServerBuilder {
     #[cfg(feature = "tls")]
     #[must_use]
     pub fn tls_listener(mut self, listener: std::net::TcpListener) -> Self {
-        self.handed_over_tls.push(listener);
+        self.handed_over.push(HandedOver::Encrypted(listener));
         self
     }
 
@@ -315,8 +318,9 @@ impl ServerBuilder {
         let addresses = parsed.map_err(BindError::from)?;
         #[cfg(feature = "tls")]
         {
-            let used = addresses.iter().any(|address| matches!(address, Address::Tls { .. }));
-            if self.listen.tls.is_some() && !used && self.handed_over_tls.is_empty() {
+            let used = addresses.iter().any(|address| matches!(address, Address::Tls { .. }))
+                || self.handed_over.iter().any(|listener| matches!(listener, HandedOver::Encrypted(_)));
+            if self.listen.tls.is_some() && !used {
                 return Err(BindError::TlsUnused.into());
             }
         }
@@ -328,11 +332,11 @@ impl ServerBuilder {
             opened.push(Listener::bind(&address, &self.listen).await?);
         }
         for listener in self.handed_over {
-            opened.push(Listener::from_tcp(listener, self.dangerous_plaintext)?);
-        }
-        #[cfg(feature = "tls")]
-        for listener in self.handed_over_tls {
-            opened.push(Listener::from_tcp_with_tls(listener, &self.listen)?);
+            opened.push(match listener {
+                HandedOver::Clear(listener) => Listener::from_tcp(listener, self.dangerous_plaintext)?,
+                #[cfg(feature = "tls")]
+                HandedOver::Encrypted(listener) => Listener::from_tcp_with_tls(listener, &self.listen)?,
+            });
         }
         let shared = Arc::new(Shared {
             router,
@@ -355,11 +359,7 @@ impl ServerBuilder {
     /// # Errors
     /// [`ServerError`] names what is wrong.
     pub async fn serve(self) -> Result<(), ServerError> {
-        #[cfg(feature = "tls")]
-        let handed_over = !self.handed_over.is_empty() || !self.handed_over_tls.is_empty();
-        #[cfg(not(feature = "tls"))]
-        let handed_over = !self.handed_over.is_empty();
-        if self.wrong.is_none() && self.bind.is_empty() && !handed_over {
+        if self.wrong.is_none() && self.bind.is_empty() && self.handed_over.is_empty() {
             return Err(ServerError::NoAddress);
         }
         self.start().await?.wait().await

@@ -22,11 +22,12 @@ use crate::transport::io::{ByteStream, tune};
 
 /// How often the files of a certificate are looked at, at most: a handshake after this time brings the next look.
 pub(super) const RELOAD_PAUSE: Duration = Duration::from_secs(1);
-/// How long, and how many bytes, a peer whose handshake failed may still send until its connection is closed.
-const SEE_OFF_TIME: Duration = Duration::from_secs(1);
-const SEE_OFF_BYTES_MAX: u64 = 64 * 1024;
 /// How long a handshake waits for that look; a disk that takes longer holds up nobody.
 const RELOAD_PATIENCE: Duration = Duration::from_millis(100);
+/// How long a peer whose handshake failed may still send until its connection is closed.
+const SEE_OFF_TIME: Duration = Duration::from_secs(1);
+/// How many bytes it may still send.
+const SEE_OFF_BYTES_MAX: u64 = 64 * 1024;
 
 /// The certificate that a server shows, and the clients that it lets in.
 ///

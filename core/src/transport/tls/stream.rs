@@ -210,6 +210,9 @@ fn session_error(error: rustls::Error) -> io::Error {
 impl AsyncRead for TlsReader {
     fn poll_read(self: Pin<&mut Self>, task: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let Self { session, reader } = self.get_mut();
+        if buffer.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
         let mut state = session.lock();
         loop {
             if state.take_clear(buffer)? {
