@@ -190,8 +190,8 @@ fn is_about_tls<T>(outcome: &Result<T, ConnectError>) -> bool {
     }
 }
 
-/// The first candidate that can be connected to, or the last one's error (a failed handshake's, if there was one); `None` if there are no candidates. Each but the last has an equal share of the
-/// time until `until` that is left when its turn comes; the last is bounded by the caller alone.
+/// The first candidate that can be connected to, or the last one's error (a failed handshake's, if there was one); `None` if there are no
+/// candidates. Each but the last has an equal share of the time until `until` that is left when its turn comes; the last is bounded by the caller alone.
 async fn first_of<T, F>(
     scheme: &str,
     candidates: &[SocketAddr],
