@@ -72,6 +72,8 @@ pub use sinew_core::service::{Inbound, ServerRequest, Service};
 pub use sinew_core::status::{HandlerRan, Origin, Status};
 pub use sinew_core::time::{DurationError, IntoDuration};
 pub use sinew_core::transport::Address;
+#[cfg(feature = "quic")]
+pub use sinew_core::transport::quic::ServerQuic;
 #[cfg(feature = "tls")]
 pub use sinew_core::transport::tls::{ClientTls, ServerTls, TlsConfigError, TlsFault};
 

@@ -129,7 +129,7 @@ async fn clear_text_and_tls_do_not_meet_in_silence() {
 async fn settings_without_effect_are_errors() {
     let authority = Authority::shared();
     let error = builder().tls(authority.server()).bind("tcp://127.0.0.1:0").start().await.unwrap_err();
-    assert!(error.to_string().contains("no address is tls://"), "{error}");
+    assert!(error.to_string().contains("no address is encrypted"), "{error}");
     let error = Channel::builder().tls(authority.client()).lazy("tcp://127.0.0.1:1").unwrap_err();
     assert_eq!(error.code(), Code::InvalidArgument);
     assert!(error.message().contains("`.tls(..)` would do nothing"), "{error}");

@@ -23,6 +23,8 @@ pub(crate) enum Fixture {
     Mem,
     /// TLS over loopback.
     Tls,
+    /// QUIC over loopback.
+    Quic,
     /// TCP over loopback, with every read and every write cut to one byte on both sides.
     TcpByOneByte,
 }
@@ -31,7 +33,7 @@ impl Fixture {
     /// Fewer rounds where each of them costs a system call per byte.
     pub(crate) fn rounds(self, rounds: usize) -> usize {
         match self {
-            Self::Tcp | Self::Unix | Self::Mem | Self::Tls => rounds,
+            Self::Tcp | Self::Unix | Self::Mem | Self::Tls | Self::Quic => rounds,
             Self::TcpByOneByte => rounds.div_ceil(50).max(2),
         }
     }
@@ -45,7 +47,7 @@ impl Fixture {
                 (ByteStream::unix(ours), ByteStream::unix(theirs))
             }
             Self::Mem => pair(),
-            Self::Tls => panic!("ends of TLS are made by listeners and channels alone"),
+            Self::Tls | Self::Quic => panic!("encrypted ends are made by listeners and channels alone"),
             Self::TcpByOneByte => {
                 let (ours, theirs) = tcp_pair().await;
                 (by_one_byte(ours), by_one_byte(theirs))
@@ -60,6 +62,7 @@ impl Fixture {
             Self::Unix => Some(format!("unix:{}", socket_path().display())),
             Self::Mem => Some(format!("mem:{}", unique("fixture"))),
             Self::Tls => Some("tls://127.0.0.1:0".to_owned()),
+            Self::Quic => Some("quic://127.0.0.1:0".to_owned()),
             Self::TcpByOneByte => None,
         }
     }
@@ -71,7 +74,7 @@ impl Fixture {
 
     /// The same with settings for the channel.
     pub(crate) async fn serve_with(self, mut server: ServerBuilder, mut client: ChannelBuilder) -> Served {
-        if self == Self::Tls {
+        if matches!(self, Self::Tls | Self::Quic) {
             server = server.tls(Authority::shared().server());
             client = client.tls(Authority::shared().client());
         }

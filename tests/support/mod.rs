@@ -55,6 +55,7 @@ macro_rules! across_fixtures {
     ($($case:ident),* $(,)?) => {
         $crate::support::across_fixtures! { by hand: $($case),* }
         $crate::support::across_fixtures! { @ tls Tls $($case)* }
+        $crate::support::across_fixtures! { @ quic Quic $($case)* }
     };
     (@ $module:ident $fixture:ident $($case:ident)*) => {
         mod $module {

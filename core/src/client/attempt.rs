@@ -108,6 +108,7 @@ async fn run(channel: Channel, mut request: RawRequest) -> Outcome {
     let call = async {
         loop {
             attempts += 1;
+            request.attempts = attempts;
             let failed = match attempt(&channel, &mut request, &sent).await {
                 Ok(outcome) => return outcome,
                 Err(status) => status,
@@ -145,7 +146,10 @@ async fn attempt(channel: &Channel, request: &mut RawRequest, sent: &AtomicBool)
     let Some(subchannel) = channel.subchannel() else {
         return Ok(Err(Status::internal("a local channel has no connection")));
     };
-    let connection = subchannel.acquire(request.wait_for_ready).await?;
+    let lane = subchannel.acquire(request.wait_for_ready).await?;
+    // A stream of its own that was turned away is not asked for again.
+    let needs_own = request.attempts <= 1 && request.needs_own_stream();
+    let connection = Connection::clone(&lane).for_call(needs_own);
     // Only these parts are borrowed while waiting: a stream is not shared between threads.
     let opening = OpenRequest {
         method: request.method,
@@ -158,6 +162,7 @@ async fn attempt(channel: &Channel, request: &mut RawRequest, sent: &AtomicBool)
     let key = match open(&connection, opening).await {
         Ok(key) => key,
         Err(error) => {
+            connection.not_opened();
             if matches!(error, OpenError::GoingAway | OpenError::Closed(_)) {
                 subchannel.retire(&connection);
             }
@@ -171,13 +176,13 @@ async fn attempt(channel: &Channel, request: &mut RawRequest, sent: &AtomicBool)
         None => stream_status(error),
     };
     let mut guard = Guard {
-        connection: Connection::clone(&connection),
+        connection: connection.clone(),
         key: Some(key),
         pump: None,
     };
     if let Some(outbound) = request.outbound.take() {
         request.outbound_spent = true;
-        let pump = Pump::new(Connection::clone(&connection), key, outbound, PumpEnd::HalfClose);
+        let pump = Pump::new(connection.clone(), key, outbound, PumpEnd::HalfClose);
         let pump = pump.with_idle(idle.as_ref().map(Idle::other));
         guard.pump = Some(Aborting(tokio::spawn(pump)));
     }

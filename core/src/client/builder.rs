@@ -120,7 +120,7 @@ impl ChannelBuilder {
         self
     }
 
-    /// Sets which servers are trusted, and what is shown to them, where the target is `tls://`. Without it servers must prove their name to the authorities
+    /// Sets which servers are trusted, and what is shown to them, where the target is encrypted (`tls://`, `quic://`). Without it servers must prove their name to the authorities
     /// that the system trusts; on loopback, to this user's development authority (feature `dev-tls`).
     #[cfg(feature = "tls")]
     #[must_use]
@@ -145,6 +145,9 @@ impl ChannelBuilder {
         if self.dangerous_plaintext {
             address = address.with_dangerous_plaintext();
         }
+        // Before the transport gets to see them.
+        self.mux.check().map_err(|error| wrong(&error))?;
+        self.dial.limits = self.mux.clone();
         let timeout = self.connect_timeout;
         let target = address.to_string();
         let dialler =

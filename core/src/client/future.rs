@@ -17,6 +17,7 @@ use crate::mux::{OpenError, OpenRequest, StreamKey, UnaryReply};
 use crate::status::{HandlerRan, Status};
 use crate::time;
 use crate::transport::Connection;
+use crate::transport::lanes::OWN_STREAM_BYTES_MIN;
 
 /// A call under way; dropping it cancels the call.
 #[must_use = "futures do nothing unless polled"]
@@ -175,6 +176,8 @@ fn begin<T: ReplyShape, E: FromStatus>(call: &mut Call<T, E>, task: &Context<'_>
         Some(Some(connection)) => Connection::clone(connection),
         _ => return Begun::General,
     };
+    let large = call.arguments.as_ref().is_ok_and(|arguments| arguments.message_len() > OWN_STREAM_BYTES_MIN);
+    let connection = connection.for_call(large);
     let metadata = if call.options.is_none() && call.parent.is_none() {
         Metadata::new()
     } else {
@@ -219,8 +222,13 @@ fn begin<T: ReplyShape, E: FromStatus>(call: &mut Call<T, E>, task: &Context<'_>
             key,
             answered: false,
         }),
-        Err(error @ (OpenError::TooLarge { .. } | OpenError::TooManyEntries { .. })) => Begun::Over(open_status(error)),
-        Err(_) => Begun::General,
+        Err(error) => {
+            connection.not_opened();
+            match error {
+                OpenError::TooLarge { .. } | OpenError::TooManyEntries { .. } => Begun::Over(open_status(error)),
+                _ => Begun::General,
+            }
+        }
     }
 }
 

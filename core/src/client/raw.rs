@@ -16,6 +16,7 @@ use crate::method::{MethodSpec, method_id};
 use crate::service::ServerRequest;
 use crate::status::Status;
 use crate::time;
+use crate::transport::lanes::OWN_STREAM_BYTES_MIN;
 use crate::wire::head::PATH_KEY;
 use crate::wire::message::EncodedMessage;
 
@@ -87,6 +88,11 @@ impl RawRequest {
     #[must_use]
     pub fn bound(&self) -> Option<Instant> {
         self.deadline.filter(|_| !self.streaming || self.bounds_stream)
+    }
+
+    /// Whether it is to have a stream of the transport to itself, where there are such.
+    pub(super) fn needs_own_stream(&self) -> bool {
+        self.streaming || self.outbound.is_some() || self.arguments.message_len() > OWN_STREAM_BYTES_MIN
     }
 
     /// Takes the stream that follows the arguments.

@@ -70,9 +70,21 @@ struct Shared {
     last_failure: Mutex<Option<Status>>,
     /// The drivers of connections that are leaving in order: their calls still run, whatever becomes of the connections after them. Each is there for
     /// calls of this process, and ends with the last of them.
-    leaving: Mutex<Vec<Task>>,
+    leaving: Mutex<Vec<Leaving>>,
     /// The connecting task runs. Its handle knows only later that it ended, when those who wait have been told already.
     running: AtomicBool,
+}
+
+/// A connection that leaves in order.
+struct Leaving {
+    task: Task,
+    connection: Connection,
+}
+
+impl Leaving {
+    fn is_over(&self) -> bool {
+        self.task.0.is_finished() && !self.connection.has_busy_siblings()
+    }
 }
 
 /// The task that connects, or drives a connection; stopped with the channel.
@@ -263,7 +275,7 @@ async fn run(running: Running) {
                     }
                     Watched::Idle => shared.set_state(ConnectivityState::Connecting),
                     Watched::Lost => {}
-                    Watched::Leaving => shared.keep_leaving(task),
+                    Watched::Leaving => shared.keep_leaving(Leaving { task, connection }),
                 }
                 short_lived = if lived < STABLE_AFTER {
                     short_lived.saturating_add(1)
@@ -338,18 +350,18 @@ impl Shared {
         }
     }
 
-    fn keep_leaving(&self, task: Task) {
-        let mut leaving = self.leaving_tasks();
-        leaving.retain(|task| !task.0.is_finished());
-        leaving.push(task);
+    fn keep_leaving(&self, one: Leaving) {
+        let mut leaving = self.leaving();
+        leaving.retain(|one| !one.is_over());
+        leaving.push(one);
     }
 
     fn stop_leaving(&self) {
-        let leaving = std::mem::take(&mut *self.leaving_tasks());
+        let leaving = std::mem::take(&mut *self.leaving());
         drop(leaving);
     }
 
-    fn leaving_tasks(&self) -> MutexGuard<'_, Vec<Task>> {
+    fn leaving(&self) -> MutexGuard<'_, Vec<Leaving>> {
         self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

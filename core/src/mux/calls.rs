@@ -165,7 +165,7 @@ impl Mux {
                 limit: self.peer.max_message,
             });
         }
-        if self.streams.len() >= self.peer.max_streams as usize || self.outbox.small.len() > UNSENT_OPEN_BYTES_MAX {
+        if !self.has_room() {
             return Err(OpenError::Full);
         }
         Ok(())
@@ -184,11 +184,15 @@ impl Mux {
     /// The call at `place` waits no longer: if it was woken already, the next one gets its turn.
     pub fn stop_waiting_to_open(&mut self, place: Place) {
         let still_waited = self.openers.leave(place);
-        let room =
-            self.streams.len() < self.peer.max_streams as usize && self.outbox.small.len() <= UNSENT_OPEN_BYTES_MAX;
-        if !still_waited && room {
+        if !still_waited && self.has_room() {
             self.woken.extend(self.openers.pop());
         }
+    }
+
+    /// Client: whether a stream may be opened.
+    fn has_room(&self) -> bool {
+        let calls = self.streams.len() + self.company.others();
+        calls < self.peer.max_streams as usize && self.outbox.small.len() <= UNSENT_OPEN_BYTES_MAX
     }
 
     /// Whether this is the only open stream: then its frames may leave without waiting for company.
@@ -386,7 +390,7 @@ impl Mux {
         let Some(stream_credit) = self.streams.send_credit(key) else {
             return;
         };
-        self.nuisance.earn_call();
+        self.call_answered();
         let id = key.id;
         let len = message.wire_len();
         let credit = stream_credit.min(self.send_credit) as usize;
@@ -457,8 +461,8 @@ impl Mux {
 
     /// Server: ends a call with a status, after what is queued on it.
     pub fn finish_call(&mut self, key: StreamKey, status: Option<&Status>, trailers: &Metadata) {
+        self.call_answered();
         let Some(stream) = self.streams.get(key) else { return };
-        self.nuisance.earn_call();
         if !stream.send.has_work() {
             self.outbox.push_end(key.id, status, trailers);
             self.remove(key);
@@ -479,23 +483,34 @@ impl Mux {
     }
 
     /// Client: the stream's owner is done with it. A call that is still running is cancelled.
-    pub fn release_call(&mut self, key: StreamKey) {
-        let Some(stream) = self.streams.get(key) else { return };
+    ///
+    /// Returns whether it was.
+    pub fn release_call(&mut self, key: StreamKey) -> bool {
+        let Some(stream) = self.streams.get(key) else {
+            return false;
+        };
         let running = !stream.recv.fin && stream.error.is_none();
-        if running && self.end.is_none() && self.role == Role::Client {
+        let cancels = running && self.end.is_none() && self.role == Role::Client;
+        if cancels {
             self.outbox.push_reset(key.id, ErrorCode::None);
         }
         self.remove(key);
+        cancels
     }
 
     /// Client: gives the call up with a reason that its owner gets to see.
-    pub fn abort_call(&mut self, key: StreamKey, reason: String, events: &mut Events) {
-        let Some(stream) = self.streams.get(key) else { return };
+    ///
+    /// Returns whether it was running.
+    pub fn abort_call(&mut self, key: StreamKey, reason: String, events: &mut Events) -> bool {
+        let Some(stream) = self.streams.get(key) else {
+            return false;
+        };
         if stream.recv.fin || stream.error.is_some() {
-            return;
+            return false;
         }
         stream.fail(StreamError::Aborted(reason), events);
         self.outbox.push_reset(key.id, ErrorCode::None);
+        true
     }
 
     /// Server: gives up reading a stream; its remaining bytes are dropped as they come.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::Role;
+use super::company::Company;
 use super::lifecycle::PING_INTERVAL_HONOURED_MAX;
 use crate::time::SETTING_MAX;
 use crate::wire::frame::{CONNECTION_WINDOW_MIN, CREDIT_MAX, FRAME_BYTES_MAX, FRAME_BYTES_MIN, STREAM_WINDOW_MIN};
@@ -98,6 +100,20 @@ pub fn check_duration(field: &'static str, duration: Duration) -> Result<(), Con
 }
 
 impl MuxConfig {
+    /// The limits of one of several streams of a connection. Whether the peer lives is for the connection to watch; and a server takes one call at a time
+    /// on a stream that is not the lane.
+    #[must_use]
+    pub fn within(mut self, company: &Company, role: Role) -> Self {
+        match company {
+            Company::Alone => return self,
+            Company::Lane(_) => {}
+            Company::Exclusive(_) if role == Role::Server => self.max_streams = 1,
+            Company::Exclusive(_) => {}
+        }
+        self.keepalive_interval = None;
+        self
+    }
+
     /// Checks every limit against its range.
     ///
     /// # Errors

@@ -33,8 +33,17 @@ impl Mux {
                 return;
             }
         };
-        let stream_more = hello.stream_window - self.peer.stream_window;
-        let connection_more = hello.connection_window - self.peer.connection_window;
+        let (Some(stream_more), Some(connection_more)) = (
+            hello.stream_window.checked_sub(self.peer.stream_window),
+            hello.connection_window.checked_sub(self.peer.connection_window),
+        ) else {
+            self.fail(
+                ErrorCode::Protocol,
+                "HELLO takes back what an earlier one granted",
+                events,
+            );
+            return;
+        };
         self.send_credit = self.send_credit.saturating_add(connection_more);
         self.streams.for_each(|stream| {
             stream.send.credit = stream.send.credit.saturating_add(stream_more);
@@ -85,7 +94,7 @@ impl Mux {
             self.input = self.discard_body(header.len - used);
             return Step::Used(HEADER_BYTES + used);
         }
-        if self.streams.len() + self.held >= self.config.max_streams as usize {
+        if self.is_full() || !self.company.admits() {
             self.turn_away(now, id, events);
             self.input = self.discard_body(header.len - used);
             return Step::Used(HEADER_BYTES + used);
@@ -426,12 +435,7 @@ impl Mux {
         let key = stream.key();
         match self.role {
             Role::Client => {
-                let code = ErrorCode::from_u32(code);
-                let error = match code {
-                    ErrorCode::Refused => StreamError::NotProcessed,
-                    _ => StreamError::Reset { code },
-                };
-                stream.fail(error, events);
+                stream.fail(StreamError::of_reset(ErrorCode::from_u32(code)), events);
             }
             Role::Server => {
                 stream.fail(
@@ -543,7 +547,7 @@ impl Mux {
         if self.streams.remove_whole(key) {
             // It neither holds nor awaits anything.
             if self.streams.is_empty() {
-                self.keepalive.at_rest();
+                self.came_to_rest();
             }
             return;
         }
@@ -572,7 +576,7 @@ impl Mux {
             self.woken.push(waker);
         }
         if self.streams.is_empty() {
-            self.keepalive.at_rest();
+            self.came_to_rest();
         }
     }
 

@@ -106,6 +106,16 @@ pub enum StreamError {
     Protocol(String),
 }
 
+impl StreamError {
+    /// What it is to a client that the server reset a stream.
+    pub(super) fn of_reset(code: ErrorCode) -> Self {
+        match code {
+            ErrorCode::Refused => Self::NotProcessed,
+            _ => Self::Reset { code },
+        }
+    }
+}
+
 /// Why a stream could not be opened now.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

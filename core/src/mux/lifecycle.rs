@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::error::{ConnectionEnd, StreamError};
-use super::{EndCause, Ended, Events, Mux, Role};
+use super::{Company, EndCause, Ended, Events, Mux, Role};
 use crate::metadata::Metadata;
 use crate::status::Status;
 use crate::wire::frame::{ErrorCode, FrameType, StreamId};
@@ -66,6 +66,11 @@ impl Keepalive {
     /// The last stream is gone. A ping that was not answered stays: short calls, one after the other, must not hide that the peer is dead.
     pub(super) fn at_rest(&mut self) {
         self.at_rest = Some(self.silent_since());
+    }
+
+    /// Calls run elsewhere on the same connection: its rest begins anew.
+    fn still_busy(&mut self, now: Instant) {
+        self.at_rest = Some(now);
     }
 
     /// A stream was opened; returns whether the peer is to be asked at once, because the connection was silent for `interval` before.
@@ -157,6 +162,11 @@ impl Mux {
             && self.held == 0
             && now >= since + timeout
         {
+            if self.company.others() > 0 {
+                // Not at rest, only this stream of it is.
+                self.keepalive.still_busy(now);
+                return;
+            }
             self.fail(ErrorCode::Idle, format!("no call for {timeout:?}"), events);
             return;
         }
@@ -165,6 +175,17 @@ impl Mux {
         {
             self.refuse_further();
         }
+    }
+
+    /// Server: whether as many calls run as may.
+    pub(super) fn is_full(&self) -> bool {
+        self.streams.len() + self.held + self.company.others() >= self.config.max_streams as usize
+    }
+
+    /// The last stream is gone.
+    pub(super) fn came_to_rest(&mut self) {
+        self.keepalive.at_rest();
+        self.company.at_rest();
     }
 
     /// Ends every call whose deadline has come. A server tells the client; a client tells nobody, because the server knows the same deadline.
@@ -291,6 +312,32 @@ impl Mux {
             ConnectionEnd::theirs(ErrorCode::Internal, reason)
         };
         self.finish(end, events);
+    }
+
+    /// The peer reset the byte stream, which ends the call that had it to itself.
+    pub fn handle_reset_stream(&mut self, code: ErrorCode, reason: &str, events: &mut Events) {
+        if self.role == Role::Client {
+            self.streams.for_each(|stream| stream.fail(StreamError::of_reset(code), events));
+        }
+        self.finish_as(ConnectionEnd::theirs(code, reason), EndCause::Cancelled, events);
+    }
+
+    /// Server: a client cancelled a call on another stream of this connection.
+    pub fn count_reset_stream(&mut self, now: Instant, events: &mut Events) {
+        if let Company::Lane(group) = &self.company {
+            self.nuisance.earn_calls(group.take_answered());
+        }
+        if self.end.is_none() {
+            self.count_vain_call(now, events);
+        }
+    }
+
+    /// Server: a call was answered.
+    pub(super) fn call_answered(&mut self) {
+        match &self.company {
+            Company::Exclusive(own) => own.group().answered(),
+            Company::Alone | Company::Lane(_) => self.nuisance.earn_call(),
+        }
     }
 
     /// Closes the connection from this side: GOAWAY is queued and every stream ends with `code` and `reason`.

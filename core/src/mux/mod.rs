@@ -14,6 +14,7 @@
 //! Not here: deciding what a message means (`call`, `service`), reading clocks, I/O.
 
 pub mod calls;
+mod company;
 pub mod config;
 mod connection;
 pub mod error;
@@ -34,6 +35,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 pub use calls::{OpenRequest, UnaryReply};
+pub use company::{Company, Exclusive, Group};
 pub use config::MuxConfig;
 pub use error::{ConnectionEnd, OpenError, StreamError};
 pub(crate) use frames::CONTIGUOUS_BYTES_MAX;
@@ -145,6 +147,8 @@ pub struct Ended {
 pub enum EndCause {
     /// The client reset the stream.
     Cancelled,
+    /// The connection is over.
+    Gone,
     /// The deadline passed; the client was told.
     DeadlineExceeded,
     /// The message broke a limit; the client was told.
@@ -156,6 +160,8 @@ pub enum EndCause {
 pub struct Mux {
     role: Role,
     config: MuxConfig,
+    /// The streams of the same connection, where the transport has several.
+    company: Company,
     /// What the peer accepts: the protocol's constants until its HELLO.
     peer: Hello,
     hello_received: bool,
@@ -220,9 +226,25 @@ impl Mux {
             keepalive: Keepalive::new(now),
             shutdown: Shutdown::default(),
             end: None,
+            company: Company::Alone,
             config,
         };
         mux.outbox.push_preface(&mux.config.hello());
+        mux
+    }
+
+    /// A connection's state among others of the same peer; `known` is what the peer said that it accepts, if it said so already.
+    #[must_use]
+    pub fn in_company(role: Role, config: MuxConfig, company: Company, known: Option<Hello>, now: Instant) -> Self {
+        let mut mux = Self::new(role, config, now);
+        if let Company::Lane(group) = &company {
+            group.set_limit(mux.config.max_streams as usize);
+        }
+        mux.company = company;
+        if let Some(known) = known {
+            mux.send_credit = known.connection_window;
+            mux.peer = known;
+        }
         mux
     }
 
@@ -266,6 +288,17 @@ impl Mux {
         self.role == Role::Server
     }
 
+    /// What the peer said that it accepts, if it did.
+    #[must_use]
+    pub fn hello_of_peer(&self) -> Option<Hello> {
+        self.hello_received.then(|| self.peer.clone())
+    }
+
+    /// Lets the first call in line open its stream, if there is room now.
+    pub fn room_for_openers(&mut self) {
+        self.woken.extend(self.openers.pop());
+    }
+
     /// Whether the peer's HELLO arrived.
     #[must_use]
     pub fn is_ready(&self) -> bool {
@@ -288,6 +321,11 @@ impl Mux {
 
     /// Ends every stream with the same cause.
     fn finish(&mut self, end: ConnectionEnd, events: &mut Events) {
+        self.finish_as(end, EndCause::Gone, events);
+    }
+
+    /// As [`finish`](Self::finish), with what it was to the calls of a server.
+    fn finish_as(&mut self, end: ConnectionEnd, cause: EndCause, events: &mut Events) {
         if self.end.is_some() {
             return;
         }
@@ -307,12 +345,13 @@ impl Mux {
             if role == Role::Server {
                 events.ended.push(Ended {
                     key: stream.key(),
-                    cause: EndCause::Cancelled,
+                    cause,
                 });
             }
         });
         if role == Role::Server {
             self.streams.clear();
+            self.company.at_rest();
             self.queued_answers = 0;
         }
         self.ready.clear();

@@ -62,6 +62,13 @@ impl Nuisance {
         self.calls.earn();
     }
 
+    /// Calls were answered.
+    pub(super) fn earn_calls(&mut self, answered: usize) {
+        for _ in 0..answered.min(NUISANCE_FRAMES_MAX as usize) {
+            self.calls.earn();
+        }
+    }
+
     /// This side ended a stream on which the peer may have sent as much as `credit` that has not arrived; all such bytes together are at
     /// most `bytes_max`.
     pub(super) fn expect_late(&mut self, credit: usize, bytes_max: usize) {

@@ -9,18 +9,20 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::Shared;
 use super::connection::{Accepted, ServerConnection};
 use super::shutdown::{Connections, NotTaken, Tasks};
 use crate::mux::Role;
 use crate::time;
+use crate::transport::Connection;
 use crate::transport::connection::Lifecycle;
 use crate::transport::driver;
 use crate::transport::error::WithCauses;
-use crate::transport::io::ByteStream;
+use crate::transport::io::{ByteStream, Siblings};
 use crate::transport::listen::{Accepted as Fresh, BACKLOG, Handshake, Listener};
+use crate::wire::frame::ErrorCode;
 
 /// The pause after an accept error, growing by doubling: EMFILE does not go away by asking again at once.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
@@ -61,6 +63,9 @@ pub(super) async fn run(
         }
     }
     take_the_rest(&mut listener, &shared, &connections).await;
+    if let Some(closing) = listener.close() {
+        shared.tasks.spawn(closing);
+    }
 }
 
 /// Accepts those that the system has connected already. Left alone, they would be reset when the listener closes, after they may have sent calls that
@@ -220,11 +225,13 @@ impl Handshakes {
 }
 
 /// Serves one connection in a task of its own.
-pub(super) fn serve(shared: &Arc<Shared>, connections: &Arc<Connections>, stream: ByteStream) {
+pub(super) fn serve(shared: &Arc<Shared>, connections: &Arc<Connections>, mut stream: ByteStream) {
+    let siblings = stream.siblings.take();
     let acceptor = ServerConnection::new(Arc::clone(shared));
     let calls = acceptor.calls();
     let (connection, driver) = driver::start(stream, Role::Server, shared.mux.clone(), acceptor);
     let (peer, mut lifecycle) = (connection.peer().clone(), connection.lifecycle());
+    let lane = connection.clone();
     // A driver that is dropped closes its connection.
     let id = match connections.insert(Accepted { connection, calls }, shared.connections_max) {
         Ok(id) => id,
@@ -236,12 +243,81 @@ pub(super) fn serve(shared: &Arc<Shared>, connections: &Arc<Connections>, stream
     };
     let connections = Arc::clone(connections);
     shared.tasks.spawn(driver);
+    if let Some(siblings) = siblings {
+        let more = serve_streams(Arc::clone(shared), Arc::clone(&connections), siblings, lane);
+        shared.tasks.spawn(more);
+    }
     // The driver may be passed from task to task; the connection's own end is what counts.
     shared.tasks.spawn(async move {
-        let closed = |state: &Lifecycle| matches!(state, Lifecycle::Closed(_));
-        // An error means that the connection is gone without a trace, which is an end too.
-        let _end = lifecycle.wait_for(closed).await;
+        let _how = end_of(&mut lifecycle).await;
         connections.remove(id);
+    });
+}
+
+/// How a stream of a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum HowEnded {
+    /// The client reset it.
+    Reset,
+    Otherwise,
+}
+
+async fn end_of(lifecycle: &mut watch::Receiver<Lifecycle>) -> HowEnded {
+    let closed = |state: &Lifecycle| matches!(state, Lifecycle::Closed(_));
+    // An error means that the connection is gone without a trace, which is an end too.
+    match lifecycle.wait_for(closed).await.as_deref() {
+        Ok(Lifecycle::Closed(end)) if end.is_by_peer() && end.code() == ErrorCode::None => HowEnded::Reset,
+        _ => HowEnded::Otherwise,
+    }
+}
+
+/// Serves the further streams of a connection until it is over: its lane, and then the last of them.
+async fn serve_streams(
+    shared: Arc<Shared>,
+    connections: Arc<Connections>,
+    siblings: Arc<dyn Siblings>,
+    lane: Connection,
+) {
+    let mut open = JoinSet::new();
+    let mut lifecycle = lane.lifecycle();
+    loop {
+        tokio::select! {
+            // All are cancel safe: a stream that was not accepted waits, and one that ended is counted when it is looked at.
+            _ = end_of(&mut lifecycle) => break,
+            stream = siblings.accept() => match stream {
+                Some(stream) => serve_stream(&shared, &connections, stream, &mut open),
+                None => break,
+            },
+            Some(ended) = open.join_next() => {
+                if matches!(ended, Ok(HowEnded::Reset)) {
+                    lane.count_reset_stream();
+                }
+            }
+        }
+    }
+    while open.join_next().await.is_some() {}
+}
+
+fn serve_stream(
+    shared: &Arc<Shared>,
+    connections: &Arc<Connections>,
+    stream: ByteStream,
+    open: &mut JoinSet<HowEnded>,
+) {
+    let acceptor = ServerConnection::new(Arc::clone(shared));
+    let calls = acceptor.calls();
+    let (connection, driver) = driver::start(stream, Role::Server, shared.mux.clone(), acceptor);
+    let mut lifecycle = connection.lifecycle();
+    // A driver that is dropped closes its stream.
+    let Ok(id) = connections.insert_stream(Accepted { connection, calls }) else {
+        return;
+    };
+    shared.tasks.spawn(driver);
+    let connections = Arc::clone(connections);
+    open.spawn(async move {
+        let how = end_of(&mut lifecycle).await;
+        connections.remove(id);
+        how
     });
 }
 

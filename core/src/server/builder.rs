@@ -20,6 +20,8 @@ use crate::time::{DurationError, IntoDuration};
 use crate::transport::Address;
 use crate::transport::error::BindError;
 use crate::transport::listen::{ListenConfig, Listener};
+#[cfg(feature = "quic")]
+use crate::transport::quic::ServerQuic;
 #[cfg(feature = "tls")]
 use crate::transport::tls::ServerTls;
 
@@ -153,7 +155,7 @@ impl ServerBuilder {
         self
     }
 
-    /// Adds an address to listen on: `host:port`, `tcp://host:port`, `tls://host:port`, `unix:path` or `mem:name`; port 0 lets the system choose.
+    /// Adds an address to listen on: `host:port`, `tcp://host:port`, `tls://host:port`, `quic://host:port`, `unix:path` or `mem:name`; port 0 lets the system choose.
     ///
     /// `?dangerous_plaintext` behind it allows clear text on an address other than loopback, as [`dangerous_plaintext`](Self::dangerous_plaintext) does for
     /// all. The file of a unix socket on which nobody listens any more is replaced.
@@ -178,12 +180,20 @@ impl ServerBuilder {
         self
     }
 
-    /// Sets the certificate for `tls://` addresses, and which clients are let in there. On loopback a development certificate takes its place where none is
+    /// Sets the certificate for encrypted addresses, and which clients are let in there. On loopback a development certificate takes its place where none is
     /// set (feature `dev-tls`).
     #[cfg(feature = "tls")]
     #[must_use]
     pub fn tls(mut self, tls: ServerTls) -> Self {
         self.listen.tls = Some(tls);
+        self
+    }
+
+    /// Sets how QUIC is spoken at `quic://` addresses.
+    #[cfg(feature = "quic")]
+    #[must_use]
+    pub fn quic(mut self, quic: ServerQuic) -> Self {
+        self.listen.quic = quic;
         self
     }
 
@@ -294,7 +304,7 @@ impl ServerBuilder {
     ///
     /// # Errors
     /// [`ServerError`] names the setting, method or address that is wrong; nothing is left running then.
-    pub async fn start(self) -> Result<Serving, ServerError> {
+    pub async fn start(mut self) -> Result<Serving, ServerError> {
         if let Some(wrong) = self.wrong {
             return Err(wrong);
         }
@@ -318,12 +328,15 @@ impl ServerBuilder {
         let addresses = parsed.map_err(BindError::from)?;
         #[cfg(feature = "tls")]
         {
-            let used = addresses.iter().any(|address| matches!(address, Address::Tls { .. }))
+            let used = addresses.iter().any(|address| address.is_encrypted())
                 || self.handed_over.iter().any(|listener| matches!(listener, HandedOver::Encrypted(_)));
             if self.listen.tls.is_some() && !used {
                 return Err(BindError::TlsUnused.into());
             }
         }
+        self.listen.limits = self.mux.clone();
+        #[cfg(feature = "quic")]
+        self.listen.quic.check()?;
         let mut opened = Vec::new();
         for mut address in addresses {
             if self.dangerous_plaintext {

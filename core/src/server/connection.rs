@@ -25,7 +25,7 @@ use crate::status::{HandlerRan, Status};
 use crate::time;
 use crate::transport::Connection;
 use crate::transport::acceptor::Acceptor;
-use crate::transport::driver::Baton;
+use crate::transport::baton::Baton;
 use crate::wire::frame::ErrorCode;
 use crate::wire::head::{PATH_KEY, RequestHead};
 use crate::wire::message::Payload;
@@ -247,9 +247,7 @@ impl ServerConnection {
         self.arrived.retain(|incoming| incoming.key() != ended.key);
         let cause = match ended.cause {
             EndCause::DeadlineExceeded => CancelCause::DeadlineExceeded,
-            EndCause::Cancelled | EndCause::Refused if connection.batch(|mux| mux.end().is_some()) => {
-                CancelCause::ClientGone
-            }
+            EndCause::Gone => CancelCause::ClientGone,
             EndCause::Cancelled | EndCause::Refused => CancelCause::ClientCancelled,
         };
         cancel(connection, &self.books.calls, ended.key, cause);

@@ -170,6 +170,8 @@ pub(super) struct Connections {
 #[derive(Default)]
 struct Table {
     accepted: HashMap<u64, Accepted>,
+    /// Further streams of theirs.
+    streams: HashMap<u64, Accepted>,
     phase: Phase,
 }
 
@@ -194,6 +196,22 @@ pub(super) enum NotTaken {
     Stopped,
 }
 
+impl Table {
+    fn all(&self) -> impl Iterator<Item = &Accepted> {
+        self.accepted.values().chain(self.streams.values())
+    }
+
+    /// What the server's end means for one that comes now.
+    fn begin(&self, accepted: &Accepted) -> Result<(), NotTaken> {
+        match self.phase {
+            Phase::Open => {}
+            Phase::Draining => accepted.start_drain(),
+            Phase::Stopped => return Err(NotTaken::Stopped),
+        }
+        Ok(())
+    }
+}
+
 impl Connections {
     fn lock(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
@@ -205,42 +223,50 @@ impl Connections {
 
     /// Takes a connection in, if the server has not stopped and has not `max` of them already.
     pub(super) fn insert(&self, accepted: Accepted, max: usize) -> Result<u64, NotTaken> {
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
         let mut table = self.lock();
         // Several listeners accept at once, so this is where the limit holds.
         if table.accepted.len() >= max {
             return Err(NotTaken::Full);
         }
-        match table.phase {
-            Phase::Open => {}
-            Phase::Draining => accepted.start_drain(),
-            Phase::Stopped => return Err(NotTaken::Stopped),
-        }
+        table.begin(&accepted)?;
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
         table.accepted.insert(id, accepted);
         Ok(id)
     }
 
+    /// Takes a further stream of a connection in, if the server has not stopped.
+    pub(super) fn insert_stream(&self, accepted: Accepted) -> Result<u64, NotTaken> {
+        let mut table = self.lock();
+        table.begin(&accepted)?;
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        table.streams.insert(id, accepted);
+        Ok(id)
+    }
+
     pub(super) fn remove(&self, id: u64) {
-        self.lock().accepted.remove(&id);
+        let mut table = self.lock();
+        let gone = (table.accepted.remove(&id), table.streams.remove(&id));
+        drop(table);
+        drop(gone);
         self.gone.notify_waiters();
     }
 
     fn start_drain(&self) {
         let mut table = self.lock();
         table.phase = Phase::Draining;
-        table.accepted.values().for_each(Accepted::start_drain);
+        table.all().for_each(Accepted::start_drain);
     }
 
     fn stop(&self) {
         let mut table = self.lock();
         table.phase = Phase::Stopped;
-        table.accepted.values().for_each(Accepted::stop);
+        table.all().for_each(Accepted::stop);
     }
 
     async fn wait_for_none(&self) {
         loop {
             let gone = self.gone.notified();
-            if self.lock().accepted.is_empty() {
+            if self.lock().all().next().is_none() {
                 return;
             }
             gone.await;

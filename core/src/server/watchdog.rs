@@ -17,7 +17,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::connection::ServerConnection;
 use super::shutdown::Tasks;
-use crate::transport::driver::Baton;
+use crate::transport::baton::Baton;
 
 /// How often busy connections are looked at. A handler blocks its connection for at most two ticks.
 const TICK: Duration = Duration::from_millis(10);

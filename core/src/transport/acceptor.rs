@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::baton::Baton;
 use super::connection::Connection;
-use super::driver::Baton;
 use crate::mux::Events;
 
 /// What a connection does with calls that arrive; a client's does nothing.

@@ -1,4 +1,4 @@
-//! Addresses as users write them: `tls://host:port`, `tcp://host:port`, `host:port`, `unix:path`, `mem:name`.
+//! Addresses as users write them: `quic://host:port`, `tls://host:port`, `quic+tcp://host:port`, `tcp://host:port`, `host:port`, `unix:path`, `mem:name`.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -22,6 +22,20 @@ pub enum Address {
     },
     /// A TCP port with TLS 1.3.
     Tls {
+        /// Name or number of the host; without the brackets of IPv6.
+        host: String,
+        /// The port; 0 lets the system choose one to listen on.
+        port: u16,
+    },
+    /// A UDP port with QUIC.
+    Quic {
+        /// Name or number of the host; without the brackets of IPv6.
+        host: String,
+        /// The port; 0 lets the system choose one to listen on.
+        port: u16,
+    },
+    /// QUIC where it gets through, else TLS over TCP, both at the same port.
+    QuicTcp {
         /// Name or number of the host; without the brackets of IPv6.
         host: String,
         /// The port; 0 lets the system choose one to listen on.
@@ -53,6 +67,17 @@ impl Address {
     }
 }
 
+impl Address {
+    /// Whether connections to it are encrypted.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        match self {
+            Self::Tls { .. } | Self::Quic { .. } | Self::QuicTcp { .. } => true,
+            Self::Tcp { .. } | Self::Unix { .. } | Self::Mem { .. } => false,
+        }
+    }
+}
+
 /// Whether traffic to `ip` stays on this machine.
 #[must_use]
 pub fn is_loopback(ip: IpAddr) -> bool {
@@ -67,7 +92,7 @@ impl FromStr for Address {
         let (base, options) = text.split_once('?').unwrap_or((text, ""));
         let mut dangerous_plaintext = false;
         for option in options.split('&').filter(|option| !option.is_empty()) {
-            if option != "dangerous_plaintext" || base.starts_with("tls:") {
+            if option != "dangerous_plaintext" || base.starts_with("tls:") || base.starts_with("quic") {
                 return Err(AddressError::Option {
                     option: option.to_owned(),
                     text: owned(),
@@ -90,13 +115,16 @@ impl FromStr for Address {
         if let Some(rest) = base.strip_prefix("mem:") {
             return Ok(Self::Mem { name: named(rest)? });
         }
-        let (host_port, encrypted) = match base.split_once("://") {
-            Some(("tcp", rest)) => (rest, false),
-            Some(("tls", rest)) if cfg!(feature = "tls") => (rest, true),
-            Some(("tls", _)) => return Err(AddressError::Feature { text: owned() }),
-            Some(_) => return Err(AddressError::Scheme { text: owned() }),
-            None => (base, false),
+        let (scheme, host_port) = base.split_once("://").unwrap_or(("tcp", base));
+        let missing = match scheme {
+            "tcp" => None,
+            "tls" => (!cfg!(feature = "tls")).then_some("tls"),
+            "quic" | "quic+tcp" => (!cfg!(feature = "quic")).then_some("quic"),
+            _ => return Err(AddressError::Scheme { text: owned() }),
         };
+        if let Some(feature) = missing {
+            return Err(AddressError::Feature { text: owned(), feature });
+        }
         let (host, port) = host_port.rsplit_once(':').ok_or_else(|| AddressError::Port { text: owned() })?;
         let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         let port = port.parse().map_err(|_| AddressError::Port { text: owned() })?;
@@ -104,14 +132,15 @@ impl FromStr for Address {
             return Err(AddressError::Port { text: owned() });
         }
         let host = host.to_owned();
-        Ok(if encrypted {
-            Self::Tls { host, port }
-        } else {
-            Self::Tcp {
+        Ok(match scheme {
+            "tls" => Self::Tls { host, port },
+            "quic" => Self::Quic { host, port },
+            "quic+tcp" => Self::QuicTcp { host, port },
+            _ => Self::Tcp {
                 host,
                 port,
                 dangerous_plaintext,
-            }
+            },
         })
     }
 }
@@ -125,6 +154,8 @@ impl fmt::Display for Address {
         match self {
             Self::Tcp { host, port, .. } => host_port("tcp", host, *port),
             Self::Tls { host, port } => host_port("tls", host, *port),
+            Self::Quic { host, port } => host_port("quic", host, *port),
+            Self::QuicTcp { host, port } => host_port("quic+tcp", host, *port),
             Self::Unix { path } => write!(f, "unix:{}", path.display()),
             Self::Mem { name } => write!(f, "mem:{name}"),
         }
@@ -145,6 +176,10 @@ mod tests {
             ("tls://orders.internal:7000", "tls://orders.internal:7000"),
             #[cfg(feature = "tls")]
             ("tls://[::1]:0", "tls://[::1]:0"),
+            #[cfg(feature = "quic")]
+            ("quic://orders.internal:7000", "quic://orders.internal:7000"),
+            #[cfg(feature = "quic")]
+            ("quic+tcp://[::1]:0", "quic+tcp://[::1]:0"),
             ("unix:/run/shop.sock", "unix:/run/shop.sock"),
             ("unix:///run/shop.sock", "unix:/run/shop.sock"),
             ("mem:orders", "mem:orders"),
@@ -167,10 +202,16 @@ mod tests {
             Err(AddressError::Scheme { .. })
         ));
         assert!(matches!("unix:".parse::<Address>(), Err(AddressError::Empty { .. })));
-        assert!(matches!(
-            "x:1?plain".parse::<Address>(),
-            Err(AddressError::Option { .. })
-        ));
+        for text in [
+            "x:1?plain",
+            "tls://x:1?dangerous_plaintext",
+            "quic://x:1?dangerous_plaintext",
+        ] {
+            assert!(
+                matches!(text.parse::<Address>(), Err(AddressError::Option { .. })),
+                "{text}"
+            );
+        }
     }
 
     #[test]

@@ -12,8 +12,11 @@ use super::address::{Address, is_loopback};
 use super::error::ConnectError;
 use super::io::ByteStream;
 use super::mem;
+#[cfg(feature = "quic")]
+use super::quic::QuicDialler;
 #[cfg(feature = "tls")]
 use super::tls::{ClientTls, Dialling, TlsConfigError};
+use crate::mux::MuxConfig;
 
 /// Time that one attempt to connect has, name resolution included: a LAN answers within milliseconds, and one lost SYN is sent again after 1 s.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -24,14 +27,18 @@ pub struct Dialler {
     address: Address,
     #[cfg(feature = "tls")]
     tls: Option<Dialling>,
+    #[cfg(feature = "quic")]
+    quic: QuicDialler,
 }
 
 /// What dialling needs beside the address.
 #[derive(Debug, Default)]
 pub struct DialConfig {
-    /// For `tls://`; without it, servers are checked against what the system trusts, and on loopback against the development authority.
+    /// For encrypted addresses; without it, servers are checked against what the system trusts, and on loopback against the development authority.
     #[cfg(feature = "tls")]
     pub tls: Option<ClientTls>,
+    /// The limits of connections, as far as the transport itself knows them.
+    pub limits: MuxConfig,
 }
 
 /// Settings that do not go with the address.
@@ -43,7 +50,9 @@ pub enum DialError {
     #[error(transparent)]
     Tls(#[from] TlsConfigError),
     /// There are settings of TLS, and the address is not encrypted.
-    #[error("{address} is not encrypted, so `.tls(..)` would do nothing; call tls://host:port, or leave it out")]
+    #[error(
+        "{address} is not encrypted, so `.tls(..)` would do nothing; call tls://host:port or quic://host:port, or leave it out"
+    )]
     Unused {
         /// The address.
         address: String,
@@ -59,7 +68,7 @@ impl Dialler {
         #[cfg(feature = "tls")]
         {
             let tls = match &address {
-                Address::Tls { host, .. } => {
+                Address::Tls { host, .. } | Address::Quic { host, .. } | Address::QuicTcp { host, .. } => {
                     let dialling = Dialling::new(host, config.tls);
                     dialling.check()?;
                     Some(dialling)
@@ -71,11 +80,16 @@ impl Dialler {
                 }
                 _ => None,
             };
-            Ok(Self { address, tls })
+            Ok(Self {
+                #[cfg(feature = "quic")]
+                quic: QuicDialler::new(&config.limits),
+                address,
+                tls,
+            })
         }
         #[cfg(not(feature = "tls"))]
         {
-            let DialConfig {} = config;
+            let DialConfig { limits: _ } = config;
             Ok(Self { address })
         }
     }
@@ -102,7 +116,7 @@ impl Dialler {
                 port,
                 dangerous_plaintext,
             } => {
-                dial_tcp("tcp", host, *port, timeout, async |candidate| {
+                dial_each("tcp", host, *port, timeout, async |candidate| {
                     // The resolved address decides: a name says nothing about where the bytes go.
                     if !dangerous_plaintext && !is_loopback(candidate.ip()) {
                         return Err(ConnectError::Plaintext {
@@ -115,7 +129,7 @@ impl Dialler {
             }
             #[cfg(feature = "tls")]
             Address::Tls { host, port } => {
-                dial_tcp("tls", host, *port, timeout, async |candidate| {
+                dial_each("tls", host, *port, timeout, async |candidate| {
                     let socket = open_tcp("tls", candidate).await?;
                     match &self.tls {
                         Some(tls) => tls.shake_hands(socket, candidate).await,
@@ -126,6 +140,17 @@ impl Dialler {
             }
             #[cfg(not(feature = "tls"))]
             Address::Tls { .. } => Err(unsupported(&self.address)),
+            #[cfg(feature = "quic")]
+            Address::Quic { host, port } => {
+                dial_each("quic", host, *port, timeout, async |candidate| match &self.tls {
+                    Some(tls) => self.quic.connect(tls, candidate).await,
+                    None => Err(unsupported(&self.address)),
+                })
+                .await
+            }
+            #[cfg(not(feature = "quic"))]
+            Address::Quic { .. } => Err(unsupported(&self.address)),
+            Address::QuicTcp { .. } => Err(unsupported(&self.address)),
             #[cfg(unix)]
             Address::Unix { path } => match tokio::net::UnixStream::connect(path).await {
                 Ok(stream) => Ok(ByteStream::unix(stream)),
@@ -155,7 +180,7 @@ async fn open_tcp(scheme: &str, to: SocketAddr) -> Result<TcpStream, ConnectErro
     })
 }
 
-async fn dial_tcp<F>(
+async fn dial_each<F>(
     scheme: &str,
     host: &str,
     port: u16,

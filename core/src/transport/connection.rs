@@ -6,18 +6,20 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
 use super::io::{SharedWrite, Writer};
+use super::lanes::Place as StreamPlace;
+use super::state::State;
 use super::write::{Written, write_out};
 use crate::context::Peer;
 use crate::metadata::Metadata;
 use crate::mux::{
-    Chunk, ConnectionEnd, Events, Mux, OpenError, OpenRequest, Place, StreamError, StreamKey, Transmit, UnaryReply,
+    Chunk, ConnectionEnd, Events, Mux, OpenError, OpenRequest, Place, StreamError, StreamKey, UnaryReply,
 };
 use crate::status::Status;
 use crate::time;
@@ -44,58 +46,41 @@ pub struct Connection {
     shared: Arc<Shared>,
 }
 
-struct Shared {
+pub(super) struct Shared {
     state: Mutex<State>,
     pub(super) writer: Writer,
     peer: Peer,
     /// As [`Mux::is_full_of_answers`] said when it was last asked under the lock; read for every call without it.
     full_of_answers: AtomicBool,
     lifecycle: watch::Sender<Lifecycle>,
-}
-
-pub(super) struct State {
-    pub(super) mux: Mux,
-    pub(super) transmit: Transmit,
-    /// Somebody writes outside the lock.
-    pub(super) writing: bool,
-    /// The driver was woken to write.
-    pub(super) flush_queued: bool,
-    /// A caller has begun to write and left the rest to the driver, which need not wait for company.
-    flush_begun: bool,
-    pub(super) driver: Option<Waker>,
-    /// When the driver's timer fires.
-    pub(super) timer_at: Option<Instant>,
-    /// A write failed; the driver ends the connection.
-    pub(super) broken: Option<String>,
-}
-
-impl State {
-    /// Whether a flush was asked for that gains by waiting until all tasks that are ready have queued their frames.
-    pub(super) fn may_put_off(&mut self) -> bool {
-        self.flush_queued && !std::mem::take(&mut self.flush_begun)
-    }
+    /// What it is to other streams of the same connection.
+    place: StreamPlace,
 }
 
 impl Connection {
-    pub(super) fn new(mux: Mux, writer: Writer, peer: Peer) -> Self {
+    pub(super) fn new(mux: Mux, writer: Writer, peer: Peer, place: StreamPlace) -> Self {
         Self {
             shared: Arc::new(Shared {
-                state: Mutex::new(State {
-                    mux,
-                    transmit: Transmit::default(),
-                    writing: false,
-                    flush_queued: false,
-                    flush_begun: false,
-                    driver: None,
-                    timer_at: None,
-                    broken: None,
-                }),
+                state: Mutex::new(State::new(mux)),
                 writer,
                 peer,
                 full_of_answers: AtomicBool::new(false),
                 lifecycle: watch::Sender::new(Lifecycle::Connecting),
+                place,
             }),
         }
+    }
+
+    pub(super) fn of(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    pub(super) fn downgrade(&self) -> Weak<Shared> {
+        Arc::downgrade(&self.shared)
+    }
+
+    pub(super) fn place(&self) -> &StreamPlace {
+        &self.shared.place
     }
 
     /// The other end.
@@ -298,16 +283,36 @@ impl Connection {
 
     /// Client: done with a call; see [`Mux::release_call`].
     pub fn release_call(&self, key: StreamKey) {
-        self.act(|mux| mux.release_call(key));
+        if self.act(|mux| mux.release_call(key)) {
+            self.cut("the call on this stream was cancelled");
+        }
     }
 
     /// Client: gives a call up with a reason; see [`Mux::abort_call`].
     pub fn abort_call(&self, key: StreamKey, reason: String) {
         let mut events = Events::default();
-        self.act(|mux| mux.abort_call(key, reason, &mut events));
+        let running = self.act(|mux| mux.abort_call(key, reason, &mut events));
         for waker in events.wakers {
             waker.wake();
         }
+        if running {
+            self.cut("the call on this stream was given up");
+        }
+    }
+
+    /// Where a cancelled call had the stream to itself, the stream ends with it: what is under way is dropped by both sides.
+    fn cut(&self, reason: &str) {
+        if let StreamPlace::Exclusive(_) = &self.shared.place {
+            self.shared.writer.reset(ErrorCode::None);
+            let mut events = Events::default();
+            self.lock().mux.handle_end(reason, &mut events);
+            self.wake_driver();
+        }
+    }
+
+    /// A call has ended elsewhere on the same connection; one that waits here may begin.
+    pub(super) fn let_openers_look(&self) {
+        self.act(Mux::room_for_openers);
     }
 
     /// Server: answers a unary call; see [`Mux::reply`].
@@ -379,6 +384,16 @@ impl Connection {
         self.wake_driver();
     }
 
+    /// Server: a client cancelled a call on another stream of the same connection; see [`Mux::count_reset_stream`].
+    pub fn count_reset_stream(&self) {
+        let mut events = Events::default();
+        self.act(|mux| mux.count_reset_stream(time::now(), &mut events));
+        for waker in events.wakers {
+            waker.wake();
+        }
+        self.wake_driver();
+    }
+
     /// Ends the connection at once: every call ends with the same cause.
     pub fn close(&self, code: ErrorCode, reason: &str) {
         let mut events = Events::default();
@@ -387,6 +402,7 @@ impl Connection {
             waker.wake();
         }
         self.wake_driver();
+        self.close_siblings(code, reason);
     }
 
     /// Ends the connection for a driver that cannot do it itself any more.
@@ -451,7 +467,18 @@ impl Connection {
     #[inline]
     fn act<T>(&self, work: impl FnOnce(&mut Mux) -> T) -> T {
         let mut state = self.lock();
-        let result = work(&mut state.mux);
+        let result = match &self.shared.place {
+            StreamPlace::Exclusive(of) if of.is_taken() => {
+                let result = work(&mut state.mux);
+                if !of.is_taken() {
+                    self.after(state, false);
+                    of.call_ended();
+                    return result;
+                }
+                result
+            }
+            _ => work(&mut state.mux),
+        };
         self.after(state, false);
         result
     }
@@ -516,7 +543,7 @@ impl Connection {
             Ok(Written::All) => state.mux.wants_transmit(),
             Ok(Written::Blocked) => true,
             Err(error) => {
-                state.broken = Some(error.to_string());
+                state.broken = Some(error);
                 true
             }
         };

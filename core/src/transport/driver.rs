@@ -15,24 +15,26 @@
 //! another task, so that no other call, ping or deadline waits.
 
 use std::future::Future;
-use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, MutexGuard};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tokio::time::Sleep;
 
 use super::acceptor::Acceptor;
-use super::connection::{Connection, Lifecycle, State};
+use super::baton::Baton;
+use super::connection::{Connection, Lifecycle};
 use super::io::{ByteStream, Reader, SharedWrite};
+use super::lanes::{Lanes, Place};
 use super::read::{Habit, Leftover, Read, Share, UNSENT_BYTES_MAX};
+use super::state::State;
 use super::write::{Written, write_out};
 use crate::context::Peer;
 use crate::mux::{ConnectionEnd, Events, Mux, MuxConfig, Role};
 use crate::time;
+use crate::wire::hello::Hello;
 use crate::wire::pool;
 
 /// Writes of one turn before other tasks get their turn.
@@ -42,75 +44,18 @@ const LINGER: Duration = Duration::from_secs(1);
 /// Rest after which a connection gives its buffers back.
 const SHRINK_AFTER: Duration = Duration::from_secs(1);
 
-/// Where the core of a connection lies while a handler runs.
-pub struct Baton<A: Acceptor> {
-    context: A::Context,
-    /// With the number of the handler for whose time it lies there: the task of an earlier one may come back after another took its place.
-    core: Mutex<Option<(u64, Box<Core<A>>)>>,
-    connection: Connection,
-    /// Counts handlers, so that a watchdog can tell whether the same one still runs.
-    handlers: AtomicU64,
-}
-
-impl<A: Acceptor> Baton<A> {
-    /// How many handlers began so far.
-    #[must_use]
-    pub fn handlers(&self) -> u64 {
-        self.handlers.load(Ordering::Relaxed)
-    }
-
-    /// Takes the connection away from a task whose handler does not return; to be spawned. `None` if no handler runs now.
-    #[must_use]
-    pub fn steal(self: &Arc<Self>) -> Option<Driver<A>> {
-        // While the task holds the lock it is between two handlers; whoever looks for blocked ones must not wait for it.
-        let mut lying = match self.core.try_lock() {
-            Ok(lying) => lying,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return None,
-        };
-        let (_, mut core) = lying.take()?;
-        // Under the lock: the handler may return at any moment, and must find its call in the books.
-        core.acceptor.taken_over();
-        // The timer would wake the task that is stuck.
-        core.timer = None;
-        self.connection.lock().timer_at = None;
-        drop(lying);
-        Some(Driver {
-            core: Some(core),
-            baton: Arc::clone(self),
-        })
-    }
-
-    /// The number of the handler that begins. One task at a time drives the connection, so nothing is lost between the two.
-    fn count_handler(&self) -> u64 {
-        let number = self.handlers.load(Ordering::Relaxed).wrapping_add(1);
-        self.handlers.store(number, Ordering::Relaxed);
-        number
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<(u64, Box<Core<A>>)>> {
-        self.core.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl<A: Acceptor> std::fmt::Debug for Baton<A> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Baton").field("connection", &self.connection).finish_non_exhaustive()
-    }
-}
-
 /// What only the task of the connection touches.
 pub(super) struct Core<A> {
     pub(super) reader: Reader,
     pub(super) leftover: Leftover,
     pub(super) habit: Habit,
-    timer: Option<Pin<Box<Sleep>>>,
+    pub(super) timer: Option<Pin<Box<Sleep>>>,
     /// The flush that callers asked for was put off once already.
     put_off: bool,
     /// Nothing was read because too much was unsent, so nothing is registered that would bring the next read.
     pub(super) held_back: bool,
     pub(super) events: Events,
-    acceptor: A,
+    pub(super) acceptor: A,
     /// The connection is over; what is left is to be sent until then.
     pub(super) linger_until: Option<Instant>,
     /// Something happened since memory was given back.
@@ -121,8 +66,8 @@ pub(super) struct Core<A> {
 
 /// The task of a connection; resolves when the connection is over or another task drives it.
 pub struct Driver<A: Acceptor> {
-    core: Option<Box<Core<A>>>,
-    baton: Arc<Baton<A>>,
+    pub(super) core: Option<Box<Core<A>>>,
+    pub(super) baton: Arc<Baton<A>>,
 }
 
 impl<A: Acceptor> std::fmt::Debug for Driver<A> {
@@ -132,10 +77,34 @@ impl<A: Acceptor> std::fmt::Debug for Driver<A> {
 }
 
 /// Starts the protocol on a byte stream: returns the handle, and the driver to be spawned.
-pub fn start<A: Acceptor>(stream: ByteStream, role: Role, config: MuxConfig, acceptor: A) -> (Connection, Driver<A>) {
+///
+/// A client's stream that has siblings is the lane of its connection, and opens them; that has to be within a runtime.
+pub fn start<A: Acceptor>(
+    mut stream: ByteStream,
+    role: Role,
+    config: MuxConfig,
+    acceptor: A,
+) -> (Connection, Driver<A>) {
+    let siblings = stream.siblings.take().filter(|_| role == Role::Client);
+    let place = siblings.map_or(Place::Alone, |siblings| {
+        Place::Lane(Arc::new(Lanes::new(siblings, config.clone())))
+    });
+    start_at(place, None, stream, role, config, acceptor)
+}
+
+/// Starts the protocol on one of several streams; `known` is what the peer accepts, if it said so on another.
+pub(super) fn start_at<A: Acceptor>(
+    place: Place,
+    known: Option<Hello>,
+    stream: ByteStream,
+    role: Role,
+    config: MuxConfig,
+    acceptor: A,
+) -> (Connection, Driver<A>) {
     let peer = Peer::new(stream.peer()).with_identity(stream.identity().cloned());
-    let mux = Mux::new(role, config, time::now());
-    let connection = Connection::new(mux, stream.writer, peer);
+    let config = config.within(&stream.company, role);
+    let mux = Mux::in_company(role, config, stream.company, known, time::now());
+    let connection = Connection::new(mux, stream.writer, peer, place);
     let context = acceptor.context();
     let core = Core {
         reader: stream.reader,
@@ -153,12 +122,7 @@ pub fn start<A: Acceptor>(stream: ByteStream, role: Role, config: MuxConfig, acc
     };
     let driver = Driver {
         core: Some(Box::new(core)),
-        baton: Arc::new(Baton {
-            context,
-            core: Mutex::new(None),
-            connection: connection.clone(),
-            handlers: AtomicU64::new(0),
-        }),
+        baton: Arc::new(Baton::new(context, connection.clone())),
     };
     (connection, driver)
 }
@@ -338,8 +302,8 @@ impl<A: Acceptor> Core<A> {
             Some(waker) => waker.clone_from(task.waker()),
             None => state.driver = Some(task.waker().clone()),
         }
-        if let Some(reason) = state.broken.take() {
-            state.mux.handle_end(&format!("writing failed: {reason}"), &mut self.events);
+        if let Some(error) = state.broken.take() {
+            state.handle_broken("writing", &error, &mut self.events);
         }
         if state.mux.has_undated() {
             state.mux.date(time::now());
@@ -458,17 +422,13 @@ impl<A: Acceptor> Core<A> {
                     }
                 }
                 Err(error) => {
-                    self.write_failed(&mut state.mux, &error);
+                    self.linger_until = None;
+                    state.handle_broken("writing", &error, &mut self.events);
                     return true;
                 }
             }
         }
         true
-    }
-
-    fn write_failed(&mut self, mux: &mut Mux, error: &io::Error) {
-        self.linger_until = None;
-        mux.handle_end(&format!("writing failed: {error}"), &mut self.events);
     }
 
     /// Decides how the task goes on, and sets the timer.

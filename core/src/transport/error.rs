@@ -11,16 +11,20 @@ use super::tls::{TlsConfigError, TlsFault};
 #[non_exhaustive]
 pub enum AddressError {
     /// The scheme is unknown.
-    #[error("unknown scheme in {text:?}; expected tls://host:port, tcp://host:port, host:port, unix:path or mem:name")]
+    #[error(
+        "unknown scheme in {text:?}; expected quic://host:port, tls://host:port, quic+tcp://host:port, tcp://host:port, host:port, unix:path or mem:name"
+    )]
     Scheme {
         /// The text.
         text: String,
     },
     /// The scheme needs a feature that was switched off.
-    #[error("{text:?} needs feature `tls` of sinew, which is on by default; switch it on in Cargo.toml")]
+    #[error("{text:?} needs feature `{feature}` of sinew, which is on by default; switch it on in Cargo.toml")]
     Feature {
         /// The text.
         text: String,
+        /// The feature.
+        feature: &'static str,
     },
     /// The text has no port, or one that is no number.
     #[error("{text:?} needs a host and a port, for example 127.0.0.1:7000")]
@@ -76,7 +80,7 @@ pub enum ConnectError {
     },
     /// Clear text would leave this machine.
     #[error(
-        "{address} is not a loopback address and the connection is not encrypted; use tls:// on both sides, or allow it with \
+        "{address} is not a loopback address and the connection is not encrypted; use tls:// or quic:// on both sides, or allow it with \
          `dangerous_plaintext()` or `?dangerous_plaintext` where the network is trusted"
     )]
     Plaintext {
@@ -85,7 +89,7 @@ pub enum ConnectError {
     },
     /// The TLS handshake failed.
     #[cfg(feature = "tls")]
-    #[error("no TLS connection to {address}: {fault}")]
+    #[error("no encrypted connection to {address}: {fault}")]
     Tls {
         /// Where to.
         address: String,
@@ -97,7 +101,7 @@ pub enum ConnectError {
     },
     /// The settings of TLS cannot be used.
     #[cfg(feature = "tls")]
-    #[error("no TLS connection to {address}")]
+    #[error("no encrypted connection to {address}")]
     TlsConfig {
         /// Where to.
         address: String,
@@ -131,7 +135,7 @@ pub enum BindError {
     },
     /// Clear text would be accepted from other machines.
     #[error(
-        "{address} is not a loopback address and connections would not be encrypted; listen on tls:// with `.tls(..)`, or allow it with \
+        "{address} is not a loopback address and connections would not be encrypted; listen on tls:// or quic:// with `.tls(..)`, or allow it with \
          `dangerous_plaintext()` or `?dangerous_plaintext` where the network is trusted"
     )]
     Plaintext {
@@ -143,7 +147,9 @@ pub enum BindError {
     #[error("cannot listen with TLS")]
     Tls(#[from] TlsConfigError),
     /// There are settings of TLS, and no address uses them.
-    #[error("`.tls(..)` is set, and no address is tls://; listen on `tls://host:port`, or leave it out")]
+    #[error(
+        "`.tls(..)` is set, and no address is encrypted; listen on `tls://host:port` or `quic://host:port`, or leave it out"
+    )]
     TlsUnused,
     /// Somebody in this process listens under this name.
     #[error("mem:{name} is taken")]

@@ -1,6 +1,7 @@
 //! The byte streams that the mux runs over: a reading half that the driver owns, and a writing half that callers share.
 
 use std::fmt;
+use std::future::Future;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -14,7 +15,11 @@ use tokio::net::{UnixStream, unix};
 
 use super::address::is_loopback;
 use super::mem::{PipeReader, PipeWriter};
+#[cfg(feature = "quic")]
+use super::quic::{QuicReader, QuicWriter};
 use crate::context::Identity;
+use crate::mux::Company;
+use crate::wire::frame::ErrorCode;
 
 /// Unsent bytes that the kernel holds for a TCP connection: enough to keep a link busy, little enough that a small call does not queue
 /// behind megabytes of a large one.
@@ -42,6 +47,21 @@ pub struct ByteStream {
     pub(crate) writer: Writer,
     peer: String,
     identity: Option<Arc<Identity>>,
+    pub(crate) company: Company,
+    pub(crate) siblings: Option<Arc<dyn Siblings>>,
+}
+
+/// The peer ended one stream of a connection, with a code; within an [`io::Error`].
+#[derive(Debug, thiserror::Error)]
+#[error("the peer ended the stream ({0:?})")]
+pub(crate) struct StreamReset(pub(crate) ErrorCode);
+
+/// Where more streams of the same connection come from, each for one call at a time.
+pub trait Siblings: Send + Sync + 'static {
+    /// Client: one more; `None` if as many are open as may be, or the connection is over.
+    fn open(&self) -> Option<ByteStream>;
+    /// Server: the next one that the client opened; `None` when the connection is over. Cancel safe.
+    fn accept(&self) -> Pin<Box<dyn Future<Output = Option<ByteStream>> + Send + '_>>;
 }
 
 pub(crate) enum Reader {
@@ -49,6 +69,8 @@ pub(crate) enum Reader {
     #[cfg(unix)]
     Unix(unix::OwnedReadHalf),
     Mem(PipeReader),
+    #[cfg(feature = "quic")]
+    Quic(QuicReader),
     Other(Pin<Box<dyn AsyncRead + Send>>),
 }
 
@@ -57,6 +79,8 @@ pub(crate) enum Writer {
     #[cfg(unix)]
     Unix(unix::OwnedWriteHalf),
     Mem(PipeWriter),
+    #[cfg(feature = "quic")]
+    Quic(QuicWriter),
     Other(Box<dyn SharedWrite>),
 }
 
@@ -69,12 +93,14 @@ impl ByteStream {
         Self::made_of(Reader::Tcp(reader), Writer::Tcp(writer), format!("tcp://{peer}"))
     }
 
-    fn made_of(reader: Reader, writer: Writer, peer: String) -> Self {
+    pub(super) fn made_of(reader: Reader, writer: Writer, peer: String) -> Self {
         Self {
             reader,
             writer,
             peer,
             identity: None,
+            company: Company::Alone,
+            siblings: None,
         }
     }
 
@@ -111,6 +137,20 @@ impl ByteStream {
         self
     }
 
+    /// The same stream as one of a connection that has several.
+    #[cfg(feature = "quic")]
+    pub(super) fn in_company(mut self, company: Company) -> Self {
+        self.company = company;
+        self
+    }
+
+    /// The same stream with what opens and accepts others of its connection.
+    #[cfg(feature = "quic")]
+    pub(super) fn with_siblings(mut self, siblings: Arc<dyn Siblings>) -> Self {
+        self.siblings = Some(siblings);
+        self
+    }
+
     /// What the peer proved about itself.
     #[must_use]
     pub fn identity(&self) -> Option<&Arc<Identity>> {
@@ -133,12 +173,7 @@ impl ByteStream {
         ) -> (Pin<Box<dyn AsyncRead + Send>>, Box<dyn SharedWrite>),
     ) -> Self {
         let (reader, writer) = wrap(Box::pin(self.reader), Box::new(self.writer));
-        Self {
-            reader: Reader::Other(reader),
-            writer: Writer::Other(writer),
-            peer: self.peer,
-            identity: self.identity,
-        }
+        Self::made_of(Reader::Other(reader), Writer::Other(writer), self.peer).with_identity(self.identity)
     }
 }
 
@@ -151,6 +186,18 @@ pub(crate) fn tune(stream: &TcpStream, peer: SocketAddr) {
     if is_loopback(peer.ip()) {
         // There is no delay to fill on loopback: a longer queue only pushes large bodies out of the cache before they are read.
         let _optional = socket.set_send_buffer_size(LOOPBACK_SEND_BYTES);
+    }
+}
+
+impl Writer {
+    /// Ends the writing direction with a code and drops what was not sent yet, where the transport can.
+    pub(super) fn reset(&self, code: ErrorCode) {
+        #[cfg(feature = "quic")]
+        if let Self::Quic(writer) = self {
+            return writer.reset(code);
+        }
+        let _no_other_way = code;
+        self.shutdown();
     }
 }
 
@@ -172,6 +219,8 @@ impl AsyncRead for Reader {
             #[cfg(unix)]
             Self::Unix(reader) => Pin::new(reader).poll_read(task, buf),
             Self::Mem(reader) => Pin::new(reader).poll_read(task, buf),
+            #[cfg(feature = "quic")]
+            Self::Quic(reader) => reader.poll_read(task, buf),
             Self::Other(reader) => reader.as_mut().poll_read(task, buf),
         }
     }
@@ -190,6 +239,8 @@ impl SharedWrite for Writer {
                 many => writer.try_write_vectored(many),
             },
             Self::Mem(writer) => writer.try_write_vectored(slices),
+            #[cfg(feature = "quic")]
+            Self::Quic(writer) => writer.try_write_vectored(slices),
             Self::Other(writer) => writer.try_write_vectored(slices),
         }
     }
@@ -200,6 +251,8 @@ impl SharedWrite for Writer {
             #[cfg(unix)]
             Self::Unix(writer) => writer.as_ref().poll_write_ready(task),
             Self::Mem(writer) => writer.poll_write_ready(task),
+            #[cfg(feature = "quic")]
+            Self::Quic(writer) => writer.poll_write_ready(task),
             Self::Other(writer) => writer.poll_write_ready(task),
         }
     }
@@ -215,6 +268,8 @@ impl SharedWrite for Writer {
                 let _gone = socket2::SockRef::from(writer.as_ref()).shutdown(std::net::Shutdown::Write);
             }
             Self::Mem(writer) => writer.shutdown(),
+            #[cfg(feature = "quic")]
+            Self::Quic(writer) => writer.shutdown(),
             Self::Other(writer) => writer.shutdown(),
         }
     }

@@ -14,8 +14,11 @@ use super::address::{Address, is_loopback};
 use super::error::{BindError, HandshakeError};
 use super::io::ByteStream;
 use super::mem::MemListener;
+#[cfg(feature = "quic")]
+use super::quic::{QuicListener, ServerQuic};
 #[cfg(feature = "tls")]
 use super::tls::{ServerTls, TlsConfigError};
+use crate::mux::MuxConfig;
 
 /// Connections that the kernel holds until they are accepted.
 pub const BACKLOG: u32 = 1024;
@@ -59,11 +62,16 @@ pub struct ListenConfig {
     /// For `tls://`; on loopback a development certificate takes its place.
     #[cfg(feature = "tls")]
     pub tls: Option<ServerTls>,
+    /// For `quic://`.
+    #[cfg(feature = "quic")]
+    pub quic: ServerQuic,
+    /// The limits of connections, as far as the transport itself knows them.
+    pub limits: MuxConfig,
 }
 
 #[cfg(feature = "tls")]
 impl ListenConfig {
-    fn acceptor(&self, local: SocketAddr) -> Result<super::tls::Acceptor, TlsConfigError> {
+    fn acceptor(&self, scheme: &str, local: SocketAddr) -> Result<super::tls::Acceptor, TlsConfigError> {
         match &self.tls {
             Some(tls) => tls.acceptor(),
             #[cfg(feature = "dev-tls")]
@@ -72,7 +80,7 @@ impl ListenConfig {
                 ServerTls::development(local.ip())?.acceptor()
             }
             None => Err(TlsConfigError::NoCertificate {
-                address: format!("tls://{local}"),
+                address: format!("{scheme}://{local}"),
             }),
         }
     }
@@ -83,6 +91,8 @@ enum Kind {
     Tcp(TcpListener),
     #[cfg(feature = "tls")]
     Tls(TcpListener, super::tls::Acceptor),
+    #[cfg(feature = "quic")]
+    Quic(QuicListener),
     #[cfg(unix)]
     Unix {
         listener: UnixListener,
@@ -135,7 +145,7 @@ impl Listener {
                 let listener = bind_tcp(host, *port, true, address).await?;
                 let local = listener.local_addr().map_err(io_error)?;
                 Ok(Self {
-                    kind: Kind::Tls(listener, config.acceptor(local)?),
+                    kind: Kind::Tls(listener, config.acceptor("tls", local)?),
                     bound: Address::Tls {
                         host: local.ip().to_string(),
                         port: local.port(),
@@ -147,6 +157,22 @@ impl Listener {
                 let _unused = config;
                 Err(io_error(io::ErrorKind::Unsupported.into()))
             }
+            #[cfg(feature = "quic")]
+            Address::Quic { host, port } => {
+                let listener = bind_quic(host, *port, config, address).await?;
+                let local = listener.local_addr().map_err(io_error)?;
+                Ok(Self {
+                    kind: Kind::Quic(listener),
+                    bound: Address::Quic {
+                        host: local.ip().to_string(),
+                        port: local.port(),
+                    },
+                })
+            }
+            #[cfg(not(feature = "quic"))]
+            Address::Quic { .. } => Err(io_error(io::ErrorKind::Unsupported.into())),
+            // Two listeners, which the server opens one by one.
+            Address::QuicTcp { .. } => Err(io_error(io::ErrorKind::Unsupported.into())),
             #[cfg(unix)]
             Address::Unix { path } => {
                 remove_stale(path).await.map_err(io_error)?;
@@ -197,12 +223,21 @@ impl Listener {
     pub fn from_tcp_with_tls(listener: std::net::TcpListener, config: &ListenConfig) -> Result<Self, BindError> {
         let local = listener.local_addr().map_err(handed_over_error)?;
         Ok(Self {
-            kind: Kind::Tls(handed_over(listener)?, config.acceptor(local)?),
+            kind: Kind::Tls(handed_over(listener)?, config.acceptor("tls", local)?),
             bound: Address::Tls {
                 host: local.ip().to_string(),
                 port: local.port(),
             },
         })
+    }
+
+    /// Closes the listener. What is to be done until its port is free is left as a future; there is nothing for most.
+    pub fn close(self) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
+        match self.kind {
+            #[cfg(feature = "quic")]
+            Kind::Quic(listener) => Some(Box::pin(listener.refuse_further())),
+            _ => None,
+        }
     }
 
     /// The address as bound: with the port that the system chose.
@@ -232,6 +267,14 @@ impl Listener {
                     handshake: Box::pin(acceptor.clone().shake_hands(stream, peer)),
                 }
             }
+            #[cfg(feature = "quic")]
+            Kind::Quic(listener) => {
+                let (peer, handshake) = listener.accept().await?;
+                Accepted::Handshake {
+                    peer,
+                    handshake: Box::pin(handshake.finish()),
+                }
+            }
             #[cfg(unix)]
             Kind::Unix { listener, .. } => {
                 let (stream, _) = listener.accept().await?;
@@ -240,6 +283,25 @@ impl Listener {
             Kind::Mem(listener) => Accepted::Stream(listener.accept().await?),
         })
     }
+}
+
+/// Opens the sockets at the first address of the name that can be used.
+#[cfg(feature = "quic")]
+async fn bind_quic(host: &str, port: u16, config: &ListenConfig, address: &Address) -> Result<QuicListener, BindError> {
+    let io_error = |source| BindError::Io {
+        address: address.to_string(),
+        source,
+    };
+    let candidates: Vec<SocketAddr> = tokio::net::lookup_host((host, port)).await.map_err(io_error)?.collect();
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for candidate in candidates {
+        let acceptor = config.acceptor("quic", candidate)?;
+        match QuicListener::bind(candidate, acceptor, &config.quic, &config.limits) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => last = error,
+        }
+    }
+    Err(io_error(last))
 }
 
 fn handed_over(listener: std::net::TcpListener) -> Result<TcpListener, BindError> {

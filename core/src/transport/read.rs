@@ -210,7 +210,7 @@ impl<A: Acceptor> Core<A> {
                 Read::Over
             }
             Err(error) => {
-                state.mux.handle_end(&format!("reading failed: {error}"), &mut self.events);
+                state.handle_broken("reading", &error, &mut self.events);
                 Read::Over
             }
             Ok(len) => {
@@ -264,7 +264,7 @@ impl<A: Acceptor> Core<A> {
                 Read::Some(added)
             }
             Poll::Ready(Err(error)) => {
-                state.mux.handle_end(&format!("reading failed: {error}"), &mut self.events);
+                state.handle_broken("reading", &error, &mut self.events);
                 Read::Over
             }
         }

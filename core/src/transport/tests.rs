@@ -12,7 +12,8 @@ use tokio::io::{AsyncRead, DuplexStream, ReadBuf};
 
 use super::acceptor::{Acceptor, NoCalls};
 use super::connection::{Connection, Lifecycle};
-use super::driver::{self, Baton};
+use super::baton::Baton;
+use super::driver;
 use super::io::{ByteStream, SharedWrite};
 use super::mem::pair;
 use crate::metadata::Metadata;

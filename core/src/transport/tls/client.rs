@@ -137,8 +137,13 @@ impl fmt::Debug for ClientTls {
 /// What a channel needs to dial: made once, because parsing roots takes its time.
 #[derive(Clone)]
 pub(crate) struct Prepared {
-    config: Arc<ClientConfig>,
-    name: ServerName<'static>,
+    pub(super) config: Arc<ClientConfig>,
+    pub(crate) name: ServerName<'static>,
+    #[cfg(feature = "quic")]
+    pub(super) verifier: Arc<WebPkiServerVerifier>,
+    /// The same for QUIC, made when needed.
+    #[cfg(feature = "quic")]
+    pub(super) quic: Arc<OnceLock<super::quic::QuicClient>>,
 }
 
 /// The configurations of a channel: one for every address, or, if nothing was configured, one for loopback and one for elsewhere, made when needed.
@@ -197,18 +202,23 @@ impl Dialling {
         self.elsewhere()
     }
 
+    /// What goes for `to`, which `address` names in errors.
+    pub(crate) fn prepared(&self, to: SocketAddr, address: &str) -> Result<&Prepared, ConnectError> {
+        let is_loopback = crate::transport::address::is_loopback(to.ip());
+        let prepared = if is_loopback { self.loopback() } else { self.elsewhere() };
+        prepared.map_err(|source| ConnectError::TlsConfig {
+            address: address.to_owned(),
+            source,
+        })
+    }
+
     /// Makes the socket an encrypted stream.
     ///
     /// # Errors
     /// [`ConnectError`] tells why the handshake failed.
     pub(crate) async fn shake_hands(&self, socket: TcpStream, to: SocketAddr) -> Result<ByteStream, ConnectError> {
         let address = format!("tls://{to}");
-        let is_loopback = crate::transport::address::is_loopback(to.ip());
-        let prepared = if is_loopback { self.loopback() } else { self.elsewhere() };
-        let prepared = prepared.map_err(|source| ConnectError::TlsConfig {
-            address: address.clone(),
-            source,
-        })?;
+        let prepared = self.prepared(to, &address)?;
         tune(&socket, to);
         let connector = TlsConnector::from(Arc::clone(&prepared.config));
         let failed = |source: std::io::Error| ConnectError::Tls {
@@ -260,7 +270,7 @@ fn prepare(
     let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(unusable("TLS 1.3"))?
-        .with_webpki_verifier(verifier);
+        .with_webpki_verifier(Arc::clone(&verifier));
     let mut config = match identity {
         Some((chain, key)) => builder
             .with_client_auth_cert(chain.clone(), key.clone_key())
@@ -281,6 +291,10 @@ fn prepare(
     Ok(Prepared {
         config: Arc::new(config),
         name,
+        #[cfg(feature = "quic")]
+        verifier,
+        #[cfg(feature = "quic")]
+        quic: Arc::default(),
     })
 }
 

@@ -159,7 +159,7 @@ pub enum TlsFault {
 impl TlsFault {
     /// What an error of a handshake, or of a session, means.
     #[must_use]
-    pub(super) fn of(error: &io::Error) -> Self {
+    pub(crate) fn of(error: &io::Error) -> Self {
         let Some(error) = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>()) else {
             return match error.kind() {
                 io::ErrorKind::UnexpectedEof

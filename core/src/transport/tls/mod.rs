@@ -9,6 +9,8 @@ mod client;
 #[cfg(feature = "dev-tls")]
 mod dev;
 mod error;
+#[cfg(feature = "quic")]
+mod quic;
 mod server;
 mod stream;
 
@@ -90,7 +92,11 @@ fn read(path: &std::path::Path) -> Result<Vec<u8>, TlsConfigError> {
 
 /// What the peer proved in the handshake.
 fn identity(session: &CommonState) -> Option<Arc<Identity>> {
-    let chain = session.peer_certificates()?;
+    session.peer_certificates().map(identity_of)
+}
+
+/// What a chain of certificates says about its owner.
+pub(crate) fn identity_of(chain: &[CertificateDer<'_>]) -> Arc<Identity> {
     let (mut dns_names, mut uris) = (Vec::new(), Vec::new());
     if let Some(own) = chain.first()
         && let Ok(parsed) = webpki::EndEntityCert::try_from(own)
@@ -99,7 +105,7 @@ fn identity(session: &CommonState) -> Option<Arc<Identity>> {
         uris.extend(parsed.valid_uri_names().map(str::to_owned));
     }
     let chain = chain.iter().map(|certificate| certificate.to_vec()).collect();
-    Some(Arc::new(Identity::new(chain, dns_names, uris)))
+    Arc::new(Identity::new(chain, dns_names, uris))
 }
 
 #[cfg(test)]

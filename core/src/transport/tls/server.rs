@@ -28,6 +28,9 @@ const RELOAD_PATIENCE: Duration = Duration::from_millis(100);
 const SEE_OFF_TIME: Duration = Duration::from_secs(1);
 /// How many bytes it may still send.
 const SEE_OFF_BYTES_MAX: u64 = 64 * 1024;
+/// Tickets that a client gets to resume its session with, each good for one connection: a channel makes one at a time.
+#[cfg(feature = "quic")]
+const TICKETS: usize = 2;
 
 /// The certificate that a server shows, and the clients that it lets in.
 ///
@@ -162,6 +165,8 @@ impl ServerTls {
         Ok(Acceptor {
             config: Arc::new(config),
             source: Arc::clone(&self.source),
+            #[cfg(feature = "quic")]
+            asks_clients: self.client_roots.is_some(),
         })
     }
 }
@@ -178,9 +183,38 @@ impl fmt::Debug for ServerTls {
 pub(crate) struct Acceptor {
     pub(super) config: Arc<ServerConfig>,
     source: Arc<Source>,
+    /// Clients are asked for certificates.
+    #[cfg(feature = "quic")]
+    asks_clients: bool,
 }
 
 impl Acceptor {
+    /// Looks at the certificate's files, if the last look is long enough ago.
+    #[cfg(feature = "quic")]
+    pub(crate) async fn look(&self) {
+        Source::look(&self.source).await;
+    }
+
+    /// The certificate in use.
+    #[cfg(feature = "quic")]
+    pub(crate) fn certificate(&self) -> Arc<CertifiedKey> {
+        self.source.shown.load_full()
+    }
+
+    /// A configuration whose sessions clients may resume, for as long as the certificate is in use. Not where clients show certificates: a resumed session
+    /// would let one in after its own has expired.
+    #[cfg(feature = "quic")]
+    pub(crate) fn with_tickets(&self) -> ServerConfig {
+        let mut config = ServerConfig::clone(&self.config);
+        if !self.asks_clients
+            && let Ok(ticketer) = rustls::crypto::ring::Ticketer::new()
+        {
+            config.ticketer = ticketer;
+            config.send_tls13_tickets = TICKETS;
+        }
+        config
+    }
+
     /// Makes the socket an encrypted stream.
     ///
     /// # Errors
