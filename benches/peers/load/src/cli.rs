@@ -127,9 +127,7 @@ impl Options {
 }
 
 fn parse<T: FromStr<Err = std::num::ParseIntError>>(name: &str, value: &str) -> Result<T> {
-    value
-        .parse()
-        .with_context(|| format!("{name} needs a number, not {value:?}"))
+    value.parse().with_context(|| format!("{name} needs a number, not {value:?}"))
 }
 
 fn parse_encoding(value: &str) -> Result<Encoding> {

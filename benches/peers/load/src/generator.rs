@@ -151,9 +151,7 @@ struct Requests<P: Peer> {
 impl<P: Peer> Requests<P> {
     fn new(workload: Workload) -> Self {
         // Not all zeros, so that no layer gets it cheaper than data.
-        let blob = (0..workload.blob_len())
-            .map(|index| (index % 251) as u8)
-            .collect::<Vec<u8>>();
+        let blob = (0..workload.blob_len()).map(|index| (index % 251) as u8).collect::<Vec<u8>>();
         Self {
             echo: P::Echo::from(&Echo::sample()),
             user: P::User::from(&User::sample()),
@@ -182,8 +180,7 @@ impl Tally {
 
     fn item(&self) {
         // Only this caller writes the count: no read-modify-write is needed.
-        self.completed
-            .store(self.completed.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        self.completed.store(self.completed.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 
     /// Counts a call that just ended and starts the clock of the next; returns whether to make it.
@@ -194,8 +191,7 @@ impl Tally {
         self.began = now;
         let phase = self.phase.load(Ordering::Relaxed);
         if phase == MEASURE {
-            self.latencies
-                .saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
+            self.latencies.saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
         }
         phase != STOP
     }

@@ -28,9 +28,7 @@ pub(crate) async fn measure<P: Peer>(plan: &Plan) -> Result<Client> {
     }
     let after = process::usage(started)?;
     println!("{MARK}");
-    tokio::task::spawn_blocking(|| stdin().read_to_end(&mut Vec::new()))
-        .await?
-        .context("stdin")?;
+    tokio::task::spawn_blocking(|| stdin().read_to_end(&mut Vec::new())).await?.context("stdin")?;
 
     let grown = after.rss_kib.saturating_sub(before.rss_kib) as f64;
     Ok(Client {
@@ -42,8 +40,6 @@ pub(crate) async fn measure<P: Peer>(plan: &Plan) -> Result<Client> {
 
 async fn connect_and_call<P: Peer>(plan: &Plan, message: &P::Echo) -> Result<P> {
     let mut peer = P::connect(plan.server, plan.encoding).await.context("cannot connect")?;
-    peer.echo(message, true)
-        .await
-        .context("the call on a new connection failed")?;
+    peer.echo(message, true).await.context("the call on a new connection failed")?;
     Ok(peer)
 }

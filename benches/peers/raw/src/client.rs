@@ -10,7 +10,6 @@ use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use load::messages::{Echo, User};
 use load::{Encoding, Peer, ensure_same};
-use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 
 use crate::codec;
@@ -106,9 +105,7 @@ impl Peer for Caller {
     }
 
     async fn connect(server: SocketAddr, encoding: Encoding) -> Result<Self> {
-        let stream = TcpStream::connect(server).await?;
-        socket::prepare(&stream)?;
-        let (read, write) = stream.into_split();
+        let (read, write) = socket::connect(server).await?;
         let link = Arc::new(Link {
             writer: Writer::new(write),
             slots: Mutex::default(),
@@ -132,8 +129,7 @@ impl Peer for Caller {
 
     async fn blob(&mut self, body: &Bytes, verify: bool) -> Result<()> {
         let head = |out: &mut Vec<u8>| codec::put_blob_head(out, true, body.len());
-        self.call(frame::BLOB, |batch, id| batch.frame_with(id, head, body))
-            .await?;
+        self.call(frame::BLOB, |batch, id| batch.frame_with(id, head, body)).await?;
         let reply = codec::get_blob(self.answer.body(), false)?;
         self.answer.release();
         ensure_same(verify, body, &reply)
@@ -179,8 +175,7 @@ impl Peer for Caller {
                     out.extend_from_slice(&credit.to_le_bytes());
                     anyhow::Ok(())
                 };
-                self.send(frame::CREDIT, false, |batch, head| batch.frame(head, put))
-                    .await?;
+                self.send(frame::CREDIT, false, |batch, head| batch.frame(head, put)).await?;
             }
         }
     }
@@ -191,12 +186,10 @@ impl Peer for Caller {
             let no_arguments: [u8; 0] = [];
             codec::put(encoding, out, &no_arguments)
         };
-        self.send(frame::PING_PONG, false, |batch, head| batch.frame(head, open))
-            .await?;
+        self.send(frame::PING_PONG, false, |batch, head| batch.frame(head, open)).await?;
         loop {
             let put = |out: &mut Vec<u8>| codec::put(encoding, out, message);
-            self.send(frame::ITEM, false, |batch, head| batch.frame(head, put))
-                .await?;
+            self.send(frame::ITEM, false, |batch, head| batch.frame(head, put)).await?;
             self.answered().await?;
             let Some(item) = frame::items(self.answer.bytes()).next() else {
                 bail!("the stream ended early")
@@ -206,8 +199,7 @@ impl Peer for Caller {
                 break;
             }
         }
-        self.send(frame::END, false, |batch, head| batch.frame(head, |_| anyhow::Ok(())))
-            .await?;
+        self.send(frame::END, false, |batch, head| batch.frame(head, |_| anyhow::Ok(()))).await?;
         self.answered().await
     }
 }

@@ -7,9 +7,9 @@ use std::io;
 
 use bytes::{BufMut, Bytes};
 use tokio::io::AsyncReadExt;
-use tokio::net::tcp::OwnedReadHalf;
 
 use crate::pool;
+use crate::socket::ReadHalf;
 
 /// Bytes before the body.
 pub(crate) const HEAD_LEN: usize = 9;
@@ -60,7 +60,7 @@ pub(crate) enum Body<'a> {
 
 /// Reads frames from a connection.
 pub(crate) struct FrameReader {
-    half: OwnedReadHalf,
+    half: ReadHalf,
     buffer: Vec<u8>,
     /// Start of what is not taken yet.
     at: usize,
@@ -77,7 +77,7 @@ struct Large {
 }
 
 impl FrameReader {
-    pub(crate) fn new(half: OwnedReadHalf) -> Self {
+    pub(crate) fn new(half: ReadHalf) -> Self {
         Self {
             half,
             buffer: Vec::with_capacity(BUFFER_MIN),
@@ -167,8 +167,7 @@ impl FrameReader {
         self.buffer.drain(..self.at);
         self.at = 0;
         if self.filled && self.buffer.capacity() < BUFFER_MAX {
-            self.buffer
-                .reserve_exact(2 * self.buffer.capacity() - self.buffer.len());
+            self.buffer.reserve_exact(2 * self.buffer.capacity() - self.buffer.len());
         }
     }
 }

@@ -13,10 +13,7 @@ use bytes::Bytes;
 pub(crate) fn take(len: usize) -> Vec<u8> {
     let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
     // The most recently used one that fits without waste is the warmest.
-    match free
-        .iter()
-        .rposition(|buffer| (len..=len.saturating_mul(WASTE)).contains(&buffer.capacity()))
-    {
+    match free.iter().rposition(|buffer| (len..=len.saturating_mul(WASTE)).contains(&buffer.capacity())) {
         Some(index) => free.swap_remove(index),
         None => Vec::with_capacity(len),
     }

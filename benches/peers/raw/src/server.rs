@@ -9,23 +9,22 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use load::messages::{Echo, User};
 use load::{Encoding, compute_20us, sleep_1ms};
-use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::codec;
 use crate::frame::{self, Body, Frame, FrameReader, Head};
-use crate::socket;
+use crate::socket::{Incoming, Listener};
 use crate::stream::{self, Credit};
 use crate::writer::{Batch, Writer};
 
 /// Serves every connection until the process is killed.
 pub(crate) async fn serve(listener: TcpListener, encoding: Encoding) -> Result<()> {
-    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let listener = Listener::new(listener)?;
     let mut connections = JoinSet::new();
     loop {
-        let (stream, _) = listener.accept().await.context("cannot accept")?;
+        let incoming = listener.accept().await.context("cannot accept")?;
         connections.spawn(async move {
-            if let Err(error) = serve_connection(stream, encoding).await {
+            if let Err(error) = serve_connection(incoming, encoding).await {
                 eprintln!("a connection failed: {error:#}");
             }
         });
@@ -33,9 +32,8 @@ pub(crate) async fn serve(listener: TcpListener, encoding: Encoding) -> Result<(
     }
 }
 
-async fn serve_connection(stream: TcpStream, encoding: Encoding) -> Result<()> {
-    socket::prepare(&stream)?;
-    let (read, write) = stream.into_split();
+async fn serve_connection(incoming: Incoming, encoding: Encoding) -> Result<()> {
+    let (read, write) = incoming.halves().await?;
     let mut reader = FrameReader::new(read);
     let mut connection = Connection {
         writer: Arc::new(Writer::new(write)),
@@ -93,8 +91,7 @@ impl Connection {
                 self.reply(reply, &compute_20us(seed))
             }
             frame::SLEEP => {
-                self.tasks
-                    .spawn(sleep_and_reply(Arc::clone(&self.writer), self.encoding, reply));
+                self.tasks.spawn(sleep_and_reply(Arc::clone(&self.writer), self.encoding, reply));
                 Ok(())
             }
             frame::STREAM => {
@@ -135,8 +132,7 @@ impl Connection {
 
     fn blob(&mut self, head: Head, body: Body<'_>) -> Result<()> {
         let blob = codec::get_blob(body, true)?;
-        self.replies
-            .frame_with(head, |out| codec::put_blob_head(out, false, blob.len()), &blob)
+        self.replies.frame_with(head, |out| codec::put_blob_head(out, false, blob.len()), &blob)
     }
 
     fn pong(&mut self, head: Head, run: &[u8]) -> Result<()> {

@@ -10,13 +10,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
 use bytes::Bytes;
-use tokio::net::tcp::OwnedWriteHalf;
 
 use crate::frame::{self, Head, LARGE_MIN};
+use crate::socket::WriteHalf;
 
 /// The write side of a connection, shared by all who send on it.
 pub(crate) struct Writer {
-    half: OwnedWriteHalf,
+    half: WriteHalf,
     queue: Mutex<Queue>,
 }
 
@@ -37,7 +37,7 @@ struct Queue {
 }
 
 impl Writer {
-    pub(crate) fn new(half: OwnedWriteHalf) -> Self {
+    pub(crate) fn new(half: WriteHalf) -> Self {
         Self {
             half,
             queue: Mutex::default(),
@@ -155,12 +155,11 @@ impl Batch {
     fn append(&mut self, other: &mut Self) {
         let offset = self.bytes.len();
         self.bytes.append(&mut other.bytes);
-        self.large
-            .extend(other.large.drain(..).map(|(at, body)| (offset + at, body)));
+        self.large.extend(other.large.drain(..).map(|(at, body)| (offset + at, body)));
     }
 
     /// One system call for what follows the first `skip` bytes.
-    fn try_write(&self, half: &OwnedWriteHalf, skip: usize) -> io::Result<usize> {
+    fn try_write(&self, half: &WriteHalf, skip: usize) -> io::Result<usize> {
         if self.large.is_empty() {
             return half.try_write(&self.bytes[skip..]);
         }

@@ -9,21 +9,10 @@ use crate::table::thousands;
 
 /// Draws the cells of [`SHOWN`] that were measured.
 pub(crate) fn draw(results: &Results) -> String {
-    let peers: Vec<&str> = ORDER
-        .iter()
-        .map(|(peer, _)| *peer)
-        .filter(|peer| results.peers().contains(peer))
-        .collect();
-    let cells: Vec<Cell> = results
-        .cells
-        .iter()
-        .filter(|cell| SHOWN.contains(&cell.to_string().as_str()))
-        .copied()
-        .collect();
-    let groups: Vec<Group> = cells
-        .iter()
-        .filter_map(|cell| Group::new(results, *cell, &peers))
-        .collect();
+    let peers: Vec<&str> = ORDER.iter().map(|(peer, _)| *peer).filter(|peer| results.peers().contains(peer)).collect();
+    let cells: Vec<Cell> =
+        results.cells.iter().filter(|cell| SHOWN.contains(&cell.to_string().as_str())).copied().collect();
+    let groups: Vec<Group> = cells.iter().filter_map(|cell| Group::new(results, *cell, &peers)).collect();
 
     let height = TOP + groups.iter().map(Group::height).sum::<u32>() + BOTTOM;
     let mut out = format!(
@@ -88,21 +77,16 @@ struct Bar {
 
 impl Group {
     fn new(results: &Results, cell: Cell, peers: &[&str]) -> Option<Self> {
-        let raw = results
-            .median_of(cell, "raw", |figures| figures.per_second)
-            .filter(|rate| *rate > 0.0)?;
-        let bars = ORDER
-            .iter()
-            .filter(|(peer, _)| peers.contains(peer))
-            .filter_map(|(peer, colour)| {
-                let per_second = results.median_of(cell, peer, |figures| figures.per_second)?;
-                Some(Bar {
-                    peer,
-                    colour,
-                    per_second,
-                    relative: per_second / raw,
-                })
-            });
+        let raw = results.median_of(cell, "raw", |figures| figures.per_second).filter(|rate| *rate > 0.0)?;
+        let bars = ORDER.iter().filter(|(peer, _)| peers.contains(peer)).filter_map(|(peer, colour)| {
+            let per_second = results.median_of(cell, peer, |figures| figures.per_second)?;
+            Some(Bar {
+                peer,
+                colour,
+                per_second,
+                relative: per_second / raw,
+            })
+        });
         Some(Self {
             title: cell.to_string(),
             bars: bars.collect(),

@@ -17,7 +17,7 @@ pub(crate) struct Contender {
 }
 
 /// What the framework under test is called, in its two encodings, and what each is compared with.
-pub(crate) const PAIRS: [(&str, &str); 11] = [
+pub(crate) const PAIRS: [(&str, &str); 13] = [
     ("sinew", "raw"),
     ("sinew", "tarpc"),
     ("sinew", "tonic"),
@@ -26,6 +26,8 @@ pub(crate) const PAIRS: [(&str, &str); 11] = [
     ("sinew-named", "raw-named"),
     ("sinew-named", "sinew"),
     ("sinew-tls", "sinew"),
+    ("sinew-quic", "raw-quinn-mux"),
+    ("sinew-quic", "raw-quinn"),
     // Whether raw is what it has to be.
     ("raw", "tarpc"),
     ("raw", "tonic"),
@@ -33,12 +35,15 @@ pub(crate) const PAIRS: [(&str, &str); 11] = [
 ];
 
 /// Name, binary, encoding. All must be there, unless the options name fewer.
-const ALL: [(&str, &str, &str); 9] = [
+const ALL: [(&str, &str, &str); 12] = [
     ("raw", "peer-raw", "compact"),
     ("raw-named", "peer-raw", "named"),
     ("sinew", "peer-sinew", "compact"),
     ("sinew-named", "peer-sinew", "named"),
     ("sinew-tls", "peer-sinew-tls", "compact"),
+    ("raw-quinn", "peer-raw-quinn", "compact"),
+    ("raw-quinn-mux", "peer-raw-quinn-mux", "compact"),
+    ("sinew-quic", "peer-sinew-quic", "compact"),
     ("tarpc", "peer-tarpc", "compact"),
     ("tonic", "peer-tonic", "compact"),
     ("volo-thrift", "peer-volo", "compact"),

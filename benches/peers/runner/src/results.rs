@@ -96,9 +96,7 @@ impl Results {
     /// Computes what follows from the samples and writes all as JSON.
     pub(crate) fn write(&mut self, path: &Path) -> Result<()> {
         let cells = self.cells.iter();
-        self.ratios = cells
-            .flat_map(|cell| PAIRS.iter().filter_map(|pair| self.ratio(*cell, *pair)))
-            .collect();
+        self.ratios = cells.flat_map(|cell| PAIRS.iter().filter_map(|pair| self.ratio(*cell, *pair))).collect();
         self.void = self.reason_to_void();
         let json = serde_json::to_string_pretty(self)?;
         fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))
@@ -118,19 +116,12 @@ impl Results {
     /// All figures of a contender in a cell, with their rounds.
     pub(crate) fn figures(&self, cell: Cell, peer: &str) -> Vec<(usize, Figures)> {
         let samples = self.samples.iter().filter(|sample| sample.is_of(cell, peer));
-        samples
-            .filter_map(|sample| Some((sample.round, sample.figures?)))
-            .collect()
+        samples.filter_map(|sample| Some((sample.round, sample.figures?))).collect()
     }
 
     /// The median of one figure, if there is any sample.
     pub(crate) fn median_of(&self, cell: Cell, peer: &str, figure: impl Fn(&Figures) -> f64) -> Option<f64> {
-        median(
-            self.figures(cell, peer)
-                .iter()
-                .map(|(_, figures)| figure(figures))
-                .collect(),
-        )
+        median(self.figures(cell, peer).iter().map(|(_, figures)| figure(figures)).collect())
     }
 
     /// Compares two contenders in the rounds that have both.
@@ -160,17 +151,15 @@ impl Results {
             return None;
         }
         let judge = self.cells.iter().find(|cell| cell.to_string() == "echo32 64")?;
-        [("tarpc", 12.0), ("tonic", 28.0)]
-            .into_iter()
-            .find_map(|(peer, least)| {
-                let ratio = self.ratio(*judge, ("raw", peer))?;
-                (ratio.median < least).then(|| {
-                    format!(
-                        "raw is only {:.1} x {peer} on {judge} and not at least {least} x",
-                        ratio.median
-                    )
-                })
+        [("tarpc", 12.0), ("tonic", 28.0)].into_iter().find_map(|(peer, least)| {
+            let ratio = self.ratio(*judge, ("raw", peer))?;
+            (ratio.median < least).then(|| {
+                format!(
+                    "raw is only {:.1} x {peer} on {judge} and not at least {least} x",
+                    ratio.median
+                )
             })
+        })
     }
 }
 
@@ -178,9 +167,7 @@ impl Results {
 fn machine() -> String {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let cpus = read("/proc/cpuinfo");
-    let model = cpus
-        .lines()
-        .find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     let count = cpus.lines().filter(|line| line.starts_with("processor")).count();
     let kernel = read("/proc/sys/kernel/osrelease");
     format!(

@@ -32,12 +32,7 @@ fn heading(results: &Results) -> String {
 }
 
 fn table_of_calls(results: &Results) -> String {
-    let cells: Vec<Cell> = results
-        .cells
-        .iter()
-        .filter(|cell| cell.workload != Workload::Idle)
-        .copied()
-        .collect();
+    let cells: Vec<Cell> = results.cells.iter().filter(|cell| cell.workload != Workload::Idle).copied().collect();
     if cells.is_empty() {
         return String::new();
     }
@@ -46,11 +41,7 @@ fn table_of_calls(results: &Results) -> String {
         .to_owned();
     for cell in cells {
         for peer in results.peers() {
-            if results
-                .samples
-                .iter()
-                .any(|sample| sample.peer == peer && is_in(sample, cell))
-            {
+            if results.samples.iter().any(|sample| sample.peer == peer && is_in(sample, cell)) {
                 out += &row(results, cell, peer);
             }
         }
@@ -72,9 +63,7 @@ fn row(results: &Results, cell: Cell, peer: &str) -> String {
         median(|figures| figures.client_cpu_us).map(short),
         median(|figures| figures.server_peak_rss_kib as f64 / 1024.0).map(short),
     ];
-    let columns = columns
-        .map(|column| column.unwrap_or_else(|| "-".to_owned()))
-        .join(" | ");
+    let columns = columns.map(|column| column.unwrap_or_else(|| "-".to_owned())).join(" | ");
     format!(
         "| {} | {} | {peer} | {columns} |\n",
         cell.workload.name(),
@@ -134,10 +123,7 @@ pub(crate) fn thousands(number: f64) -> String {
     let digits = format!("{number:.0}");
     let first = digits.len() % 3;
     let (head, tail) = digits.split_at(first);
-    let groups = tail
-        .as_bytes()
-        .chunks(3)
-        .map(|group| String::from_utf8_lossy(group).into_owned());
+    let groups = tail.as_bytes().chunks(3).map(|group| String::from_utf8_lossy(group).into_owned());
     let head = (!head.is_empty()).then(|| head.to_owned());
     head.into_iter().chain(groups).collect::<Vec<_>>().join(",")
 }

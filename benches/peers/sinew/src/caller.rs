@@ -1,15 +1,16 @@
-//! One caller of sinew and its server, in clear text or over TLS, in compact or named encoding.
+//! One caller of sinew and its server, over each transport, in compact or named encoding.
 //!
 //! Client and server declare the contract each in the form that suits it: the client's arguments borrow, because it sends the same value again and
 //! again; the server's are owned, because it gives them back. Both are the same on the wire.
 
+use std::marker::PhantomData;
 use std::net::{SocketAddr, TcpListener};
 
 use anyhow::Result;
 use bytes::Bytes;
 use load::messages::{Echo, User};
 use load::{Encoding, Peer, compute_20us, ensure_same, sleep_1ms};
-use sinew::{Server, Status, Streaming};
+use sinew::{Server, ServerBuilder, Status, Streaming};
 
 /// The service in one encoding.
 macro_rules! contract {
@@ -80,9 +81,17 @@ contract!(named, "named");
 
 struct Handler;
 
+/// What calls travel over.
+pub(crate) trait Transport: Send + 'static {
+    const SCHEME: &'static str;
+
+    /// Listens at the port of `listener`.
+    fn listen(builder: ServerBuilder, listener: TcpListener) -> Result<ServerBuilder>;
+}
+
 /// One caller's handle: a client in each encoding over one channel; `named` says which is used.
-#[derive(Clone)]
-pub(crate) struct Caller<const TLS: bool> {
+pub(crate) struct Caller<T> {
+    transport: PhantomData<fn() -> T>,
     compact: compact::BorrowingClient,
     named: named::BorrowingClient,
     use_named: bool,
@@ -99,16 +108,12 @@ macro_rules! call {
     };
 }
 
-impl<const TLS: bool> Peer for Caller<TLS> {
+impl<T: Transport> Peer for Caller<T> {
     type Echo = Echo;
     type User = User;
 
     async fn serve(listener: TcpListener, encoding: Encoding) -> Result<()> {
-        let builder = if TLS {
-            Server::builder().tls_listener(listener)
-        } else {
-            Server::builder().listener(listener)
-        };
+        let builder = T::listen(Server::builder(), listener)?;
         let builder = match encoding {
             Encoding::Compact => builder.service(compact::BenchServer::new(Handler)),
             Encoding::Named => builder.service(named::BenchServer::new(Handler)),
@@ -117,9 +122,9 @@ impl<const TLS: bool> Peer for Caller<TLS> {
     }
 
     async fn connect(server: SocketAddr, encoding: Encoding) -> Result<Self> {
-        let scheme = if TLS { "tls" } else { "tcp" };
-        let channel = sinew::Channel::connect(&format!("{scheme}://{server}")).await?;
+        let channel = sinew::Channel::connect(&format!("{}://{server}", T::SCHEME)).await?;
         Ok(Self {
+            transport: PhantomData,
             compact: compact::BorrowingClient::from_channel(channel.clone()),
             named: named::BorrowingClient::from_channel(channel),
             use_named: encoding == Encoding::Named,
@@ -127,7 +132,12 @@ impl<const TLS: bool> Peer for Caller<TLS> {
     }
 
     fn another(&self) -> Self {
-        self.clone()
+        Self {
+            transport: PhantomData,
+            compact: self.compact.clone(),
+            named: self.named.clone(),
+            use_named: self.use_named,
+        }
     }
 
     async fn echo(&mut self, message: &Echo, verify: bool) -> Result<()> {

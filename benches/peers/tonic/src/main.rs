@@ -45,10 +45,7 @@ impl Peer for Caller {
     }
 
     async fn connect(server: SocketAddr, _: Encoding) -> Result<Self> {
-        let channel = Endpoint::new(format!("http://{server}"))?
-            .tcp_nodelay(true)
-            .connect()
-            .await?;
+        let channel = Endpoint::new(format!("http://{server}"))?.tcp_nodelay(true).connect().await?;
         Ok(Self {
             client: BenchClient::new(channel),
         })

@@ -55,11 +55,7 @@ impl From<&messages::User> for UserMessage {
             },
             tags: user.tags.into_iter().map(text).collect(),
             devices: user.devices.into_iter().map(device).collect(),
-            preferences: user
-                .preferences
-                .into_iter()
-                .map(|(name, value)| (text(name), text(value)))
-                .collect(),
+            preferences: user.preferences.into_iter().map(|(name, value)| (text(name), text(value))).collect(),
             referrer: user.referrer.map(u64::cast_signed),
         }
     }
