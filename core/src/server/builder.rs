@@ -342,7 +342,7 @@ impl ServerBuilder {
             if self.dangerous_plaintext {
                 address = address.with_dangerous_plaintext();
             }
-            opened.push(Listener::bind(&address, &self.listen).await?);
+            opened.extend(Listener::bind_all(&address, &self.listen).await?);
         }
         for listener in self.handed_over {
             opened.push(match listener {

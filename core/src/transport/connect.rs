@@ -10,6 +10,8 @@ use tokio::time::Instant;
 
 use super::address::{Address, is_loopback};
 use super::error::ConnectError;
+#[cfg(feature = "quic")]
+use super::fallback::Fallback;
 use super::io::ByteStream;
 use super::mem;
 #[cfg(feature = "quic")]
@@ -29,6 +31,8 @@ pub struct Dialler {
     tls: Option<Dialling>,
     #[cfg(feature = "quic")]
     quic: QuicDialler,
+    #[cfg(feature = "quic")]
+    fallback: Fallback,
 }
 
 /// What dialling needs beside the address.
@@ -83,6 +87,8 @@ impl Dialler {
             Ok(Self {
                 #[cfg(feature = "quic")]
                 quic: QuicDialler::new(&config.limits),
+                #[cfg(feature = "quic")]
+                fallback: Fallback::default(),
                 address,
                 tls,
             })
@@ -130,27 +136,28 @@ impl Dialler {
             #[cfg(feature = "tls")]
             Address::Tls { host, port } => {
                 dial_each("tls", host, *port, timeout, async |candidate| {
-                    let socket = open_tcp("tls", candidate).await?;
-                    match &self.tls {
-                        Some(tls) => tls.shake_hands(socket, candidate).await,
-                        None => Err(unsupported(&self.address)),
-                    }
+                    self.dial_tls(candidate).await
+                })
+                .await
+            }
+            #[cfg(feature = "quic")]
+            Address::Quic { host, port } => {
+                dial_each("quic", host, *port, timeout, async |candidate| {
+                    self.dial_quic(candidate).await
+                })
+                .await
+            }
+            #[cfg(feature = "quic")]
+            Address::QuicTcp { host, port } => {
+                dial_each("quic+tcp", host, *port, timeout, async |candidate| {
+                    self.fallback.connect(self.dial_quic(candidate), self.dial_tls(candidate)).await
                 })
                 .await
             }
             #[cfg(not(feature = "tls"))]
             Address::Tls { .. } => Err(unsupported(&self.address)),
-            #[cfg(feature = "quic")]
-            Address::Quic { host, port } => {
-                dial_each("quic", host, *port, timeout, async |candidate| match &self.tls {
-                    Some(tls) => self.quic.connect(tls, candidate).await,
-                    None => Err(unsupported(&self.address)),
-                })
-                .await
-            }
             #[cfg(not(feature = "quic"))]
-            Address::Quic { .. } => Err(unsupported(&self.address)),
-            Address::QuicTcp { .. } => Err(unsupported(&self.address)),
+            Address::Quic { .. } | Address::QuicTcp { .. } => Err(unsupported(&self.address)),
             #[cfg(unix)]
             Address::Unix { path } => match tokio::net::UnixStream::connect(path).await {
                 Ok(stream) => Ok(ByteStream::unix(stream)),
@@ -162,6 +169,23 @@ impl Dialler {
             #[cfg(not(unix))]
             Address::Unix { .. } => Err(unsupported(&self.address)),
             Address::Mem { name } => mem::connect(name),
+        }
+    }
+
+    #[cfg(feature = "tls")]
+    async fn dial_tls(&self, candidate: SocketAddr) -> Result<ByteStream, ConnectError> {
+        let socket = open_tcp("tls", candidate).await?;
+        match &self.tls {
+            Some(tls) => tls.shake_hands(socket, candidate).await,
+            None => Err(unsupported(&self.address)),
+        }
+    }
+
+    #[cfg(feature = "quic")]
+    async fn dial_quic(&self, candidate: SocketAddr) -> Result<ByteStream, ConnectError> {
+        match &self.tls {
+            Some(tls) => self.quic.connect(tls, candidate).await,
+            None => Err(unsupported(&self.address)),
         }
     }
 }

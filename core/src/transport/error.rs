@@ -109,6 +109,15 @@ pub enum ConnectError {
         #[source]
         source: TlsConfigError,
     },
+    /// Neither QUIC nor TCP gets through.
+    #[error("no encrypted connection: neither over QUIC ({quic}) nor over TCP")]
+    NeitherWay {
+        /// Why not over QUIC.
+        quic: String,
+        /// Why not over TCP.
+        #[source]
+        source: Box<ConnectError>,
+    },
     /// Nobody listens under this name in this process.
     #[error("nobody listens on mem:{name} in this process")]
     NoListener {

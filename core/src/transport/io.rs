@@ -58,6 +58,8 @@ pub(crate) struct StreamReset(pub(crate) ErrorCode);
 
 /// Where more streams of the same connection come from, each for one call at a time.
 pub trait Siblings: Send + Sync + 'static {
+    /// Client: whether small calls, too, are better off with a stream of their own; asked for every call.
+    fn spreads_calls(&self) -> bool;
     /// Client: one more; `None` if as many are open as may be, or the connection is over.
     fn open(&self) -> Option<ByteStream>;
     /// Server: the next one that the client opened; `None` when the connection is over. Cancel safe.

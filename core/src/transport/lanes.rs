@@ -2,7 +2,8 @@
 //!
 //! A stream of its own costs a call several times what a place in the lane does, and what it buys is that nobody waits for anybody else's bytes. So the
 //! small calls share, and those that stream or bring a large request do not. A stream is kept for the next such call, unless the call that had it was
-//! cancelled: then it is reset, and what was under way on it is dropped at once.
+//! cancelled: then it is reset, and what was under way on it is dropped at once. Where packets are lost, small calls have streams of their own, too: in a
+//! shared one each loss holds up all of them.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -147,7 +148,9 @@ impl Connection {
     #[must_use]
     pub fn for_call(self, needs_own_stream: bool) -> Self {
         match self.place() {
-            Place::Lane(lanes) if needs_own_stream => lanes.take(&self).unwrap_or(self),
+            Place::Lane(lanes) if needs_own_stream || lanes.siblings.spreads_calls() => {
+                lanes.take(&self).unwrap_or(self)
+            }
             _ => self,
         }
     }

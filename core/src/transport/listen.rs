@@ -23,6 +23,9 @@ use crate::mux::MuxConfig;
 /// Connections that the kernel holds until they are accepted.
 pub const BACKLOG: u32 = 1024;
 
+/// How often the system is asked for a port that is free over UDP and TCP alike.
+const SAME_PORT_ATTEMPTS: usize = 8;
+
 /// Accepts connections at one address.
 #[derive(Debug)]
 pub struct Listener {
@@ -114,6 +117,31 @@ impl Drop for SocketFile {
 }
 
 impl Listener {
+    /// Opens what goes with an address: one listener, or for `quic+tcp://` two at the same port.
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind).
+    pub async fn bind_all(address: &Address, config: &ListenConfig) -> Result<Vec<Self>, BindError> {
+        let Address::QuicTcp { host, port } = address else {
+            return Ok(vec![Self::bind(address, config).await?]);
+        };
+        let mut attempts = if *port == 0 { SAME_PORT_ATTEMPTS } else { 1 };
+        loop {
+            attempts -= 1;
+            let (host, port) = (host.clone(), *port);
+            let quic = Self::bind(&Address::Quic { host, port }, config).await?;
+            let Address::Quic { host, port } = quic.bound.clone() else {
+                return Ok(vec![quic]);
+            };
+            match Self::bind(&Address::Tls { host, port }, config).await {
+                Ok(tls) => return Ok(vec![quic, tls]),
+                // The system chose a port that somebody has over TCP.
+                Err(BindError::Io { .. }) if attempts > 0 => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     /// Opens a listener.
     ///
     /// # Errors
@@ -171,7 +199,7 @@ impl Listener {
             }
             #[cfg(not(feature = "quic"))]
             Address::Quic { .. } => Err(io_error(io::ErrorKind::Unsupported.into())),
-            // Two listeners, which the server opens one by one.
+            // Two listeners: `bind_all` opens them.
             Address::QuicTcp { .. } => Err(io_error(io::ErrorKind::Unsupported.into())),
             #[cfg(unix)]
             Address::Unix { path } => {

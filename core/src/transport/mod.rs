@@ -14,6 +14,8 @@ pub mod connect;
 pub mod connection;
 pub mod driver;
 pub mod error;
+#[cfg(feature = "quic")]
+mod fallback;
 pub mod io;
 pub(crate) mod lanes;
 pub mod listen;

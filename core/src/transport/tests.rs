@@ -11,8 +11,8 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, DuplexStream, ReadBuf};
 
 use super::acceptor::{Acceptor, NoCalls};
-use super::connection::{Connection, Lifecycle};
 use super::baton::Baton;
+use super::connection::{Connection, Lifecycle};
 use super::driver;
 use super::io::{ByteStream, SharedWrite};
 use super::mem::pair;

@@ -2,20 +2,25 @@
 
 use std::future::Future;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use quinn::{RecvStream, SendStream};
 use rustls::pki_types::CertificateDer;
 
+use super::socket::ClientSocket;
 use super::stream;
 use crate::context::Identity;
 use crate::mux::{Company, Group};
+use crate::policy::loss::LossWatch;
 use crate::transport::io::{ByteStream, Reader, Siblings, Writer};
 use crate::transport::tls::identity_of;
 
 /// The lane goes before streams that carry one large call each: small calls must not wait behind their bytes.
 const LANE_PRIORITY: i32 = 1;
+/// Calls between two looks at the losses: looking takes the connection's lock.
+const CALLS_PER_LOOK: u32 = 64;
 
 /// A QUIC connection, as its streams share it.
 pub(super) struct QuicConnection {
@@ -23,19 +28,21 @@ pub(super) struct QuicConnection {
     group: Arc<Group>,
     peer: String,
     identity: Option<Arc<Identity>>,
-    /// A client's connection keeps its endpoint.
-    _endpoint: Option<quinn::Endpoint>,
+    loss: Loss,
+    /// A client's connection keeps its socket.
+    _socket: Option<Arc<ClientSocket>>,
 }
 
 impl QuicConnection {
-    pub(super) fn new(connection: quinn::Connection, endpoint: Option<quinn::Endpoint>) -> Self {
+    pub(super) fn new(connection: quinn::Connection, socket: Option<Arc<ClientSocket>>) -> Self {
         let chain = connection.peer_identity().and_then(|chain| chain.downcast::<Vec<CertificateDer<'static>>>().ok());
         Self {
             peer: format!("quic://{}", connection.remote_address()),
             identity: chain.map(|chain| identity_of(&chain)),
             group: Arc::default(),
+            loss: Loss::default(),
             connection,
-            _endpoint: endpoint,
+            _socket: socket,
         }
     }
 
@@ -60,7 +67,30 @@ impl QuicConnection {
     }
 }
 
+/// Whether the path loses packets, looked at now and then.
+#[derive(Default)]
+struct Loss {
+    calls: AtomicU32,
+    lossy: AtomicBool,
+    watch: Mutex<LossWatch>,
+}
+
+impl Loss {
+    fn look(&self, connection: &quinn::Connection) -> bool {
+        if self.calls.fetch_add(1, Ordering::Relaxed).is_multiple_of(CALLS_PER_LOOK) {
+            let path = connection.stats().path;
+            let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+            self.lossy.store(watch.update(path.sent_packets, path.lost_packets), Ordering::Relaxed);
+        }
+        self.lossy.load(Ordering::Relaxed)
+    }
+}
+
 impl Siblings for QuicConnection {
+    fn spreads_calls(&self) -> bool {
+        self.loss.look(&self.connection)
+    }
+
     fn open(&self) -> Option<ByteStream> {
         let mut task = Context::from_waker(Waker::noop());
         match pin!(self.connection.open_bi()).poll(&mut task) {

@@ -1,31 +1,24 @@
-//! A client's UDP sockets, and the connections made over them.
+//! A client's connections.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::SocketAddr;
+use std::sync::Arc;
 
-use quinn::{ConnectionError, Endpoint, TokioRuntime, TransportConfig};
-use socket2::{Domain, Protocol, Socket, Type};
+use quinn::{ConnectionError, TransportConfig};
 use tokio::net::UdpSocket;
 
 use super::config;
 use super::connection::QuicConnection;
 use super::listen::{self, Failed};
+use super::socket::{ClientSocket, anywhere};
 use crate::mux::MuxConfig;
 use crate::transport::error::ConnectError;
 use crate::transport::io::ByteStream;
 use crate::transport::tls::{Dialling, TlsFault};
 
-/// What a channel needs to dial over QUIC. Its connections share one socket per family of addresses.
+/// What a channel needs to dial over QUIC.
 pub(crate) struct QuicDialler {
     transport: Arc<TransportConfig>,
-    sockets: Mutex<Sockets>,
-}
-
-#[derive(Default)]
-struct Sockets {
-    v4: Option<Endpoint>,
-    v6: Option<Endpoint>,
 }
 
 impl std::fmt::Debug for QuicDialler {
@@ -38,7 +31,6 @@ impl QuicDialler {
     pub(crate) fn new(limits: &MuxConfig) -> Self {
         Self {
             transport: config::transport(limits, config::Accepts::Nothing),
-            sockets: Mutex::default(),
         }
     }
 
@@ -59,7 +51,7 @@ impl QuicDialler {
         })?;
         let mut config = quinn::ClientConfig::new(Arc::clone(&client.crypto) as Arc<_>);
         config.transport_config(Arc::clone(&self.transport));
-        let (endpoint, connecting) = self.start(config, to, &prepared.name.to_str()).map_err(io_error)?;
+        let (socket, connecting) = ClientSocket::connect(config, to, &prepared.name.to_str()).map_err(io_error)?;
         let connected = tokio::select! {
             // The handshake goes with its future, and the other one only watches.
             connected = listen::connect(connecting) => connected,
@@ -84,55 +76,15 @@ impl QuicDialler {
         };
         let connection = connected.map_err(failed)?;
         let (send, receive) = connection.open_bi().await.map_err(|error| failed(Failed::Connection(error)))?;
-        Ok(QuicConnection::new(connection, Some(endpoint)).lane(send, receive))
+        Ok(QuicConnection::new(connection, Some(socket)).lane(send, receive))
     }
-
-    /// Begins a handshake on the socket for `to`; on a new one if the last went with its runtime.
-    fn start(
-        &self,
-        config: quinn::ClientConfig,
-        to: SocketAddr,
-        name: &str,
-    ) -> io::Result<(Endpoint, quinn::Connecting)> {
-        let mut sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
-        let slot = match to {
-            SocketAddr::V4(_) => &mut sockets.v4,
-            SocketAddr::V6(_) => &mut sockets.v6,
-        };
-        if let Some(endpoint) = slot {
-            match endpoint.connect_with(config.clone(), to, name) {
-                Ok(connecting) => return Ok((endpoint.clone(), connecting)),
-                Err(quinn::ConnectError::EndpointStopping) => {}
-                Err(error) => return Err(io::Error::other(error)),
-            }
-        }
-        let endpoint = open(to)?;
-        let connecting = endpoint.connect_with(config, to, name).map_err(io::Error::other)?;
-        *slot = Some(endpoint.clone());
-        Ok((endpoint, connecting))
-    }
-}
-
-fn open(to: SocketAddr) -> io::Result<Endpoint> {
-    let any: SocketAddr = match to {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-    };
-    let socket = Socket::new(Domain::for_address(any), Type::DGRAM, Some(Protocol::UDP))?;
-    socket.bind(&any.into())?;
-    listen::roomy(&socket);
-    Endpoint::new(config::endpoint(), None, socket.into(), Arc::new(TokioRuntime))
 }
 
 /// Resolves if the system says that nobody listens at `to`, which a socket hears only if it sends to nobody else. One byte is no QUIC packet, so a server
 /// drops it unseen.
 async fn refused(to: SocketAddr) -> io::Error {
     let probe = async {
-        let any: SocketAddr = match to {
-            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-        };
-        let socket = UdpSocket::bind(any).await?;
+        let socket = UdpSocket::bind(anywhere(to.is_ipv4())).await?;
         socket.connect(to).await?;
         socket.send(&[0]).await?;
         socket.recv(&mut [0; 1]).await

@@ -2,17 +2,16 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 
 use quinn::crypto::rustls::{HandshakeData, NoInitialCipherSuite, QuicServerConfig};
 use quinn::{Connecting, ConnectionError, Endpoint, Incoming, TokioRuntime, TransportConfig};
-use socket2::{Domain, Protocol, Socket, Type};
 
 use super::connection::QuicConnection;
-use super::{config, error};
+use super::{config, error, socket};
 use crate::mux::MuxConfig;
 use crate::mux::config::ConfigError;
 use crate::transport::error::HandshakeError;
@@ -25,8 +24,6 @@ use crate::wire::frame::ErrorCode;
 pub const RETRY_ABOVE: usize = 128;
 /// Sockets of one listener at most.
 pub const SOCKETS_MAX: usize = 64;
-/// What the system may hold of packets that arrived until they are read, if it allows so much: a burst of many clients.
-const SOCKET_BYTES: usize = 4 * 1024 * 1024;
 
 /// How a server speaks QUIC.
 ///
@@ -132,11 +129,11 @@ impl QuicListener {
         limits: &MuxConfig,
     ) -> io::Result<Self> {
         let transport = config::transport(limits, config::Accepts::Streams);
-        let first = open_socket(candidate, quic.sockets > 1)?;
+        let first = socket::listen(candidate, quic.sockets > 1)?;
         let local = first.local_addr()?;
         let mut sockets = vec![first];
         for _ in 1..quic.sockets {
-            sockets.push(open_socket(local, true)?);
+            sockets.push(socket::listen(local, true)?);
         }
         let shown = Arc::new(Shown {
             acceptor,
@@ -339,25 +336,4 @@ fn lost(error: ConnectionError) -> HandshakeError {
 
 fn failed_for(source: io::Error) -> HandshakeError {
     HandshakeError::new("the QUIC handshake failed", false, source)
-}
-
-fn open_socket(address: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-    #[cfg(unix)]
-    if shared {
-        socket.set_reuse_port(true)?;
-    }
-    #[cfg(not(unix))]
-    if shared {
-        return Err(io::ErrorKind::Unsupported.into());
-    }
-    socket.bind(&address.into())?;
-    roomy(&socket);
-    Ok(socket.into())
-}
-
-/// Gives the socket room for bursts, as far as the system lets it.
-pub(super) fn roomy(socket: &Socket) {
-    let _optional = socket.set_recv_buffer_size(SOCKET_BYTES);
-    let _optional = socket.set_send_buffer_size(SOCKET_BYTES);
 }

@@ -11,6 +11,7 @@ mod connection;
 mod dial;
 mod error;
 mod listen;
+mod socket;
 mod stream;
 
 pub(crate) use dial::QuicDialler;
