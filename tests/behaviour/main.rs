@@ -19,6 +19,7 @@ mod interop;
 mod lifecycle;
 mod pressure;
 mod processes;
+mod quic;
 mod streaming;
 mod tls;
 mod tracing;

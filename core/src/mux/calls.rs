@@ -296,6 +296,7 @@ impl Mux {
         };
         if let Some((chunk, credit)) = stream.recv.take() {
             self.give_credit(key, credit);
+            self.publish();
             return Poll::Ready(Ok(Some(chunk)));
         }
         if stream.recv.fin {
@@ -538,7 +539,7 @@ impl Mux {
             return None;
         };
         let recv_left = self.recv_window;
-        let room = self.config.assembly_bytes_max.saturating_sub(self.assembling);
+        let room = self.assembly_room();
         let stream = self.streams.by_id(id)?;
         let want = left.min(stream.recv.direct_bytes());
         let mut allowed = stream.recv.window;
@@ -558,6 +559,7 @@ impl Mux {
     /// Takes the memory of [`lend_body`](Self::lend_body) back with `added` more bytes in it.
     pub fn return_body(&mut self, now: Instant, id: StreamId, bytes: Vec<u8>, added: usize, events: &mut Events) {
         self.return_assembled(now, id, bytes, added, events);
+        self.publish();
     }
 }
 

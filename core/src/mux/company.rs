@@ -6,6 +6,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+/// Unread bytes that every stream may hold, however many the others do: its reader has something to do, and goes on.
+const UNREAD_BYTES_MIN: usize = 64 * 1024;
+
 /// The place of a byte stream among those of its connection.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
@@ -27,6 +30,10 @@ pub struct Group {
     limit: AtomicUsize,
     /// How many were answered since the lane last looked.
     answered: AtomicUsize,
+    /// Bytes that arrived on these streams and were not read.
+    unread: AtomicUsize,
+    /// Bytes of their messages under way.
+    assembling: AtomicUsize,
 }
 
 impl Default for Group {
@@ -35,6 +42,8 @@ impl Default for Group {
             calls: AtomicUsize::new(0),
             limit: AtomicUsize::new(usize::MAX),
             answered: AtomicUsize::new(0),
+            unread: AtomicUsize::new(0),
+            assembling: AtomicUsize::new(0),
         }
     }
 }
@@ -66,6 +75,8 @@ impl Group {
     pub fn exclusive(self: &Arc<Self>) -> Arc<Exclusive> {
         Arc::new(Exclusive {
             taken: AtomicBool::new(false),
+            unread: AtomicUsize::new(0),
+            assembling: AtomicUsize::new(0),
             group: Arc::clone(self),
         })
     }
@@ -75,6 +86,9 @@ impl Group {
 #[derive(Debug)]
 pub struct Exclusive {
     taken: AtomicBool,
+    /// What of the group's bytes are this one's.
+    unread: AtomicUsize,
+    assembling: AtomicUsize,
     group: Arc<Group>,
 }
 
@@ -102,6 +116,12 @@ impl Exclusive {
         self.taken.load(Ordering::Acquire)
     }
 
+    /// Tells what this stream holds now. By the owner of its mux, under the lock of that.
+    pub(super) fn publish(&self, unread: usize, assembling: usize) {
+        publish(&self.unread, &self.group.unread, unread);
+        publish(&self.assembling, &self.group.assembling, assembling);
+    }
+
     /// The calls of the connection that run on streams of their own.
     #[must_use]
     pub fn group(&self) -> &Arc<Group> {
@@ -112,6 +132,16 @@ impl Exclusive {
 impl Drop for Exclusive {
     fn drop(&mut self) {
         self.give_back();
+        self.publish(0, 0);
+    }
+}
+
+fn publish(own: &AtomicUsize, all: &AtomicUsize, now: usize) {
+    let before = own.swap(now, Ordering::AcqRel);
+    if now > before {
+        all.fetch_add(now - before, Ordering::AcqRel);
+    } else if now < before {
+        all.fetch_sub(before - now, Ordering::AcqRel);
     }
 }
 
@@ -135,6 +165,26 @@ impl Company {
         fits
     }
 
+    /// Whether a stream with so many bytes `unread` has to wait until they are read, because all together hold more than `max`.
+    pub(super) fn is_to_wait(&self, unread: usize, max: usize) -> bool {
+        match self {
+            Self::Alone | Self::Lane(_) => false,
+            Self::Exclusive(own) => unread >= UNREAD_BYTES_MIN && own.group.unread.load(Ordering::Acquire) > max,
+        }
+    }
+
+    /// Bytes of messages under way on other streams.
+    pub(super) fn assembling_elsewhere(&self) -> usize {
+        match self {
+            Self::Alone => 0,
+            Self::Lane(group) => group.assembling.load(Ordering::Acquire),
+            Self::Exclusive(own) => {
+                let all = own.group.assembling.load(Ordering::Acquire);
+                all.saturating_sub(own.assembling.load(Ordering::Acquire))
+            }
+        }
+    }
+
     /// The last call of this stream is over.
     pub(super) fn at_rest(&self) {
         if let Self::Exclusive(own) = self {
@@ -147,7 +197,7 @@ impl Company {
 mod tests {
     use std::sync::Arc;
 
-    use super::{Company, Group};
+    use super::{Company, Group, UNREAD_BYTES_MIN};
 
     #[test]
     fn calls_on_streams_of_their_own_have_a_limit_together() {
@@ -158,6 +208,35 @@ mod tests {
         streams[0].at_rest();
         assert!(streams[2].admits());
         assert_eq!(group.calls(), 2);
+    }
+
+    #[test]
+    fn unread_bytes_of_all_streams_have_a_limit() {
+        let group = Arc::new(Group::default());
+        let (one, other) = (group.exclusive(), group.exclusive());
+        other.publish(1_000_000, 0);
+        let waits = |unread, max| {
+            one.publish(unread, 0);
+            Company::Exclusive(Arc::clone(&one)).is_to_wait(unread, max)
+        };
+        assert!(!waits(UNREAD_BYTES_MIN, 1_000_000 + UNREAD_BYTES_MIN), "at the limit");
+        assert!(waits(UNREAD_BYTES_MIN, 1_000_000 + UNREAD_BYTES_MIN - 1), "above");
+        assert!(!waits(UNREAD_BYTES_MIN - 1, 0), "it has nearly nothing to read");
+        drop(other);
+        assert!(!waits(UNREAD_BYTES_MIN, UNREAD_BYTES_MIN));
+    }
+
+    #[test]
+    fn messages_under_way_elsewhere_count() {
+        let group = Arc::new(Group::default());
+        let (one, other) = (group.exclusive(), group.exclusive());
+        one.publish(0, 30);
+        other.publish(0, 50);
+        other.publish(0, 20);
+        assert_eq!(Company::Exclusive(Arc::clone(&one)).assembling_elsewhere(), 20);
+        assert_eq!(Company::Lane(Arc::clone(&group)).assembling_elsewhere(), 50);
+        drop(other);
+        assert_eq!(Company::Exclusive(one).assembling_elsewhere(), 0);
     }
 
     #[test]

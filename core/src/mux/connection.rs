@@ -244,7 +244,7 @@ impl Mux {
         } else {
             Input::Body { stream: id, left, fin }
         };
-        let room = self.config.assembly_bytes_max.saturating_sub(self.assembling);
+        let room = self.assembly_room();
         let Some(stream) = self.streams.by_id(id) else {
             // It ended while its frame was under way.
             self.return_unwanted(bytes.len());

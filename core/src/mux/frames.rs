@@ -68,6 +68,7 @@ impl Mux {
                 Step::Incomplete => break,
             }
         }
+        self.publish();
         if self.end.is_some() { input.len() } else { at }
     }
 

@@ -186,6 +186,7 @@ impl Mux {
     pub(super) fn came_to_rest(&mut self) {
         self.keepalive.at_rest();
         self.company.at_rest();
+        self.publish();
     }
 
     /// Ends every call whose deadline has come. A server tells the client; a client tells nobody, because the server knows the same deadline.

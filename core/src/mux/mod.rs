@@ -294,6 +294,27 @@ impl Mux {
         self.hello_received.then(|| self.peer.clone())
     }
 
+    /// Whether nothing more is to be read from the stream for now: it holds unread messages, and all of its connection's streams together hold as much as may
+    /// be. The transport's own flow control then holds up the peer.
+    #[must_use]
+    pub fn is_to_wait(&self) -> bool {
+        let unread = self.recv_window.unread();
+        self.company.is_to_wait(unread, self.config.connection_window as usize)
+    }
+
+    /// Tells the other streams of the connection what this one holds.
+    fn publish(&self) {
+        if let Company::Exclusive(own) = &self.company {
+            own.publish(self.recv_window.unread(), self.assembling);
+        }
+    }
+
+    /// How many bytes further messages under way may take.
+    fn assembly_room(&self) -> usize {
+        let taken = self.assembling + self.company.assembling_elsewhere();
+        self.config.assembly_bytes_max.saturating_sub(taken)
+    }
+
     /// Lets the first call in line open its stream, if there is room now.
     pub fn room_for_openers(&mut self) {
         self.woken.extend(self.openers.pop());
@@ -357,6 +378,7 @@ impl Mux {
         self.ready.clear();
         self.starved.clear();
         self.assembling = 0;
+        self.publish();
         events.wakers.extend(self.openers.drain());
     }
 

@@ -7,13 +7,13 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
 use super::io::{SharedWrite, Writer};
-use super::lanes::Place as StreamPlace;
+use super::lanes::{OfLane, Place as StreamPlace};
 use super::state::State;
 use super::write::{Written, write_out};
 use crate::context::Peer;
@@ -470,9 +470,12 @@ impl Connection {
         let result = match &self.shared.place {
             StreamPlace::Exclusive(of) if of.is_taken() => {
                 let result = work(&mut state.mux);
-                if !of.is_taken() {
+                let reads_on = state.waits_for_reader && !state.mux.is_to_wait();
+                if reads_on || !of.is_taken() {
+                    state.waits_for_reader = false;
+                    let driver = state.driver.clone().filter(|_| reads_on);
                     self.after(state, false);
-                    of.call_ended();
+                    Self::went_on(driver, of);
                     return result;
                 }
                 result
@@ -481,6 +484,16 @@ impl Connection {
         };
         self.after(state, false);
         result
+    }
+
+    /// A stream that waited for its reader reads on, or its call is over.
+    fn went_on(driver: Option<Waker>, of: &OfLane) {
+        if let Some(driver) = driver {
+            driver.wake();
+        }
+        if !of.is_taken() {
+            of.call_ended();
+        }
     }
 
     /// After an operation: writes at once if alone, else leaves it to the driver.

@@ -163,6 +163,11 @@ impl<A: Acceptor> Core<A> {
             self.held_back = true;
             return Read::Wait;
         }
+        if state.mux.is_to_wait() {
+            // Whoever takes messages out wakes this task.
+            state.waits_for_reader = true;
+            return Read::Wait;
+        }
         if self.leftover.is_unparsed() {
             drop(state);
             return self.parse_leftover(connection);

@@ -19,6 +19,8 @@ pub(super) struct State {
     pub(super) driver: Option<Waker>,
     /// When the driver's timer fires.
     pub(super) timer_at: Option<Instant>,
+    /// Nothing is read until unread messages are.
+    pub(super) waits_for_reader: bool,
     /// A write failed; the driver ends the connection.
     pub(super) broken: Option<io::Error>,
 }
@@ -33,6 +35,7 @@ impl State {
             flush_begun: false,
             driver: None,
             timer_at: None,
+            waits_for_reader: false,
             broken: None,
         }
     }

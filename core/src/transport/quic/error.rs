@@ -5,6 +5,8 @@ use std::io;
 use quinn::ConnectionError;
 use rustls::AlertDescription;
 
+use crate::transport::tls::TlsFault;
+
 /// QUIC's transport error CONNECTION_REFUSED. Source: RFC 9000 section 20.1.
 const CONNECTION_REFUSED: u64 = 0x2;
 /// The first of the codes that stand for TLS alerts. Source: RFC 9001 section 4.8.
@@ -25,7 +27,14 @@ pub(super) fn lost(error: ConnectionError) -> io::Error {
             io::ErrorKind::Other
         }
     };
-    io::Error::new(kind, error)
+    // A client learns what its server thought of its certificate when it takes itself for connected.
+    match tls_error(&error) {
+        Some(tls @ rustls::Error::AlertReceived(_)) => match TlsFault::of(&io::Error::other(tls)) {
+            TlsFault::Other => io::Error::new(kind, error),
+            fault => io::Error::new(kind, fault),
+        },
+        _ => io::Error::new(kind, error),
+    }
 }
 
 /// The TLS error behind a failed handshake, if it failed for one; the session itself keeps no more than its text.

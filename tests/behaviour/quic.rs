@@ -1,0 +1,410 @@
+//! What is particular to QUIC: streams of their own, addresses that change, sessions that are resumed, handshakes that fail, and the way around UDP. The interop
+//! cases, deadlines, cancellation and streaming run over QUIC like over everything else.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use rcgen::date_time_ymd;
+use sinew::{
+    Channel, ClientTls, Code, Cx, Drain, Server, ServerBuilder, ServerQuic, ServerTls, Serving, Status, Streaming,
+    service,
+};
+use tokio::net::UdpSocket;
+use tokio::sync::Notify;
+
+use crate::support::bounded;
+use crate::support::certs::Authority;
+
+#[service]
+trait Depot {
+    async fn echo(&self, text: String) -> String;
+    async fn whoami(&self, cx: &Cx) -> String;
+    async fn size(&self, body: bytes::Bytes) -> u64;
+    async fn count(&self, from: u64) -> Result<Streaming<u64>, Status>;
+    async fn pair(&self, from: u64) -> Result<Streaming<u64>, Status>;
+    async fn hold(&self) -> u64;
+}
+
+/// Holds calls until they are let go.
+#[derive(Clone, Default)]
+struct Store {
+    held: Arc<AtomicUsize>,
+    let_go: Arc<Notify>,
+}
+
+#[service]
+impl Depot for Store {
+    async fn echo(&self, text: String) -> String {
+        text
+    }
+
+    async fn whoami(&self, cx: &Cx) -> String {
+        cx.peer().map(|peer| peer.address().to_owned()).unwrap_or_default()
+    }
+
+    async fn size(&self, body: bytes::Bytes) -> u64 {
+        body.len() as u64
+    }
+
+    async fn count(&self, from: u64) -> Result<Streaming<u64>, Status> {
+        Ok(Streaming::iter(from..))
+    }
+
+    async fn pair(&self, from: u64) -> Result<Streaming<u64>, Status> {
+        Ok(Streaming::iter(from..from + 2))
+    }
+
+    async fn hold(&self) -> u64 {
+        self.held.fetch_add(1, Ordering::SeqCst);
+        self.let_go.notified().await;
+        7
+    }
+}
+
+fn builder(store: &Store) -> ServerBuilder {
+    Server::builder()
+        .service(DepotServer::new(store.clone()))
+        .drain(Drain::default().lame_duck("0s"))
+        .tls(Authority::shared().server())
+}
+
+async fn server(store: &Store) -> Serving {
+    builder(store).bind("quic://127.0.0.1:0").start().await.unwrap()
+}
+
+fn client_at(target: &str) -> DepotClient {
+    let channel = Channel::builder().tls(Authority::shared().client()).lazy(target).unwrap();
+    DepotClient::from_channel(channel)
+}
+
+fn client(serving: &Serving) -> DepotClient {
+    client_at(&serving.target())
+}
+
+/// Waits until as many calls are held.
+async fn held(store: &Store, calls: usize) {
+    while store.held.load(Ordering::SeqCst) < calls {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Passes datagrams on between one client and a server, from an address that can be changed: what a home router does when it forgets a flow.
+struct Nat {
+    address: SocketAddr,
+    rebind: Arc<Notify>,
+    rebound: Arc<AtomicUsize>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Nat {
+    async fn in_front_of(server: &str) -> Self {
+        let server: SocketAddr = server.strip_prefix("quic://").unwrap().parse().unwrap();
+        let inside = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = inside.local_addr().unwrap();
+        let (rebind, rebound) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
+        let (asked, done) = (Arc::clone(&rebind), Arc::clone(&rebound));
+        let task = tokio::spawn(async move {
+            let outside = async || {
+                let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+                socket.connect(server).await.unwrap();
+                socket
+            };
+            let mut out = outside().await;
+            let mut client = None;
+            let (mut to_server, mut to_client) = (vec![0; 65_536], vec![0; 65_536]);
+            loop {
+                tokio::select! {
+                    // Each is cancel safe.
+                    () = asked.notified() => {
+                        out = outside().await;
+                        done.fetch_add(1, Ordering::SeqCst);
+                    }
+                    Ok((len, from)) = inside.recv_from(&mut to_server) => {
+                        // The one-byte probe comes from another socket than the connection.
+                        if len > 1 {
+                            client = Some(from);
+                        }
+                        out.send(&to_server[..len]).await.unwrap();
+                    }
+                    Ok(len) = out.recv(&mut to_client) => {
+                        if let Some(client) = client {
+                            inside.send_to(&to_client[..len], client).await.unwrap();
+                        }
+                    }
+                }
+            }
+        });
+        Self {
+            address,
+            rebind,
+            rebound,
+            task,
+        }
+    }
+
+    async fn change_address(&self) {
+        let before = self.rebound.load(Ordering::SeqCst);
+        self.rebind.notify_one();
+        while self.rebound.load(Ordering::SeqCst) == before {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+impl Drop for Nat {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+#[tokio::test]
+async fn calls_survive_that_their_client_gets_another_address() {
+    bounded(async {
+        let store = Store::default();
+        let serving = server(&store).await;
+        let nat = Nat::in_front_of(&serving.target()).await;
+        let client = client_at(&format!("quic://localhost:{}", nat.address.port()));
+        let mut counting = client.count(0).await.unwrap();
+        assert_eq!(counting.next().await.unwrap().unwrap(), 0);
+        for change in 1..=3 {
+            let held_call = tokio::spawn(client.hold().into_future());
+            held(&store, change).await;
+            nat.change_address().await;
+            // What the client sends next comes from elsewhere.
+            assert_eq!(client.echo("moved".to_owned()).await.unwrap(), "moved");
+            store.let_go.notify_one();
+            assert_eq!(held_call.await.unwrap().unwrap(), 7, "a call that ran goes on");
+            assert!(counting.next().await.unwrap().is_ok(), "and a stream");
+        }
+        assert_eq!(serving.connections(), 1, "it is the same connection");
+        drop(counting);
+        serving.shutdown().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_stream_that_nobody_reads_holds_up_nobody_else() {
+    bounded(async {
+        let serving = server(&Store::default()).await;
+        let client = client(&serving);
+        let unread: Vec<_> = futures_util::future::join_all((0..20).map(|_| client.count(0).into_future())).await;
+        let body = bytes::Bytes::from(vec![7; 3 * 1024 * 1024]);
+        for _ in 0..3 {
+            assert_eq!(client.size(body.clone()).await.unwrap(), body.len() as u64);
+            assert_eq!(client.echo("small".to_owned()).await.unwrap(), "small");
+        }
+        for stream in unread {
+            assert_eq!(stream.unwrap().next().await.unwrap().unwrap(), 0);
+        }
+    })
+    .await;
+}
+
+/// More streaming calls than QUIC streams may be open: those above share the lane.
+#[tokio::test]
+async fn calls_above_the_limit_of_streams_share_the_lane() {
+    bounded(async {
+        let serving = server(&Store::default()).await;
+        let client = client(&serving);
+        let mut streams = Vec::new();
+        for number in 0..300 {
+            let mut stream = client.pair(number).await.unwrap();
+            assert_eq!(stream.next().await.unwrap().unwrap(), number);
+            streams.push(stream);
+        }
+        for (stream, number) in streams.iter_mut().zip(0..) {
+            assert_eq!(stream.next().await.unwrap().unwrap(), number + 1);
+        }
+        assert_eq!(serving.connections(), 1);
+    })
+    .await;
+}
+
+/// The limit holds for calls on streams of their own and on the lane together; the client waits above it.
+#[tokio::test]
+async fn calls_wait_at_the_limit_of_their_connection() {
+    bounded(async {
+        let store = Store::default();
+        let limited = builder(&store).max_calls_per_connection(4);
+        let serving = limited.bind("quic://127.0.0.1:0").start().await.unwrap();
+        let client = client(&serving);
+        client.echo("ready".to_owned()).await.unwrap();
+        let mut streams = Vec::new();
+        for number in 0..2 {
+            streams.push(client.count(number).await.unwrap());
+        }
+        let held_calls = [
+            tokio::spawn(client.hold().into_future()),
+            tokio::spawn(client.hold().into_future()),
+        ];
+        held(&store, 2).await;
+        let mut fifth = std::pin::pin!(client.echo("fifth".to_owned()).into_future());
+        let waits = tokio::time::timeout(Duration::from_millis(50), &mut fifth).await;
+        assert!(waits.is_err(), "four are open");
+        streams.pop();
+        assert_eq!(
+            fifth.await.unwrap(),
+            "fifth",
+            "the end of a stream makes room on the lane"
+        );
+        store.let_go.notify_waiters();
+        for call in held_calls {
+            assert_eq!(call.await.unwrap().unwrap(), 7);
+        }
+        serving.shutdown().await;
+    })
+    .await;
+}
+
+/// The message of the failure to connect.
+async fn refusal(tls: ClientTls, target: &str) -> String {
+    let error = Channel::builder().tls(tls).connect(target).await.unwrap_err();
+    assert_eq!(error.code(), Code::Unavailable, "{error}");
+    error.message().to_owned()
+}
+
+#[tokio::test]
+async fn failures_to_connect_name_their_cause() {
+    bounded(async {
+        let authority = Authority::shared();
+        let store = Store::default();
+        let serving = server(&store).await;
+        let target = serving.target();
+        let message = refusal(Authority::new("stranger").client(), &target).await;
+        assert!(message.contains("signed by nobody that this side trusts"), "{message}");
+        let message = refusal(authority.client().server_name("orders.internal").unwrap(), &target).await;
+        assert!(message.contains("for other names than the one called"), "{message}");
+
+        let dated = |from, until| {
+            let (chain, key) = authority.sign_with(&["localhost", "127.0.0.1"], |params| {
+                params.not_before = from;
+                params.not_after = until;
+            });
+            ServerTls::from_pem(chain, key).unwrap()
+        };
+        for (from, until, expected) in [
+            (date_time_ymd(2019, 1, 1), date_time_ymd(2020, 1, 1), "has expired"),
+            (date_time_ymd(2090, 1, 1), date_time_ymd(2091, 1, 1), "is not valid yet"),
+        ] {
+            let wrong = builder(&store).tls(dated(from, until)).bind("quic://127.0.0.1:0").start().await.unwrap();
+            let message = refusal(authority.client(), &wrong.target()).await;
+            assert!(message.contains(expected), "{message}");
+        }
+
+        let strict = authority.server().client_roots_pem(authority.pem()).unwrap();
+        let strict = builder(&store).tls(strict).bind("quic://127.0.0.1:0").start().await.unwrap();
+        let message = refusal(authority.client(), &strict.target()).await;
+        assert!(message.contains("ClientTls::identity_pem"), "{message}");
+        let (chain, key) = Authority::new("other clients").sign(&["till.internal"]);
+        let shown = authority.client().identity_pem(chain, key).unwrap();
+        let message = refusal(shown, &strict.target()).await;
+        assert!(message.contains("does not accept this side's certificate"), "{message}");
+        let (chain, key) = authority.sign(&["till.internal"]);
+        let shown = authority.client().identity_pem(chain, key).unwrap();
+        Channel::builder().tls(shown).connect(&strict.target()).await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nobody_there_and_nobody_answering_are_told_apart() {
+    bounded(async {
+        let port = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+        let message = refusal(Authority::shared().client(), &format!("quic://127.0.0.1:{port}")).await;
+        assert!(message.contains("onnection refused"), "{message}");
+
+        let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let target = format!("quic://{}", silent.local_addr().unwrap());
+        let impatient = Channel::builder().tls(Authority::shared().client()).connect_timeout("200ms");
+        let error = impatient.connect(&target).await.unwrap_err();
+        assert!(error.message().contains("within 200ms"), "{error}");
+    })
+    .await;
+}
+
+/// A server that has stopped listening refuses, as long as its port is its own.
+#[tokio::test]
+async fn a_server_that_drains_refuses_new_clients() {
+    bounded(async {
+        let store = Store::default();
+        let serving = server(&store).await;
+        let target = serving.target();
+        let lasting = client(&serving);
+        let held_call = tokio::spawn(lasting.hold().into_future());
+        held(&store, 1).await;
+        let shutdown = tokio::spawn(serving.shutdown());
+        loop {
+            let tls = Authority::shared().client();
+            let attempt = Channel::builder().tls(tls).connect_timeout("200ms").connect(&target).await;
+            if let Err(error) = attempt {
+                assert!(error.message().contains("refused"), "{error}");
+                break;
+            }
+        }
+        store.let_go.notify_one();
+        assert_eq!(held_call.await.unwrap().unwrap(), 7, "what runs is answered");
+        shutdown.await.unwrap();
+        // Then the port is free for the next.
+        let address = target.strip_prefix("quic://").unwrap();
+        while UdpSocket::bind(address).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+/// Clients that have to prove their address, and several sockets at one port.
+#[tokio::test]
+async fn a_retry_and_shared_ports_go_unnoticed() {
+    bounded(async {
+        let store = Store::default();
+        let careful = builder(&store).quic(ServerQuic::new().retry_above(0).sockets(3));
+        let serving = careful.bind("quic://127.0.0.1:0").start().await.unwrap();
+        for number in 0..12 {
+            let client = client(&serving);
+            assert_eq!(client.echo(number.to_string()).await.unwrap(), number.to_string());
+        }
+        for sockets in [0, 65] {
+            let wrong = builder(&store).quic(ServerQuic::new().sockets(sockets)).bind("quic://127.0.0.1:0");
+            let error = wrong.start().await.unwrap_err();
+            assert!(error.to_string().contains("quic.sockets"), "{error}");
+        }
+        serving.shutdown().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn quic_tcp_takes_what_gets_through() {
+    bounded(async {
+        let store = Store::default();
+        let serving = builder(&store).bind("quic+tcp://127.0.0.1:0").start().await.unwrap();
+        let addresses: Vec<String> = serving.addresses().iter().map(ToString::to_string).collect();
+        let [quic, tls] = &addresses[..] else {
+            panic!("{addresses:?}")
+        };
+        let host = quic.strip_prefix("quic://").unwrap();
+        assert_eq!(tls.strip_prefix("tls://"), Some(host), "the same port");
+        let peer = client_at(&format!("quic+tcp://{host}")).whoami().await.unwrap();
+        assert!(peer.starts_with("quic://"), "{peer}");
+
+        // Only TCP is there: refused at once, so it does not take the head start of QUIC.
+        let only_tcp = builder(&store).bind("tls://127.0.0.1:0").start().await.unwrap();
+        let target = only_tcp.target().replace("tls://", "quic+tcp://");
+        let peer = client_at(&target).whoami().await.unwrap();
+        assert!(peer.starts_with("tls://"), "{peer}");
+
+        // UDP goes nowhere: the first call waits for no more than the head start.
+        let silent = UdpSocket::bind(only_tcp.target().strip_prefix("tls://").unwrap()).await.unwrap();
+        let peer = client_at(&target).whoami().await.unwrap();
+        assert!(peer.starts_with("tls://"), "{peer}");
+        drop((silent, only_tcp));
+
+        let error = Channel::builder().tls(Authority::shared().client()).connect(&target).await.unwrap_err();
+        assert!(error.message().contains("neither over QUIC"), "{error}");
+    })
+    .await;
+}
