@@ -15,6 +15,7 @@ mod workload;
 
 pub use cli::run;
 pub use peer::{Encoding, Peer, ensure_same};
+pub use process::pin_to;
 pub use report::{Client, MARK, READY, Usage};
 pub use work::{compute_20us, sleep_1ms};
 pub use workload::{BLOB_1M, BLOB_64K, Cell, IDLE_CONNECTIONS, STREAM_ITEMS, Workload};

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use crate::report::Usage;
 
 /// Restricts this process to one CPU. Call it before any thread is started: threads inherit it.
-pub(crate) fn pin_to(cpu: usize) -> Result<()> {
+pub fn pin_to(cpu: usize) -> Result<()> {
     let mut set = CpuSet::new();
     set.set(cpu).with_context(|| format!("no CPU set holds CPU {cpu}"))?;
     sched_setaffinity(Pid::from_raw(0), &set).with_context(|| format!("cannot pin to CPU {cpu}"))

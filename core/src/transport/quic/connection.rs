@@ -80,7 +80,10 @@ impl Loss {
         if self.calls.fetch_add(1, Ordering::Relaxed).is_multiple_of(CALLS_PER_LOOK) {
             let path = connection.stats().path;
             let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
-            self.lossy.store(watch.update(path.sent_packets, path.lost_packets), Ordering::Relaxed);
+            let lossy = watch.update(path.sent_packets, path.lost_packets);
+            if self.lossy.swap(lossy, Ordering::Relaxed) != lossy {
+                tracing::debug!(lossy, rtt = ?path.rtt, "the path loses packets, or does so no more");
+            }
         }
         self.lossy.load(Ordering::Relaxed)
     }
