@@ -73,7 +73,7 @@ pub use sinew_core::status::{HandlerRan, Origin, Status};
 pub use sinew_core::time::{DurationError, IntoDuration};
 pub use sinew_core::transport::Address;
 #[cfg(feature = "quic")]
-pub use sinew_core::transport::quic::ServerQuic;
+pub use sinew_core::transport::quic::{ClientQuic, ServerQuic};
 #[cfg(feature = "tls")]
 pub use sinew_core::transport::tls::{ClientTls, ServerTls, TlsConfigError, TlsFault};
 

@@ -40,6 +40,9 @@ impl<'de> Deserialize<'de> for Trap {
 pub(crate) trait Target {
     /// Returns what it gets.
     async fn echo(&self, text: String) -> Result<String, Status>;
+    /// May run twice.
+    #[rpc(idempotent)]
+    async fn look(&self);
     /// Never answers.
     async fn wait(&self) -> Result<(), Status>;
     /// Never answers and never reads what follows.
@@ -65,6 +68,8 @@ pub(crate) struct Counts {
     pub(crate) live: AtomicUsize,
     /// Handlers that began.
     pub(crate) began: AtomicUsize,
+    /// Calls of the method that may run twice.
+    pub(crate) looked: AtomicUsize,
     /// Items that were asked of streams.
     pub(crate) produced: AtomicUsize,
 }
@@ -103,6 +108,10 @@ pub(crate) struct Victim {
 impl Target for Victim {
     async fn echo(&self, text: String) -> Result<String, Status> {
         Ok(text)
+    }
+
+    async fn look(&self) {
+        self.counts.looked.fetch_add(1, Ordering::SeqCst);
     }
 
     async fn wait(&self) -> Result<(), Status> {

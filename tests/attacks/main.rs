@@ -1,7 +1,7 @@
 //! Hostile peers over real sockets: every one gets its named error, a good client next to it notices nothing, and nothing is left behind.
 //!
 //! The numbers in the names are rows of the project's table of attacks and faults, which was collected from the incidents of other systems
-//! (HTTP/2 floods, gRPC and yamux advisories, accept loops that died of EMFILE). Rows about QUIC, compression and discovery have no tests here.
+//! (HTTP/2 floods, gRPC and yamux advisories, accept loops that died of EMFILE). Rows about compression and discovery have no tests here.
 //!
 //! | rows | where |
 //! |---|---|
@@ -9,6 +9,7 @@
 //! | 10, 17 to 22, 25, 47 | `floods` |
 //! | 26, 28, 33 | `connections`; 33 of a server also in `client` |
 //! | 26, 27, 29, 32 at a TLS port | `tls` |
+//! | 23, 24, 34, 35, and 17, 26 and 29 at a QUIC port | `quic`; 34 of an address that changes in `tests/behaviour/quic.rs` |
 //! | 30 | `failures_have_names` in `core/src/transport/tls/tests.rs`, and `tests/behaviour/tls.rs` |
 //! | 31 | `certificates_change_under_load` in `tests/behaviour/tls.rs` |
 //! | 36 to 39, 42 | `calls` |
@@ -36,6 +37,7 @@ mod connections;
 mod corpus;
 mod floods;
 mod memory;
+mod quic;
 mod tls;
 mod wire;
 

@@ -3,13 +3,13 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rcgen::date_time_ymd;
 use sinew::{
-    Channel, ClientTls, Code, Cx, Drain, Server, ServerBuilder, ServerQuic, ServerTls, Serving, Status, Streaming,
-    service,
+    Channel, ClientQuic, ClientTls, Code, ConnectivityState, Cx, Drain, Server, ServerBuilder, ServerQuic, ServerTls,
+    Serving, Status, Streaming, service,
 };
 use tokio::net::UdpSocket;
 use tokio::sync::Notify;
@@ -25,12 +25,17 @@ trait Depot {
     async fn count(&self, from: u64) -> Result<Streaming<u64>, Status>;
     async fn pair(&self, from: u64) -> Result<Streaming<u64>, Status>;
     async fn hold(&self) -> u64;
+    #[rpc(idempotent)]
+    async fn look(&self) -> usize;
+    async fn take(&self) -> usize;
 }
 
 /// Holds calls until they are let go.
 #[derive(Clone, Default)]
 struct Store {
     held: Arc<AtomicUsize>,
+    looked: Arc<AtomicUsize>,
+    taken: Arc<AtomicUsize>,
     let_go: Arc<Notify>,
 }
 
@@ -54,6 +59,14 @@ impl Depot for Store {
 
     async fn pair(&self, from: u64) -> Result<Streaming<u64>, Status> {
         Ok(Streaming::iter(from..from + 2))
+    }
+
+    async fn look(&self) -> usize {
+        self.looked.fetch_add(1, Ordering::SeqCst)
+    }
+
+    async fn take(&self) -> usize {
+        self.taken.fetch_add(1, Ordering::SeqCst)
     }
 
     async fn hold(&self) -> u64 {
@@ -95,6 +108,8 @@ struct Nat {
     address: SocketAddr,
     rebind: Arc<Notify>,
     rebound: Arc<AtomicUsize>,
+    /// What the server sends is dropped.
+    deaf: Arc<AtomicBool>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -105,6 +120,8 @@ impl Nat {
         let address = inside.local_addr().unwrap();
         let (rebind, rebound) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
         let (asked, done) = (Arc::clone(&rebind), Arc::clone(&rebound));
+        let deaf = Arc::new(AtomicBool::new(false));
+        let drops = Arc::clone(&deaf);
         let task = tokio::spawn(async move {
             let outside = async || {
                 let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
@@ -129,7 +146,7 @@ impl Nat {
                         out.send(&to_server[..len]).await.unwrap();
                     }
                     Ok(len) = out.recv(&mut to_client) => {
-                        if let Some(client) = client {
+                        if let Some(client) = client && !drops.load(Ordering::SeqCst) {
                             inside.send_to(&to_client[..len], client).await.unwrap();
                         }
                     }
@@ -140,6 +157,7 @@ impl Nat {
             address,
             rebind,
             rebound,
+            deaf,
             task,
         }
     }
@@ -405,6 +423,83 @@ async fn quic_tcp_takes_what_gets_through() {
 
         let error = Channel::builder().tls(Authority::shared().client()).connect(&target).await.unwrap_err();
         assert!(error.message().contains("neither over QUIC"), "{error}");
+    })
+    .await;
+}
+
+/// With 0-RTT an idempotent call reaches a known server with the first packet, and any other waits until the handshake is done.
+#[tokio::test]
+async fn idempotent_calls_alone_go_before_the_handshake() {
+    bounded(async {
+        let store = Store::default();
+        let early = builder(&store).quic(ServerQuic::new().zero_rtt());
+        let serving = early.bind("quic://127.0.0.1:0").start().await.unwrap();
+        let nat = Nat::in_front_of(&serving.target()).await;
+        let channel = Channel::builder()
+            .tls(Authority::shared().client())
+            .quic(ClientQuic::new().zero_rtt())
+            .connect_timeout("5s")
+            .idle_timeout("1200ms")
+            .lazy(&format!("quic://localhost:{}", nat.address.port()))
+            .unwrap();
+        let client = DepotClient::from_channel(channel.clone());
+        for round in 0..3 {
+            // The first connection makes the session; later ones resume it.
+            if round > 0 {
+                nat.deaf.store(true, Ordering::SeqCst);
+                let take = tokio::spawn(client.take().into_future());
+                let look = tokio::spawn(client.look().into_future());
+                while store.looked.load(Ordering::SeqCst) < 2 * round {
+                    tokio::task::yield_now().await;
+                }
+                assert_eq!(
+                    store.taken.load(Ordering::SeqCst),
+                    2 * round - 1,
+                    "it waits for the handshake"
+                );
+                nat.deaf.store(false, Ordering::SeqCst);
+                assert_eq!(look.await.unwrap().unwrap(), 2 * round - 1);
+                assert_eq!(take.await.unwrap().unwrap(), 2 * round - 1);
+            }
+            assert_eq!(client.look().await.unwrap(), 2 * round);
+            assert_eq!(client.take().await.unwrap(), 2 * round);
+            let mut states = channel.states();
+            while states.next().await != Some(ConnectivityState::Idle) {}
+        }
+        serving.shutdown().await;
+    })
+    .await;
+}
+
+/// A server that was started anew knows no sessions: what was sent early is sent again.
+#[tokio::test]
+async fn early_calls_survive_a_server_that_forgot_the_session() {
+    bounded(async {
+        let store = Store::default();
+        let start = async |address: &str| {
+            let early = builder(&store).quic(ServerQuic::new().zero_rtt());
+            early.bind(address).start().await
+        };
+        let serving = start("quic://127.0.0.1:0").await.unwrap();
+        let target = serving.target();
+        let channel = Channel::builder()
+            .tls(Authority::shared().client())
+            .quic(ClientQuic::new().zero_rtt())
+            .wait_for_ready()
+            .lazy(&target)
+            .unwrap();
+        let client = DepotClient::from_channel(channel);
+        assert_eq!(client.look().await.unwrap(), 0);
+        serving.shutdown().await;
+        let serving = loop {
+            if let Ok(serving) = start(&target).await {
+                break serving;
+            }
+            tokio::task::yield_now().await;
+        };
+        assert_eq!(client.look().await.unwrap(), 1);
+        assert_eq!(client.take().await.unwrap(), 0);
+        serving.shutdown().await;
     })
     .await;
 }

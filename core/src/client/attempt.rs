@@ -147,6 +147,10 @@ async fn attempt(channel: &Channel, request: &mut RawRequest, sent: &AtomicBool)
         return Ok(Err(Status::internal("a local channel has no connection")));
     };
     let lane = subchannel.acquire(request.wait_for_ready).await?;
+    if !request.is_idempotent() {
+        // What is sent before the handshake is done can be sent again by others.
+        lane.confirmed().await;
+    }
     // A stream of its own that was turned away is not asked for again.
     let needs_own = request.attempts <= 1 && request.needs_own_stream();
     let connection = Connection::clone(&lane).for_call(needs_own);

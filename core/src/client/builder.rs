@@ -14,6 +14,8 @@ use crate::time::{DurationError, IntoDuration};
 use crate::transport::Address;
 use crate::transport::connect::{CONNECT_TIMEOUT, DialConfig, Dialler};
 use crate::transport::error::WithCauses;
+#[cfg(feature = "quic")]
+use crate::transport::quic::ClientQuic;
 #[cfg(feature = "tls")]
 use crate::transport::tls::ClientTls;
 
@@ -126,6 +128,14 @@ impl ChannelBuilder {
     #[must_use]
     pub fn tls(mut self, tls: ClientTls) -> Self {
         self.dial.tls = Some(tls);
+        self
+    }
+
+    /// Sets how QUIC is spoken where the target is `quic://` or `quic+tcp://`.
+    #[cfg(feature = "quic")]
+    #[must_use]
+    pub fn quic(mut self, quic: ClientQuic) -> Self {
+        self.dial.quic = quic;
         self
     }
 

@@ -176,6 +176,9 @@ fn begin<T: ReplyShape, E: FromStatus>(call: &mut Call<T, E>, task: &Context<'_>
         Some(Some(connection)) => Connection::clone(connection),
         _ => return Begun::General,
     };
+    if connection.is_early() && !call.spec.is_idempotent() {
+        return Begun::General;
+    }
     let large = call.arguments.as_ref().is_ok_and(|arguments| arguments.message_len() > OWN_STREAM_BYTES_MIN);
     let connection = connection.for_call(large);
     let metadata = if call.options.is_none() && call.parent.is_none() {

@@ -95,6 +95,11 @@ impl RawRequest {
         self.streaming || self.outbound.is_some() || self.arguments.message_len() > OWN_STREAM_BYTES_MIN
     }
 
+    /// Whether it may run twice.
+    pub(super) fn is_idempotent(&self) -> bool {
+        self.spec.is_some_and(MethodSpec::is_idempotent)
+    }
+
     /// Takes the stream that follows the arguments.
     #[must_use]
     pub fn take_outbound(&mut self) -> Option<Box<dyn MessageStream>> {

@@ -281,6 +281,21 @@ fn limit_time(connection: &Connection, router: &Router, incoming: &mut Incoming,
     }
 }
 
+/// Refuses what came before the handshake was done, unless it may run twice: somebody else may have sent it.
+fn refuse_early(connection: &Connection, router: &Router, events: &mut Events) {
+    events.incoming.retain(|incoming| {
+        let Incoming::Opened { key, head, .. } = incoming else {
+            return true;
+        };
+        let route = router.find(head.method).and_then(|at| router.route(at));
+        let allowed = route.is_some_and(|route| route.spec.is_idempotent());
+        if !allowed {
+            connection.refuse_call(*key);
+        }
+        allowed
+    });
+}
+
 /// Ends a call whose client does not wait for it any more. Its handler is dropped; until that has happened it counts as running.
 fn cancel(connection: &Connection, calls: &Calls, key: StreamKey, cause: CancelCause) {
     let mut booked = calls.lock();
@@ -331,6 +346,9 @@ impl Acceptor for ServerConnection {
 
     fn take_events(&mut self, connection: &Connection, events: &mut Events, now: Instant) {
         self.clock.begin_turn(now);
+        if connection.is_early() {
+            refuse_early(connection, &self.books.shared.router, events);
+        }
         if self.books.shared.router.limits_time() {
             for incoming in &mut events.incoming {
                 limit_time(connection, &self.books.shared.router, incoming, now);

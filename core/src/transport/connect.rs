@@ -15,7 +15,7 @@ use super::fallback::Fallback;
 use super::io::ByteStream;
 use super::mem;
 #[cfg(feature = "quic")]
-use super::quic::QuicDialler;
+use super::quic::{ClientQuic, QuicDialler};
 #[cfg(feature = "tls")]
 use super::tls::{ClientTls, Dialling, TlsConfigError};
 use crate::mux::MuxConfig;
@@ -41,6 +41,9 @@ pub struct DialConfig {
     /// For encrypted addresses; without it, servers are checked against what the system trusts, and on loopback against the development authority.
     #[cfg(feature = "tls")]
     pub tls: Option<ClientTls>,
+    /// For `quic://`.
+    #[cfg(feature = "quic")]
+    pub quic: ClientQuic,
     /// The limits of connections, as far as the transport itself knows them.
     pub limits: MuxConfig,
 }
@@ -86,7 +89,7 @@ impl Dialler {
             };
             Ok(Self {
                 #[cfg(feature = "quic")]
-                quic: QuicDialler::new(&config.limits),
+                quic: QuicDialler::new(&config.quic, &config.limits),
                 #[cfg(feature = "quic")]
                 fallback: Fallback::default(),
                 address,

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::io::{SharedWrite, Writer};
+use super::io::{Early, SharedWrite, Writer};
 use super::lanes::{OfLane, Place as StreamPlace};
 use super::state::State;
 use super::write::{Written, write_out};
@@ -55,10 +55,11 @@ pub(super) struct Shared {
     lifecycle: watch::Sender<Lifecycle>,
     /// What it is to other streams of the same connection.
     place: StreamPlace,
+    early: Option<Arc<dyn Early>>,
 }
 
 impl Connection {
-    pub(super) fn new(mux: Mux, writer: Writer, peer: Peer, place: StreamPlace) -> Self {
+    pub(super) fn new(mux: Mux, writer: Writer, peer: Peer, place: StreamPlace, early: Option<Arc<dyn Early>>) -> Self {
         Self {
             shared: Arc::new(Shared {
                 state: Mutex::new(State::new(mux)),
@@ -67,6 +68,7 @@ impl Connection {
                 full_of_answers: AtomicBool::new(false),
                 lifecycle: watch::Sender::new(Lifecycle::Connecting),
                 place,
+                early,
             }),
         }
     }
@@ -111,6 +113,19 @@ impl Connection {
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
+    /// Whether the handshake is not done yet, so that only what may be done twice is to be asked for.
+    #[must_use]
+    pub fn is_early(&self) -> bool {
+        self.shared.early.as_ref().is_some_and(|early| !early.is_over())
+    }
+
+    /// Client: resolves when the handshake is done, or the connection is gone. Cancel safe.
+    pub async fn confirmed(&self) {
+        if let Some(early) = &self.shared.early {
+            early.over().await;
+        }
     }
 
     /// How many streams are open.

@@ -104,7 +104,7 @@ pub(super) fn start_at<A: Acceptor>(
     let peer = Peer::new(stream.peer()).with_identity(stream.identity().cloned());
     let config = config.within(&stream.company, role);
     let mux = Mux::in_company(role, config, stream.company, known, time::now());
-    let connection = Connection::new(mux, stream.writer, peer, place);
+    let connection = Connection::new(mux, stream.writer, peer, place, stream.early);
     let context = acceptor.context();
     let core = Core {
         reader: stream.reader,

@@ -116,7 +116,7 @@ pub enum ConnectError {
         quic: String,
         /// Why not over TCP.
         #[source]
-        source: Box<ConnectError>,
+        source: Box<Self>,
     },
     /// Nobody listens under this name in this process.
     #[error("nobody listens on mem:{name} in this process")]

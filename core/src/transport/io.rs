@@ -49,12 +49,21 @@ pub struct ByteStream {
     identity: Option<Arc<Identity>>,
     pub(crate) company: Company,
     pub(crate) siblings: Option<Arc<dyn Siblings>>,
+    pub(crate) early: Option<Arc<dyn Early>>,
 }
 
 /// The peer ended one stream of a connection, with a code; within an [`io::Error`].
 #[derive(Debug, thiserror::Error)]
 #[error("the peer ended the stream ({0:?})")]
 pub(crate) struct StreamReset(pub(crate) ErrorCode);
+
+/// Whether bytes still travel before the handshake of their connection is done, so that somebody else may have recorded and sent them.
+pub trait Early: Send + Sync + 'static {
+    /// Whether the handshake is done.
+    fn is_over(&self) -> bool;
+    /// Client: resolves when it is, or the connection is gone. Cancel safe.
+    fn over(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
+}
 
 /// Where more streams of the same connection come from, each for one call at a time.
 pub trait Siblings: Send + Sync + 'static {
@@ -103,6 +112,7 @@ impl ByteStream {
             identity: None,
             company: Company::Alone,
             siblings: None,
+            early: None,
         }
     }
 
@@ -143,6 +153,13 @@ impl ByteStream {
     #[cfg(feature = "quic")]
     pub(super) fn in_company(mut self, company: Company) -> Self {
         self.company = company;
+        self
+    }
+
+    /// The same stream, which may carry bytes before the handshake of its connection is done.
+    #[cfg(feature = "quic")]
+    pub(super) fn with_early(mut self, early: Option<Arc<dyn Early>>) -> Self {
+        self.early = early;
         self
     }
 

@@ -158,27 +158,13 @@ impl Listener {
                 dangerous_plaintext,
             } => {
                 let listener = bind_tcp(host, *port, *dangerous_plaintext, address).await?;
-                let local = listener.local_addr().map_err(io_error)?;
-                Ok(Self {
-                    kind: Kind::Tcp(listener),
-                    bound: Address::Tcp {
-                        host: local.ip().to_string(),
-                        port: local.port(),
-                        dangerous_plaintext: *dangerous_plaintext,
-                    },
-                })
+                Self::tcp(listener, *dangerous_plaintext).map_err(io_error)
             }
             #[cfg(feature = "tls")]
             Address::Tls { host, port } => {
                 let listener = bind_tcp(host, *port, true, address).await?;
                 let local = listener.local_addr().map_err(io_error)?;
-                Ok(Self {
-                    kind: Kind::Tls(listener, config.acceptor("tls", local)?),
-                    bound: Address::Tls {
-                        host: local.ip().to_string(),
-                        port: local.port(),
-                    },
-                })
+                Ok(Self::tls(listener, config.acceptor("tls", local)?, local))
             }
             #[cfg(not(feature = "tls"))]
             Address::Tls { .. } => {
@@ -233,14 +219,30 @@ impl Listener {
                 address: format!("tcp://{local}"),
             });
         }
+        Self::tcp(handed_over(listener)?, dangerous_plaintext).map_err(handed_over_error)
+    }
+
+    fn tcp(listener: TcpListener, dangerous_plaintext: bool) -> io::Result<Self> {
+        let local = listener.local_addr()?;
         Ok(Self {
-            kind: Kind::Tcp(handed_over(listener)?),
+            kind: Kind::Tcp(listener),
             bound: Address::Tcp {
                 host: local.ip().to_string(),
                 port: local.port(),
                 dangerous_plaintext,
             },
         })
+    }
+
+    #[cfg(feature = "tls")]
+    fn tls(listener: TcpListener, acceptor: super::tls::Acceptor, local: SocketAddr) -> Self {
+        Self {
+            kind: Kind::Tls(listener, acceptor),
+            bound: Address::Tls {
+                host: local.ip().to_string(),
+                port: local.port(),
+            },
+        }
     }
 
     /// As [`from_tcp`](Self::from_tcp), for encrypted connections.
@@ -250,13 +252,8 @@ impl Listener {
     #[cfg(feature = "tls")]
     pub fn from_tcp_with_tls(listener: std::net::TcpListener, config: &ListenConfig) -> Result<Self, BindError> {
         let local = listener.local_addr().map_err(handed_over_error)?;
-        Ok(Self {
-            kind: Kind::Tls(handed_over(listener)?, config.acceptor("tls", local)?),
-            bound: Address::Tls {
-                host: local.ip().to_string(),
-                port: local.port(),
-            },
-        })
+        let acceptor = config.acceptor("tls", local)?;
+        Ok(Self::tls(handed_over(listener)?, acceptor, local))
     }
 
     /// Closes the listener. What is to be done until its port is free is left as a future; there is nothing for most.

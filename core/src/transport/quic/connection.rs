@@ -14,7 +14,7 @@ use super::stream;
 use crate::context::Identity;
 use crate::mux::{Company, Group};
 use crate::policy::loss::LossWatch;
-use crate::transport::io::{ByteStream, Reader, Siblings, Writer};
+use crate::transport::io::{ByteStream, Early, Reader, Siblings, Writer};
 use crate::transport::tls::identity_of;
 
 /// The lane goes before streams that carry one large call each: small calls must not wait behind their bytes.
@@ -29,6 +29,7 @@ pub(super) struct QuicConnection {
     peer: String,
     identity: Option<Arc<Identity>>,
     loss: Loss,
+    early: Option<Arc<dyn Early>>,
     /// A client's connection keeps its socket.
     _socket: Option<Arc<ClientSocket>>,
 }
@@ -41,9 +42,16 @@ impl QuicConnection {
             identity: chain.map(|chain| identity_of(&chain)),
             group: Arc::default(),
             loss: Loss::default(),
+            early: None,
             connection,
             _socket: socket,
         }
+    }
+
+    /// The same connection before its handshake is done.
+    pub(super) fn with_early(mut self, early: impl Early) -> Self {
+        self.early = Some(Arc::new(early));
+        self
     }
 
     /// The stream that small calls share.
@@ -59,6 +67,7 @@ impl QuicConnection {
         let (reader, writer) = stream::halves(send, receive);
         ByteStream::made_of(Reader::Quic(reader), Writer::Quic(writer), self.peer.clone())
             .with_identity(self.identity.clone())
+            .with_early(self.early.clone())
             .in_company(company)
     }
 

@@ -3,12 +3,14 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use quinn::{ConnectionError, TransportConfig};
+use quinn::{Connecting, ConnectionError, TransportConfig};
 use tokio::net::UdpSocket;
 
 use super::config;
 use super::connection::QuicConnection;
+use super::early::ClientEarly;
 use super::listen::{self, Failed};
 use super::socket::{ClientSocket, anywhere};
 use crate::mux::MuxConfig;
@@ -16,9 +18,36 @@ use crate::transport::error::ConnectError;
 use crate::transport::io::ByteStream;
 use crate::transport::tls::{Dialling, TlsFault};
 
+/// How a client speaks QUIC.
+#[derive(Clone, Debug, Default)]
+pub struct ClientQuic {
+    zero_rtt: bool,
+}
+
+impl ClientQuic {
+    /// The defaults.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sends calls of methods marked `idempotent` with the first packet to a server that this channel has spoken to before, without waiting for the handshake
+    /// (0-RTT, off by default). The server has to allow it, too ([`ServerQuic::zero_rtt`](super::ServerQuic::zero_rtt)).
+    ///
+    /// Whoever records that packet can have the server run those calls again.
+    #[must_use]
+    pub fn zero_rtt(mut self) -> Self {
+        self.zero_rtt = true;
+        self
+    }
+}
+
 /// What a channel needs to dial over QUIC.
 pub(crate) struct QuicDialler {
     transport: Arc<TransportConfig>,
+    zero_rtt: bool,
+    /// The server took nothing of what was sent early the last time.
+    early_refused: Arc<AtomicBool>,
 }
 
 impl std::fmt::Debug for QuicDialler {
@@ -28,8 +57,10 @@ impl std::fmt::Debug for QuicDialler {
 }
 
 impl QuicDialler {
-    pub(crate) fn new(limits: &MuxConfig) -> Self {
+    pub(crate) fn new(quic: &ClientQuic, limits: &MuxConfig) -> Self {
         Self {
+            zero_rtt: quic.zero_rtt,
+            early_refused: Arc::default(),
             transport: config::transport(limits, config::Accepts::Nothing),
         }
     }
@@ -45,18 +76,13 @@ impl QuicDialler {
             source,
         };
         let prepared = dialling.prepared(to, &address)?;
-        let client = prepared.quic().map_err(|source| ConnectError::TlsConfig {
+        let client = prepared.quic(self.zero_rtt).map_err(|source| ConnectError::TlsConfig {
             address: address.clone(),
             source,
         })?;
         let mut config = quinn::ClientConfig::new(Arc::clone(&client.crypto) as Arc<_>);
         config.transport_config(Arc::clone(&self.transport));
         let (socket, connecting) = ClientSocket::connect(config, to, &prepared.name.to_str()).map_err(io_error)?;
-        let connected = tokio::select! {
-            // The handshake goes with its future, and the other one only watches.
-            connected = listen::connect(connecting) => connected,
-            refused = refused(to) => return Err(io_error(refused)),
-        };
         let failed = |error: Failed| {
             let noted = match &error {
                 Failed::Connection(ConnectionError::TransportError(own)) => client.refused(&own.reason),
@@ -74,9 +100,34 @@ impl QuicDialler {
                 None => io_error(error.into_io()),
             }
         };
+        let connecting = match self.send_early(connecting, &socket).await {
+            Ok(lane) => return lane.map_err(|error| failed(Failed::Connection(error))),
+            Err(connecting) => connecting,
+        };
+        let connected = tokio::select! {
+            // The handshake goes with its future, and the other one only watches.
+            connected = listen::connect(connecting) => connected,
+            refused = refused(to) => return Err(io_error(refused)),
+        };
         let connection = connected.map_err(failed)?;
         let (send, receive) = connection.open_bi().await.map_err(|error| failed(Failed::Connection(error)))?;
         Ok(QuicConnection::new(connection, Some(socket)).lane(send, receive))
+    }
+
+    /// Opens the lane before the handshake is done, if that is wanted and the server is known.
+    async fn send_early(
+        &self,
+        connecting: Connecting,
+        socket: &Arc<ClientSocket>,
+    ) -> Result<Result<ByteStream, ConnectionError>, Connecting> {
+        if !self.zero_rtt || self.early_refused.swap(false, Ordering::Relaxed) {
+            return Err(connecting);
+        }
+        let (connection, handshake) = connecting.into_0rtt()?;
+        let early = ClientEarly::new(connection.clone(), handshake, Arc::clone(&self.early_refused));
+        let lane = connection.open_bi().await;
+        let connection = QuicConnection::new(connection, Some(Arc::clone(socket))).with_early(early);
+        Ok(lane.map(|(send, receive)| connection.lane(send, receive)))
     }
 }
 

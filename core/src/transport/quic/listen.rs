@@ -11,6 +11,8 @@ use quinn::crypto::rustls::{HandshakeData, NoInitialCipherSuite, QuicServerConfi
 use quinn::{Connecting, ConnectionError, Endpoint, Incoming, TokioRuntime, TransportConfig};
 
 use super::connection::QuicConnection;
+use super::early::ServerEarly;
+use super::stream::wire_code;
 use super::{config, error, socket};
 use crate::mux::MuxConfig;
 use crate::mux::config::ConfigError;
@@ -45,6 +47,7 @@ pub const SOCKETS_MAX: usize = 64;
 pub struct ServerQuic {
     sockets: usize,
     retry_above: usize,
+    zero_rtt: bool,
 }
 
 impl Default for ServerQuic {
@@ -52,6 +55,7 @@ impl Default for ServerQuic {
         Self {
             sockets: 1,
             retry_above: RETRY_ABOVE,
+            zero_rtt: false,
         }
     }
 }
@@ -81,6 +85,16 @@ impl ServerQuic {
         self
     }
 
+    /// Takes calls of methods marked `idempotent` out of a client's first packet, before the handshake is done (0-RTT, off by default); other calls that come
+    /// so early are refused, and sent again after it. Does nothing where clients show certificates, which are not checked by then.
+    ///
+    /// Whoever records such a packet can have those calls run again, also at another server.
+    #[must_use]
+    pub fn zero_rtt(mut self) -> Self {
+        self.zero_rtt = true;
+        self
+    }
+
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         if !(1..=SOCKETS_MAX).contains(&self.sockets) {
             return Err(ConfigError::new("quic.sockets", self.sockets, "1 to 64"));
@@ -101,6 +115,7 @@ pub(crate) struct QuicListener {
 struct Shown {
     acceptor: Acceptor,
     transport: Arc<TransportConfig>,
+    zero_rtt: bool,
     /// Made anew with the certificate, so that no session is resumed that was made with an earlier one.
     current: Mutex<Option<Current>>,
 }
@@ -138,6 +153,7 @@ impl QuicListener {
         let shown = Arc::new(Shown {
             acceptor,
             transport,
+            zero_rtt: quic.zero_rtt,
             current: Mutex::new(None),
         });
         let server = shown.config().map_err(io::Error::other)?;
@@ -221,6 +237,10 @@ impl QuicListener {
 }
 
 impl Shown {
+    fn takes_early(&self) -> bool {
+        self.zero_rtt && !self.acceptor.asks_clients()
+    }
+
     /// What goes with the certificate in use.
     fn config(&self) -> Result<Arc<quinn::ServerConfig>, NoInitialCipherSuite> {
         let certificate = self.acceptor.certificate();
@@ -230,7 +250,7 @@ impl Shown {
         {
             return Ok(Arc::clone(&current.config));
         }
-        let crypto = QuicServerConfig::try_from(Arc::new(self.acceptor.with_tickets()))?;
+        let crypto = QuicServerConfig::try_from(Arc::new(self.acceptor.with_tickets(self.zero_rtt)))?;
         let config = Arc::new(config::server(crypto, Arc::clone(&self.transport)));
         *current = Some(Current {
             config: Arc::clone(&config),
@@ -272,24 +292,52 @@ impl QuicHandshake {
         self.shown.acceptor.look().await;
         let config = self.shown.config().map_err(|error| failed_for(io::Error::other(error)))?;
         let connecting = self.incoming.accept_with(config).map_err(lost)?;
+        if self.shown.takes_early() {
+            return early(connecting).await;
+        }
         let connection = connect(connecting).await.map_err(failed)?;
         let (send, receive) = connection.accept_bi().await.map_err(lost)?;
         Ok(QuicConnection::new(connection, None).lane(send, receive))
     }
 }
 
+/// Waits for the client's lane, which may come before the handshake is done.
+async fn early(connecting: Connecting) -> Result<ByteStream, HandshakeError> {
+    let Ok((connection, handshake)) = connecting.into_0rtt() else {
+        // Servers can always.
+        return Err(failed_for(io::Error::other("0-RTT is not to be had")));
+    };
+    let (send, receive) = connection.accept_bi().await.map_err(lost)?;
+    if !speaks_sinew(&connection) {
+        return Err(failed(Failed::OtherProtocol));
+    }
+    let is_early = receive.is_0rtt();
+    let connection = QuicConnection::new(connection, None);
+    Ok(if is_early {
+        connection.with_early(ServerEarly::new(handshake)).lane(send, receive)
+    } else {
+        connection.lane(send, receive)
+    })
+}
+
 /// Completes the handshake and checks what was agreed on.
 pub(super) async fn connect(connecting: Connecting) -> Result<quinn::Connection, Failed> {
     let connection = connecting.await.map_err(Failed::Connection)?;
-    let data = connection.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
-    if data.and_then(|data| data.protocol).as_deref() != Some(ALPN) {
-        connection.close(
-            super::stream::wire_code(ErrorCode::Version),
-            b"the protocol is not sinew/1",
-        );
-        return Err(Failed::OtherProtocol);
+    if speaks_sinew(&connection) {
+        Ok(connection)
+    } else {
+        Err(Failed::OtherProtocol)
     }
-    Ok(connection)
+}
+
+/// Whether that was agreed on; the connection is closed if not.
+fn speaks_sinew(connection: &quinn::Connection) -> bool {
+    let data = connection.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
+    let agreed = data.and_then(|data| data.protocol).as_deref() == Some(ALPN);
+    if !agreed {
+        connection.close(wire_code(ErrorCode::Version), b"the protocol is not sinew/1");
+    }
+    agreed
 }
 
 /// Why a handshake came to nothing.

@@ -9,12 +9,17 @@
 mod config;
 mod connection;
 mod dial;
+mod early;
 mod error;
 mod listen;
 mod socket;
 mod stream;
 
+pub use dial::ClientQuic;
 pub(crate) use dial::QuicDialler;
 pub(crate) use listen::QuicListener;
 pub use listen::{RETRY_ABOVE, SOCKETS_MAX, ServerQuic};
 pub(crate) use stream::{QuicReader, QuicWriter};
+
+#[cfg(test)]
+mod tests;

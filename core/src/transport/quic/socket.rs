@@ -110,3 +110,13 @@ fn make_roomy(socket: &Socket) {
     let _optional = socket.set_recv_buffer_size(SOCKET_BYTES);
     let _optional = socket.set_send_buffer_size(SOCKET_BYTES);
 }
+
+/// How many sockets the connections of a runtime have.
+#[cfg(test)]
+pub(super) fn open_sockets(runtime: Id) -> usize {
+    let sockets = SOCKETS.lock().unwrap_or_else(PoisonError::into_inner);
+    sockets
+        .iter()
+        .filter(|shared| shared.runtime == runtime && shared.socket.strong_count() > 0)
+        .count()
+}

@@ -27,9 +27,8 @@ impl QuicReader {
         self.0.poll_read_buf(task, buffer).map_err(|error| match error {
             ReadError::Reset(code) => io::Error::new(io::ErrorKind::ConnectionReset, reset(code)),
             ReadError::ConnectionLost(error) => lost(error),
-            error @ (ReadError::ClosedStream | ReadError::IllegalOrderedRead | ReadError::ZeroRttRejected) => {
-                io::Error::other(error)
-            }
+            ReadError::ZeroRttRejected => rejected(),
+            error @ (ReadError::ClosedStream | ReadError::IllegalOrderedRead) => io::Error::other(error),
         })
     }
 }
@@ -91,8 +90,14 @@ fn write_error(error: WriteError) -> io::Error {
     match error {
         WriteError::Stopped(code) => io::Error::new(io::ErrorKind::BrokenPipe, reset(code)),
         WriteError::ConnectionLost(error) => lost(error),
-        error @ (WriteError::ClosedStream | WriteError::ZeroRttRejected) => io::Error::other(error),
+        WriteError::ZeroRttRejected => rejected(),
+        error @ WriteError::ClosedStream => io::Error::other(error),
     }
+}
+
+/// The server took nothing of what was sent early.
+fn rejected() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionReset, StreamReset(ErrorCode::Refused))
 }
 
 fn reset(code: VarInt) -> StreamReset {

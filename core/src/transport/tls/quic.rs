@@ -32,21 +32,29 @@ impl QuicClient {
     pub(crate) fn refused(&self, text: &str) -> Option<Error> {
         self.refused.find(text)
     }
+
+    #[cfg(test)]
+    pub(crate) fn verified(&self) -> usize {
+        self.refused.verified.load(std::sync::atomic::Ordering::Relaxed)
+    }
 }
 
 impl Prepared {
     /// The same for QUIC.
-    pub(crate) fn quic(&self) -> Result<&QuicClient, TlsConfigError> {
+    pub(crate) fn quic(&self, zero_rtt: bool) -> Result<&QuicClient, TlsConfigError> {
         if let Some(made) = self.quic.get() {
             return Ok(made);
         }
         let refused = Arc::new(Refused {
             inner: Arc::clone(&self.verifier),
             errors: Mutex::default(),
+            #[cfg(test)]
+            verified: std::sync::atomic::AtomicUsize::new(0),
         });
         let mut config = ClientConfig::clone(&self.config);
         config.dangerous().set_certificate_verifier(Arc::clone(&refused) as Arc<dyn ServerCertVerifier>);
         config.resumption = Resumption::in_memory_sessions(SESSIONS_MAX).tls12_resumption(Tls12Resumption::Disabled);
+        config.enable_early_data = zero_rtt;
         let crypto = QuicClientConfig::try_from(Arc::new(config))
             .map_err(|error| TlsConfigError::certificate("QUIC", Error::General(error.to_string())))?;
         Ok(self.quic.get_or_init(|| QuicClient {
@@ -60,6 +68,9 @@ impl Prepared {
 struct Refused {
     inner: Arc<WebPkiServerVerifier>,
     errors: Mutex<VecDeque<Error>>,
+    /// How many certificates were looked at.
+    #[cfg(test)]
+    verified: std::sync::atomic::AtomicUsize,
 }
 
 impl Refused {
@@ -93,6 +104,8 @@ impl ServerCertVerifier for Refused {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
+        #[cfg(test)]
+        self.verified.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         self.inner.verify_server_cert(own, chain, name, ocsp, now).inspect_err(|error| self.keep(error))
     }
 

@@ -31,6 +31,9 @@ const SEE_OFF_BYTES_MAX: u64 = 64 * 1024;
 /// Tickets that a client gets to resume its session with, each good for one connection: a channel makes one at a time.
 #[cfg(feature = "quic")]
 const TICKETS: usize = 2;
+/// Sessions that a server keeps for 0-RTT; the oldest go first, and their clients shake hands in full.
+#[cfg(feature = "quic")]
+const SESSIONS_MAX: usize = 4_096;
 
 /// The certificate that a server shows, and the clients that it lets in.
 ///
@@ -203,16 +206,30 @@ impl Acceptor {
 
     /// A configuration whose sessions clients may resume, for as long as the certificate is in use. Not where clients show certificates: a resumed session
     /// would let one in after its own has expired.
+    ///
+    /// For `zero_rtt` the server keeps the sessions itself and each is good for one: a first flight cannot be replayed to the server that took it.
     #[cfg(feature = "quic")]
-    pub(crate) fn with_tickets(&self) -> ServerConfig {
+    pub(crate) fn with_tickets(&self, zero_rtt: bool) -> ServerConfig {
         let mut config = ServerConfig::clone(&self.config);
-        if !self.asks_clients
-            && let Ok(ticketer) = rustls::crypto::ring::Ticketer::new()
-        {
+        if self.asks_clients {
+            return config;
+        }
+        if zero_rtt {
+            config.session_storage = rustls::server::ServerSessionMemoryCache::new(SESSIONS_MAX);
+            // The only other value that QUIC allows.
+            config.max_early_data_size = u32::MAX;
+            config.send_tls13_tickets = TICKETS;
+        } else if let Ok(ticketer) = rustls::crypto::ring::Ticketer::new() {
             config.ticketer = ticketer;
             config.send_tls13_tickets = TICKETS;
         }
         config
+    }
+
+    /// Whether clients are asked for certificates.
+    #[cfg(feature = "quic")]
+    pub(crate) fn asks_clients(&self) -> bool {
+        self.asks_clients
     }
 
     /// Makes the socket an encrypted stream.
