@@ -1,7 +1,7 @@
 //! A plain Rust trait becomes a networked service.
 //!
 //! [`#[service]`](service) on a trait yields a typed client and a registered server; no IDL, no code-generation step, no second language.
-//! [`#[interceptor]`](interceptor) makes interceptors that stack as attributes. Calls run over TCP, unix sockets or memory, in MessagePack, with
+//! [`#[interceptor]`](interceptor) makes interceptors that stack as attributes. Calls run over TCP, TLS, QUIC, unix sockets or memory, in MessagePack, with
 //! streams in both directions, deadlines that travel, back-pressure, and errors that say whether the handler may have run.
 //! Every option of a trait, of a method and of an argument is listed at [`service`].
 //!
@@ -31,7 +31,9 @@
 //! ```
 //!
 //! # Where things are
-//! - **Security.** `tls://` addresses are encrypted: `ServerTls` says what a server shows and whom it lets in, `ClientTls` whom a client trusts; on
+//! - **Transports.** `tcp://host:port` (or just `host:port`), `tls://`, `quic://`, `quic+tcp://` (QUIC where it gets through), `unix:path` and `mem:name`, any
+//!   number of them on one server. [`ServerQuic`] and [`ClientQuic`] hold what is particular to QUIC.
+//! - **Security.** `tls://` and `quic://` addresses are encrypted: `ServerTls` says what a server shows and whom it lets in, `ClientTls` whom a client trusts; on
 //!   loopback both have development certificates without being told. In clear text, servers bind to and clients dial loopback addresses and unix
 //!   sockets only, unless [`dangerous_plaintext`](ServerBuilder::dangerous_plaintext), or `?dangerous_plaintext` at the end of an address, says
 //!   otherwise. Who calls is for an interceptor to find out: it reads [`Peer::identity`], what the caller's certificate proves, or [`Cx::metadata`], puts what it found into [`Cx::insert`], and ends the call with a [`Status`] or lets it through. A client adds its

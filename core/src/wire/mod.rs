@@ -172,6 +172,25 @@
 //! A connection error is a GOAWAY with its code and the last stream taken up (0 from a client), followed by the end of the connection:
 //! its sender closes its own direction, and all of it when the other side has hung up, or after a second.
 //!
+//! # Over TLS and QUIC
+//! Both use TLS 1.3 with the ALPN name `sinew/1`. Over TLS everything above holds for the bytes inside of it.
+//!
+//! Over QUIC (RFC 9000) a connection has several byte streams, each a bidirectional stream that the client opens; unidirectional ones and those of the server
+//! are not used. On each, everything above holds as on a connection of its own: preface, HELLO, frames, credit, GOAWAY. They differ in this:
+//!
+//! - The first is the **lane**. It carries any number of calls, lives as long as the connection, and its HELLO and GOAWAY stand for the whole. When it is over,
+//!   the connection accepts no further streams, and ends with the last of them.
+//! - Every further stream carries **one call at a time**; its server announces `max_streams` 1. The calls on them count together with those on the lane against
+//!   the lane's `max_streams`. When a call is over the stream may be used for the next, and a client closes one that it does not need with code 10. Which
+//!   calls get such a stream is the client's choice; a call that streams or has a large request should.
+//! - A client that cancels the call of a further stream resets that stream and stops reading it (RESET_STREAM and STOP_SENDING), both with the code that
+//!   RESET would have. To a server this is a RESET of the call, and it counts as one in the budget of the connection. A server that resets a stream
+//!   resets its call.
+//! - What a HELLO on one stream granted holds from the beginning on those opened after it arrived, and a HELLO there may not take it back.
+//! - There is no PING: QUIC's own idle time-out and keepalive see to it.
+//! - A server may let a further stream wait, by reading nothing from it, while the connection's streams together hold `connection_window` bytes unread.
+//! - Codes are QUIC's application error codes. In 0-RTT data only calls of idempotent methods are sent, and others are refused with code 2.
+//!
 //! # Floods
 //! Some frames are honest only in moderation, and too many end the connection with code 5. There are two budgets of 2,048 each; when one is
 //! used up, time fills it again, by 256 a second. One is spent on frames that carry nothing: a CREDIT below 256 bytes, DATA below 64 bytes that neither
