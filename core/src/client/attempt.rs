@@ -151,9 +151,11 @@ async fn attempt(channel: &Channel, request: &mut RawRequest, sent: &AtomicBool)
         // What is sent before the handshake is done can be sent again by others.
         lane.confirmed().await;
     }
-    // A stream of its own that was turned away is not asked for again.
-    let needs_own = request.attempts <= 1 && request.needs_own_stream();
-    let connection = Connection::clone(&lane).for_call(needs_own);
+    let mut connection = Connection::clone(&lane);
+    if request.attempts <= 1 {
+        // A stream of its own that was turned away is not asked for again.
+        connection = connection.for_call(request.method, request.needs_own_stream());
+    }
     // Only these parts are borrowed while waiting: a stream is not shared between threads.
     let opening = OpenRequest {
         method: request.method,
@@ -193,7 +195,13 @@ async fn attempt(channel: &Channel, request: &mut RawRequest, sent: &AtomicBool)
     if !request.streaming {
         let reply = std::future::poll_fn(|task| connection.poll_reply(key, task)).await;
         return match reply {
-            Ok(reply) => Ok(outcome(reply)),
+            Ok(reply) => {
+                connection.note_answer(
+                    request.method,
+                    reply.message.as_ref().map_or(0, |message| message.len()),
+                );
+                Ok(outcome(reply))
+            }
             Err(error) => Err(failed(error)),
         };
     }

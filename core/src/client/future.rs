@@ -89,6 +89,8 @@ impl<T: ReplyShape, E: FromStatus> MetaFuture<T, E> {
                     let status = match std::task::ready!(running.connection.poll_reply(running.key, task)) {
                         Ok(reply) => {
                             running.answered = true;
+                            let bytes = reply.message.as_ref().map_or(0, |message| message.len());
+                            running.connection.note_answer(self.spec.id(), bytes);
                             self.state = State::Done;
                             return Poll::Ready(Ended::Short(reply));
                         }
@@ -180,7 +182,7 @@ fn begin<T: ReplyShape, E: FromStatus>(call: &mut Call<T, E>, task: &Context<'_>
         return Begun::General;
     }
     let large = call.arguments.as_ref().is_ok_and(|arguments| arguments.message_len() > OWN_STREAM_BYTES_MIN);
-    let connection = connection.for_call(large);
+    let connection = connection.for_call(call.spec.id(), large);
     let metadata = if call.options.is_none() && call.parent.is_none() {
         Metadata::new()
     } else {
@@ -206,6 +208,7 @@ fn begin<T: ReplyShape, E: FromStatus>(call: &mut Call<T, E>, task: &Context<'_>
             let now = time::now();
             let (deadline, _) = call.deadline(now);
             if let Some(status) = Call::<T, E>::expired(deadline, now) {
+                connection.not_opened();
                 return Begun::Over(status);
             }
             request.timeout = deadline.map_or(0, |deadline| time::to_wire_timeout(deadline, now));

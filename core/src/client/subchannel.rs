@@ -332,6 +332,16 @@ impl Shared {
                     if end.code() == ErrorCode::Idle {
                         return Watched::Idle;
                     }
+                    if connection.has_busy_siblings() {
+                        // They live without it.
+                        self.set_state(ConnectivityState::Connecting);
+                        return Watched::Leaving;
+                    }
+                    if end.code() == ErrorCode::Refused && end.is_by_peer() {
+                        // What was sent before the handshake was not taken up. The server is well, and the next connection waits for its handshake.
+                        self.set_state(ConnectivityState::Connecting);
+                        return Watched::Lost;
+                    }
                     // The connection knows, not the state: READY and the end may have come at once, and only the last was seen here.
                     if connection.was_ready() {
                         *failures = 0;

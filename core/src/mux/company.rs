@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use super::nuisance::SharedBudget;
+
 /// Unread bytes that every stream may hold, however many the others do: its reader has something to do, and goes on.
 const UNREAD_BYTES_MIN: usize = 64 * 1024;
 
@@ -28,8 +30,10 @@ pub struct Group {
     calls: AtomicUsize,
     /// How many this side lets run.
     limit: AtomicUsize,
-    /// How many were answered since the lane last looked.
-    answered: AtomicUsize,
+    /// How many run on the lane.
+    on_lane: AtomicUsize,
+    /// Those that come to nothing, wherever.
+    pub(super) vain_calls: SharedBudget,
     /// Bytes that arrived on these streams and were not read.
     unread: AtomicUsize,
     /// Bytes of their messages under way.
@@ -41,7 +45,8 @@ impl Default for Group {
         Self {
             calls: AtomicUsize::new(0),
             limit: AtomicUsize::new(usize::MAX),
-            answered: AtomicUsize::new(0),
+            on_lane: AtomicUsize::new(0),
+            vain_calls: SharedBudget::default(),
             unread: AtomicUsize::new(0),
             assembling: AtomicUsize::new(0),
         }
@@ -60,14 +65,14 @@ impl Group {
         self.limit.store(limit, Ordering::Release);
     }
 
-    /// Counts an answer.
-    pub(super) fn answered(&self) {
-        self.answered.fetch_add(1, Ordering::Relaxed);
+    /// Tells how many run on the lane now.
+    pub(super) fn publish_lane(&self, calls: usize) {
+        self.on_lane.store(calls, Ordering::Release);
     }
 
-    /// How many were answered since the last time.
-    pub(super) fn take_answered(&self) -> usize {
-        self.answered.swap(0, Ordering::Relaxed)
+    fn is_over_limit(&self) -> bool {
+        let all = self.calls() + self.on_lane.load(Ordering::Acquire);
+        all > self.limit.load(Ordering::Acquire)
     }
 
     /// A further stream of the same connection.
@@ -158,7 +163,7 @@ impl Company {
     pub(super) fn admits(&self) -> bool {
         let Self::Exclusive(own) = self else { return true };
         let _carries_one = own.take();
-        let fits = own.group.calls() <= own.group.limit.load(Ordering::Acquire);
+        let fits = !own.group.is_over_limit();
         if !fits {
             own.give_back();
         }
@@ -185,6 +190,22 @@ impl Company {
         }
     }
 
+    /// The group, where there is one.
+    pub(super) fn group(&self) -> Option<&Arc<Group>> {
+        match self {
+            Self::Alone => None,
+            Self::Lane(group) => Some(group),
+            Self::Exclusive(own) => Some(&own.group),
+        }
+    }
+
+    /// The call of this stream is over, and its handler runs on.
+    pub(super) fn is_held(&self) {
+        if let Self::Exclusive(own) = self {
+            let _again = own.take();
+        }
+    }
+
     /// The last call of this stream is over.
     pub(super) fn at_rest(&self) {
         if let Self::Exclusive(own) = self {
@@ -207,6 +228,15 @@ mod tests {
         assert!(streams[0].admits() && streams[1].admits() && !streams[2].admits());
         streams[0].at_rest();
         assert!(streams[2].admits());
+        assert_eq!(group.calls(), 2);
+        streams[2].at_rest();
+        group.publish_lane(1);
+        assert!(!streams[2].admits(), "those on the lane count, too");
+        group.publish_lane(0);
+        assert!(streams[2].admits());
+        // Its handler runs on.
+        streams[2].at_rest();
+        streams[2].is_held();
         assert_eq!(group.calls(), 2);
     }
 

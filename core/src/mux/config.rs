@@ -45,6 +45,9 @@ pub struct MuxConfig {
     pub idle_timeout: Option<Duration>,
 }
 
+/// Rest after which a server closes a stream that carries one call at a time. A client does so sooner.
+const EXCLUSIVE_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
 impl Default for MuxConfig {
     fn default() -> Self {
         Self {
@@ -107,7 +110,10 @@ impl MuxConfig {
         match company {
             Company::Alone => return self,
             Company::Lane(_) => {}
-            Company::Exclusive(_) if role == Role::Server => self.max_streams = 1,
+            Company::Exclusive(_) if role == Role::Server => {
+                self.max_streams = 1;
+                self.idle_timeout = Some(EXCLUSIVE_IDLE_TIMEOUT);
+            }
             Company::Exclusive(_) => {}
         }
         self.keepalive_interval = None;

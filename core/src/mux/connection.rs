@@ -7,7 +7,6 @@ use super::flow::{TINY_CREDIT_BYTES, add_credit};
 use super::frames::{Input, Step, discard};
 use super::heads::{Head, stream_error};
 use super::recv::{Chunk, Fed, message_len};
-use super::stream::Stream;
 use super::{EndCause, Ended, Events, Incoming, Mux, Role, StreamKey, Window};
 use crate::metadata::Metadata;
 use crate::status::Status;
@@ -549,6 +548,7 @@ impl Mux {
             if self.streams.is_empty() {
                 self.came_to_rest();
             }
+            self.publish();
             return;
         }
         let Some(stream) = self.streams.remove(key) else { return };
@@ -578,13 +578,7 @@ impl Mux {
         if self.streams.is_empty() {
             self.came_to_rest();
         }
-    }
-
-    /// Server: frees a stream whose answer is sent.
-    pub(super) fn close_if_done(&mut self, key: StreamKey) {
-        if self.role == Role::Server && self.streams.get(key).is_some_and(|stream: &mut Stream| stream.send.closed) {
-            self.remove(key);
-        }
+        self.publish();
     }
 }
 

@@ -190,7 +190,11 @@ impl Mux {
 
     /// Counts a call that came to nothing by the client's doing.
     pub(super) fn count_vain_call(&mut self, now: Instant, events: &mut Events) {
-        if !self.nuisance.spend_call(now) {
+        let within = match self.company.group() {
+            None => self.nuisance.spend_call(now),
+            Some(group) => group.vain_calls.spend(now),
+        };
+        if !within {
             self.fail(
                 ErrorCode::CalmDown,
                 "too many calls that came to nothing (resets, broken rules, more than allowed)",

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::error::{ConnectionEnd, StreamError};
-use super::{Company, EndCause, Ended, Events, Mux, Role};
+use super::{EndCause, Ended, Events, Mux, Role, StreamKey};
 use crate::metadata::Metadata;
 use crate::status::Status;
 use crate::wire::frame::{ErrorCode, FrameType, StreamId};
@@ -185,8 +185,43 @@ impl Mux {
     /// The last stream is gone.
     pub(super) fn came_to_rest(&mut self) {
         self.keepalive.at_rest();
-        self.company.at_rest();
+        if self.held == 0 {
+            self.company.at_rest();
+        }
+    }
+
+    /// Counts a handler that runs on though its stream is over.
+    pub fn hold(&mut self) {
+        self.held += 1;
+        self.company.is_held();
+    }
+
+    /// The handler of [`hold`](Self::hold) has ended.
+    pub fn release(&mut self) {
+        self.held = self.held.saturating_sub(1);
+        if self.held == 0 && self.streams.is_empty() {
+            self.company.at_rest();
+        }
         self.publish();
+    }
+
+    /// Client: as [`release_call`](Self::release_call), where the call has its byte stream to itself: unless the call is over for both sides, the stream ends with
+    /// it. Returns whether it did.
+    pub fn release_with_stream(&mut self, key: StreamKey, events: &mut Events) -> bool {
+        let ends = self.streams.get(key).is_some_and(|stream| !stream.recv.fin);
+        if ends {
+            // Before the stream is free for the next call.
+            self.handle_end("the call on this stream was given up", events);
+        }
+        self.remove(key);
+        ends
+    }
+
+    /// Server: frees a stream whose answer is sent.
+    pub(super) fn close_if_done(&mut self, key: StreamKey) {
+        if self.role == Role::Server && self.streams.get(key).is_some_and(|stream| stream.send.closed) {
+            self.remove(key);
+        }
     }
 
     /// Ends every call whose deadline has come. A server tells the client; a client tells nobody, because the server knows the same deadline.
@@ -323,11 +358,8 @@ impl Mux {
         self.finish_as(ConnectionEnd::theirs(code, reason), EndCause::Cancelled, events);
     }
 
-    /// Server: a client cancelled a call on another stream of this connection.
-    pub fn count_reset_stream(&mut self, now: Instant, events: &mut Events) {
-        if let Company::Lane(group) = &self.company {
-            self.nuisance.earn_calls(group.take_answered());
-        }
+    /// Server: another stream of this connection ended before its time.
+    pub fn count_vain_stream(&mut self, now: Instant, events: &mut Events) {
         if self.end.is_none() {
             self.count_vain_call(now, events);
         }
@@ -335,9 +367,9 @@ impl Mux {
 
     /// Server: a call was answered.
     pub(super) fn call_answered(&mut self) {
-        match &self.company {
-            Company::Exclusive(own) => own.group().answered(),
-            Company::Alone | Company::Lane(_) => self.nuisance.earn_call(),
+        match self.company.group() {
+            None => self.nuisance.earn_call(),
+            Some(group) => group.vain_calls.earn(),
         }
     }
 

@@ -260,16 +260,6 @@ impl Mux {
         self.streams.len()
     }
 
-    /// Counts a handler that runs on though its stream is over.
-    pub fn hold(&mut self) {
-        self.held += 1;
-    }
-
-    /// The handler of [`hold`](Self::hold) has ended.
-    pub fn release(&mut self) {
-        self.held = self.held.saturating_sub(1);
-    }
-
     /// What the peer accepts: the protocol's constants until its HELLO arrived.
     #[must_use]
     pub fn peer(&self) -> &Hello {
@@ -304,8 +294,10 @@ impl Mux {
 
     /// Tells the other streams of the connection what this one holds.
     fn publish(&self) {
-        if let Company::Exclusive(own) = &self.company {
-            own.publish(self.recv_window.unread(), self.assembling);
+        match &self.company {
+            Company::Alone => {}
+            Company::Lane(group) => group.publish_lane(self.streams.len() + self.held),
+            Company::Exclusive(own) => own.publish(self.recv_window.unread(), self.assembling),
         }
     }
 
@@ -313,6 +305,12 @@ impl Mux {
     fn assembly_room(&self) -> usize {
         let taken = self.assembling + self.company.assembling_elsewhere();
         self.config.assembly_bytes_max.saturating_sub(taken)
+    }
+
+    /// Whether calls may be opened, if there is room.
+    #[must_use]
+    pub fn takes_calls(&self) -> bool {
+        self.end.is_none() && self.shutdown == Shutdown::No
     }
 
     /// Lets the first call in line open its stream, if there is room now.
@@ -372,7 +370,9 @@ impl Mux {
         });
         if role == Role::Server {
             self.streams.clear();
-            self.company.at_rest();
+            if self.held == 0 {
+                self.company.at_rest();
+            }
             self.queued_answers = 0;
         }
         self.ready.clear();

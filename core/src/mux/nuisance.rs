@@ -8,6 +8,8 @@
 //!
 //! Covers the HTTP/2 families CVE-2019-9511, -9512, -9515, -9517, -9518, CVE-2023-44487 (rapid reset) and CVE-2025-8671.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Frames of this kind that may come in a burst: two for each of 1,024 calls that a client gives up at once.
@@ -62,13 +64,6 @@ impl Nuisance {
         self.calls.earn();
     }
 
-    /// Calls were answered.
-    pub(super) fn earn_calls(&mut self, answered: usize) {
-        for _ in 0..answered.min(NUISANCE_FRAMES_MAX as usize) {
-            self.calls.earn();
-        }
-    }
-
     /// This side ended a stream on which the peer may have sent as much as `credit` that has not arrived; all such bytes together are at
     /// most `bytes_max`.
     pub(super) fn expect_late(&mut self, credit: usize, bytes_max: usize) {
@@ -90,6 +85,35 @@ impl Nuisance {
             return true;
         }
         self.spend(now)
+    }
+}
+
+/// The budget for calls that come to nothing where a connection has several streams.
+#[derive(Debug, Default)]
+pub(super) struct SharedBudget {
+    /// None before the first such call.
+    budget: Mutex<Option<Budget>>,
+    /// Nothing can be earned.
+    used: AtomicBool,
+}
+
+impl SharedBudget {
+    /// Counts a call that came to nothing by the client's doing; false if it has had its share.
+    #[must_use]
+    pub(super) fn spend(&self, now: Instant) -> bool {
+        let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
+        self.used.store(true, Ordering::Release);
+        budget.get_or_insert_with(|| Budget::new(now)).spend(now)
+    }
+
+    /// A call was answered.
+    pub(super) fn earn(&self) {
+        if self.used.load(Ordering::Acquire)
+            && let Some(budget) = &mut *self.budget.lock().unwrap_or_else(PoisonError::into_inner)
+        {
+            budget.earn();
+            self.used.store(budget.left < NUISANCE_FRAMES_MAX, Ordering::Release);
+        }
     }
 }
 
@@ -140,7 +164,7 @@ impl Budget {
 mod tests {
     use std::time::Duration;
 
-    use super::{NUISANCE_FRAMES_MAX, Nuisance, REFILL_PER_SECOND};
+    use super::{NUISANCE_FRAMES_MAX, Nuisance, REFILL_PER_SECOND, SharedBudget};
 
     #[test]
     fn what_crossed_the_end_of_a_stream_is_free_and_no_more() {
@@ -156,6 +180,26 @@ mod tests {
             assert!(budget.spend_late(now, 1));
         }
         assert!(!budget.spend_late(now, 1) && !budget.spend_late(now, 0));
+    }
+
+    #[test]
+    fn several_streams_share_a_budget() {
+        let now = crate::time::now();
+        let budget = SharedBudget::default();
+        budget.earn();
+        for _ in 0..NUISANCE_FRAMES_MAX {
+            assert!(budget.spend(now));
+        }
+        assert!(!budget.spend(now));
+        budget.earn();
+        assert!(budget.spend(now) && !budget.spend(now));
+        for _ in 0..2 * NUISANCE_FRAMES_MAX {
+            budget.earn();
+        }
+        for _ in 0..NUISANCE_FRAMES_MAX {
+            assert!(budget.spend(now));
+        }
+        assert!(!budget.spend(now), "no more is saved up than at the beginning");
     }
 
     #[test]

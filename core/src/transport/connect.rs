@@ -15,7 +15,7 @@ use super::fallback::Fallback;
 use super::io::ByteStream;
 use super::mem;
 #[cfg(feature = "quic")]
-use super::quic::{ClientQuic, QuicDialler};
+use super::quic::{ClientQuic, May, QuicDialler};
 #[cfg(feature = "tls")]
 use super::tls::{ClientTls, Dialling, TlsConfigError};
 use crate::mux::MuxConfig;
@@ -146,14 +146,16 @@ impl Dialler {
             #[cfg(feature = "quic")]
             Address::Quic { host, port } => {
                 dial_each("quic", host, *port, timeout, async |candidate| {
-                    self.dial_quic(candidate).await
+                    self.dial_quic(candidate, May::SendEarly).await
                 })
                 .await
             }
             #[cfg(feature = "quic")]
             Address::QuicTcp { host, port } => {
                 dial_each("quic+tcp", host, *port, timeout, async |candidate| {
-                    self.fallback.connect(self.dial_quic(candidate), self.dial_tls(candidate)).await
+                    // Only a handshake shows that QUIC gets through.
+                    let quic = self.dial_quic(candidate, May::NotSendEarly);
+                    self.fallback.connect(quic, self.dial_tls(candidate)).await
                 })
                 .await
             }
@@ -185,9 +187,9 @@ impl Dialler {
     }
 
     #[cfg(feature = "quic")]
-    async fn dial_quic(&self, candidate: SocketAddr) -> Result<ByteStream, ConnectError> {
+    async fn dial_quic(&self, candidate: SocketAddr, early: May) -> Result<ByteStream, ConnectError> {
         match &self.tls {
-            Some(tls) => self.quic.connect(tls, candidate).await,
+            Some(tls) => self.quic.connect(tls, candidate, early).await,
             None => Err(unsupported(&self.address)),
         }
     }

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -296,40 +296,6 @@ impl Connection {
         self.act(|mux| mux.send_message(key, message));
     }
 
-    /// Client: done with a call; see [`Mux::release_call`].
-    pub fn release_call(&self, key: StreamKey) {
-        if self.act(|mux| mux.release_call(key)) {
-            self.cut("the call on this stream was cancelled");
-        }
-    }
-
-    /// Client: gives a call up with a reason; see [`Mux::abort_call`].
-    pub fn abort_call(&self, key: StreamKey, reason: String) {
-        let mut events = Events::default();
-        let running = self.act(|mux| mux.abort_call(key, reason, &mut events));
-        for waker in events.wakers {
-            waker.wake();
-        }
-        if running {
-            self.cut("the call on this stream was given up");
-        }
-    }
-
-    /// Where a cancelled call had the stream to itself, the stream ends with it: what is under way is dropped by both sides.
-    fn cut(&self, reason: &str) {
-        if let StreamPlace::Exclusive(_) = &self.shared.place {
-            self.shared.writer.reset(ErrorCode::None);
-            let mut events = Events::default();
-            self.lock().mux.handle_end(reason, &mut events);
-            self.wake_driver();
-        }
-    }
-
-    /// A call has ended elsewhere on the same connection; one that waits here may begin.
-    pub(super) fn let_openers_look(&self) {
-        self.act(Mux::room_for_openers);
-    }
-
     /// Server: answers a unary call; see [`Mux::reply`].
     pub fn reply(&self, key: StreamKey, metadata: &Metadata, message: &EncodedMessage, trailers: &Metadata) {
         self.act(|mux| mux.reply(key, metadata, message, trailers));
@@ -399,10 +365,10 @@ impl Connection {
         self.wake_driver();
     }
 
-    /// Server: a client cancelled a call on another stream of the same connection; see [`Mux::count_reset_stream`].
-    pub fn count_reset_stream(&self) {
+    /// Server: another stream of the same connection ended before its time; see [`Mux::count_vain_stream`].
+    pub fn count_vain_stream(&self) {
         let mut events = Events::default();
-        self.act(|mux| mux.count_reset_stream(time::now(), &mut events));
+        self.act(|mux| mux.count_vain_stream(time::now(), &mut events));
         for waker in events.wakers {
             waker.wake();
         }
@@ -449,6 +415,11 @@ impl Connection {
         });
     }
 
+    /// Resolves when the peer has everything that was written, or is gone.
+    pub async fn flushed(&self) {
+        self.shared.writer.flushed().await;
+    }
+
     pub(super) fn wake_driver(&self) {
         let driver = self.lock().driver.clone();
         if let Some(driver) = driver {
@@ -480,33 +451,34 @@ impl Connection {
     }
 
     #[inline]
-    fn act<T>(&self, work: impl FnOnce(&mut Mux) -> T) -> T {
+    pub(super) fn act<T>(&self, work: impl FnOnce(&mut Mux) -> T) -> T {
         let mut state = self.lock();
-        let result = match &self.shared.place {
-            StreamPlace::Exclusive(of) if of.is_taken() => {
-                let result = work(&mut state.mux);
-                let reads_on = state.waits_for_reader && !state.mux.is_to_wait();
-                if reads_on || !of.is_taken() {
-                    state.waits_for_reader = false;
-                    let driver = state.driver.clone().filter(|_| reads_on);
-                    self.after(state, false);
-                    Self::went_on(driver, of);
-                    return result;
-                }
-                result
-            }
-            _ => work(&mut state.mux),
+        let exclusive = match &self.shared.place {
+            StreamPlace::Exclusive(of) if of.is_taken() => Some(of),
+            _ => None,
         };
-        self.after(state, false);
+        let result = work(&mut state.mux);
+        if state.waits_for_reader || exclusive.is_some() {
+            self.went_on(state, exclusive);
+        } else {
+            self.after(state, false);
+        }
         result
     }
 
-    /// A stream that waited for its reader reads on, or its call is over.
-    fn went_on(driver: Option<Waker>, of: &OfLane) {
+    /// After an operation on a stream that waits for its reader, or that one call has to itself.
+    #[inline(never)]
+    fn went_on(&self, mut state: MutexGuard<'_, State>, exclusive: Option<&OfLane>) {
+        let reads_on = state.waits_for_reader && !state.mux.is_to_wait();
+        state.waits_for_reader &= !reads_on;
+        let driver = state.driver.clone().filter(|_| reads_on);
+        self.after(state, false);
         if let Some(driver) = driver {
             driver.wake();
         }
-        if !of.is_taken() {
+        if let Some(of) = exclusive
+            && !of.is_taken()
+        {
             of.call_ended();
         }
     }

@@ -176,6 +176,11 @@ impl ByteStream {
         self.identity.as_ref()
     }
 
+    /// Turns the stream away: what was asked on it was not processed.
+    pub(crate) fn refuse(self) {
+        self.writer.reset(ErrorCode::Refused);
+    }
+
     /// Who is at the other end, in the form of a target.
     #[must_use]
     pub fn peer(&self) -> &str {
@@ -209,6 +214,15 @@ pub(crate) fn tune(stream: &TcpStream, peer: SocketAddr) {
 }
 
 impl Writer {
+    /// Resolves when the peer has everything, or is gone; at once where the system sees to that.
+    pub(super) fn flushed(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        #[cfg(feature = "quic")]
+        if let Self::Quic(writer) = self {
+            return Box::pin(writer.flushed());
+        }
+        Box::pin(std::future::ready(()))
+    }
+
     /// Ends the writing direction with a code and drops what was not sent yet, where the transport can.
     pub(super) fn reset(&self, code: ErrorCode) {
         #[cfg(feature = "quic")]
@@ -229,6 +243,18 @@ impl fmt::Debug for ByteStream {
 #[cfg(target_os = "linux")]
 fn set_notsent_lowat(socket: &socket2::SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_notsent_lowat(NOTSENT_LOWAT_BYTES)
+}
+
+impl Reader {
+    /// Ready when the peer has reset the stream or is gone, though what it sent before is not read; where the transport tells.
+    pub(super) fn poll_broken(&mut self, task: &mut Context<'_>) -> Poll<io::Error> {
+        #[cfg(feature = "quic")]
+        if let Self::Quic(reader) = self {
+            return reader.poll_broken(task);
+        }
+        let _never_waits = task;
+        Poll::Pending
+    }
 }
 
 impl AsyncRead for Reader {

@@ -1,10 +1,11 @@
 //! The streams of one QUIC connection as a client uses them: which call shares the lane, and which has a stream to itself.
 //!
 //! A stream of its own costs a call several times what a place in the lane does, and what it buys is that nobody waits for anybody else's bytes. So the
-//! small calls share, and those that stream or bring a large request do not. A stream is kept for the next such call, unless the call that had it was
+//! small calls share, and those that stream or bring a large request do not; nor do those of methods whose answers were large lately. A stream is kept for the next such call, unless the call that had it was
 //! cancelled: then it is reset, and what was under way on it is dropped at once. Where packets are lost, small calls have streams of their own, too: in a
 //! shared one each loss holds up all of them.
 
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -12,18 +13,21 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use super::acceptor::NoCalls;
-use super::connection::{Connection, Lifecycle, Shared};
+use super::connection::{Connection, Shared};
 use super::driver;
 use super::io::Siblings;
-use crate::mux::{Company, Exclusive, MuxConfig, Role};
+use crate::mux::{Company, Events, Exclusive, Mux, MuxConfig, Role, StreamKey};
 use crate::wire::frame::ErrorCode;
 
-/// A request above this size has a stream to itself. Source: the cost of a stream is that of some tens of kilobytes (benches/peers).
+/// A request above this size has a stream to itself, and so has a call whose method answered with more. Source: the cost of a stream is that of some tens of kilobytes (benches/peers).
 pub(crate) const OWN_STREAM_BYTES_MIN: usize = 64 * 1024;
 /// Streams beside the lane that are open at a time; calls above it share the lane.
 const STREAMS_MAX: usize = 127;
 /// Rest after which a stream is closed: long enough to serve the next of a series of calls, short enough to hold nothing for long.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Methods with large answers that are remembered; of more, the last ones.
+const LARGE_METHODS_MAX: usize = 8;
 
 /// What a connection is to others of the same transport.
 pub(super) enum Place {
@@ -47,6 +51,9 @@ pub(super) struct Lanes {
     config: MuxConfig,
     runtime: Handle,
     streams: Mutex<Vec<Member>>,
+    /// Methods whose answers were large lately, each in a place of its own; 0 for none.
+    large_answers: [AtomicU64; LARGE_METHODS_MAX],
+    next_large: AtomicUsize,
 }
 
 struct Member {
@@ -73,6 +80,8 @@ impl Lanes {
             config,
             runtime: Handle::current(),
             streams: Mutex::default(),
+            large_answers: Default::default(),
+            next_large: AtomicUsize::new(0),
         }
     }
 
@@ -82,10 +91,13 @@ impl Lanes {
 
     /// A stream for one call; `None` if there are as many as may be.
     fn take(self: &Arc<Self>, lane: &Connection) -> Option<Connection> {
+        if !lane.lock().mux.takes_calls() {
+            return None;
+        }
         let mut streams = self.streams();
         for member in &*streams {
             if !member.own.is_taken() && member.own.take() {
-                if !member.connection.is_leaving() {
+                if member.connection.lock().mux.takes_calls() {
                     return Some(member.connection.clone());
                 }
                 member.own.give_back();
@@ -124,6 +136,19 @@ impl Lanes {
         Some(connection)
     }
 
+    /// Whether answers of the method were large lately.
+    fn answers_large(&self, method: u64) -> bool {
+        self.large_answers.iter().any(|large| large.load(Ordering::Relaxed) == method)
+    }
+
+    /// Notes that an answer was large: its size is known only when it is there, so the next call is the first that it helps.
+    fn note_large(&self, method: u64) {
+        if !self.answers_large(method) {
+            let at = self.next_large.fetch_add(1, Ordering::Relaxed) % LARGE_METHODS_MAX;
+            self.large_answers[at].store(method, Ordering::Relaxed);
+        }
+    }
+
     /// Whether a call runs on any of the streams.
     fn is_busy(&self) -> bool {
         self.streams().iter().any(|member| member.own.is_taken())
@@ -144,14 +169,23 @@ impl OfLane {
 }
 
 impl Connection {
-    /// Where a call is to be opened: here, or on a stream of its own.
+    /// Where a call of `method` is to be opened: here, or on a stream of its own, if that is needed or better.
     #[must_use]
-    pub fn for_call(self, needs_own_stream: bool) -> Self {
+    pub fn for_call(self, method: u64, needs_own_stream: bool) -> Self {
         match self.place() {
-            Place::Lane(lanes) if needs_own_stream || lanes.siblings.spreads_calls() => {
+            Place::Lane(lanes) if needs_own_stream || lanes.answers_large(method) || lanes.siblings.spreads_calls() => {
                 lanes.take(&self).unwrap_or(self)
             }
             _ => self,
+        }
+    }
+
+    /// An answer of `method` with so many bytes came on this stream.
+    pub fn note_answer(&self, method: u64, bytes: usize) {
+        if bytes > OWN_STREAM_BYTES_MIN
+            && let Place::Lane(lanes) = self.place()
+        {
+            lanes.note_large(method);
         }
     }
 
@@ -161,6 +195,51 @@ impl Connection {
             of.own.give_back();
             of.call_ended();
         }
+    }
+
+    /// Client: done with a call; see [`Mux::release_call`].
+    pub fn release_call(&self, key: StreamKey) {
+        if !matches!(self.place(), Place::Exclusive(_)) {
+            self.act(|mux| mux.release_call(key));
+            return;
+        }
+        let mut events = Events::default();
+        if self.act(|mux| mux.release_with_stream(key, &mut events)) {
+            self.cut(events);
+        }
+    }
+
+    /// Client: gives a call up with a reason; see [`Mux::abort_call`].
+    pub fn abort_call(&self, key: StreamKey, reason: String) {
+        let is_exclusive = matches!(self.place(), Place::Exclusive(_));
+        let mut events = Events::default();
+        let cuts = self.act(|mux| {
+            let running = mux.abort_call(key, reason, &mut events);
+            if running && is_exclusive {
+                mux.handle_end("the call on this stream was given up", &mut events);
+            }
+            running && is_exclusive
+        });
+        if cuts {
+            return self.cut(events);
+        }
+        for waker in events.wakers {
+            waker.wake();
+        }
+    }
+
+    /// The call that had the stream to itself was given up, and the stream with it: both sides drop what is under way.
+    fn cut(&self, events: Events) {
+        self.writer().reset(ErrorCode::None);
+        for waker in events.wakers {
+            waker.wake();
+        }
+        self.wake_driver();
+    }
+
+    /// A call has ended elsewhere on the same connection; one that waits here may begin.
+    pub(super) fn let_openers_look(&self) {
+        self.act(Mux::room_for_openers);
     }
 
     /// Whether calls run on streams beside this one, which need this handle kept.
@@ -180,9 +259,5 @@ impl Connection {
                 member.close(code, reason);
             }
         }
-    }
-
-    fn is_leaving(&self) -> bool {
-        matches!(self.current(), Lifecycle::GoingAway | Lifecycle::Closed(_))
     }
 }

@@ -164,9 +164,13 @@ impl<A: Acceptor> Core<A> {
             return Read::Wait;
         }
         if state.mux.is_to_wait() {
-            // Whoever takes messages out wakes this task.
+            // Whoever takes messages out wakes this task; and so does the end of the stream.
             state.waits_for_reader = true;
-            return Read::Wait;
+            let Poll::Ready(error) = self.reader.poll_broken(task) else {
+                return Read::Wait;
+            };
+            state.handle_broken("reading", &error, &mut self.events);
+            return Read::Over;
         }
         if self.leftover.is_unparsed() {
             drop(state);

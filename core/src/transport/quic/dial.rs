@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use quinn::{Connecting, ConnectionError, TransportConfig};
+use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::net::UdpSocket;
 
 use super::config;
@@ -13,10 +14,12 @@ use super::connection::QuicConnection;
 use super::early::ClientEarly;
 use super::listen::{self, Failed};
 use super::socket::{ClientSocket, anywhere};
+use super::stream::wire_code;
 use crate::mux::MuxConfig;
 use crate::transport::error::ConnectError;
 use crate::transport::io::ByteStream;
-use crate::transport::tls::{Dialling, TlsFault};
+use crate::transport::tls::{Dialling, QuicClient, TlsFault};
+use crate::wire::frame::ErrorCode;
 
 /// How a client speaks QUIC.
 #[derive(Clone, Debug, Default)]
@@ -32,7 +35,7 @@ impl ClientQuic {
     }
 
     /// Sends calls of methods marked `idempotent` with the first packet to a server that this channel has spoken to before, without waiting for the handshake
-    /// (0-RTT, off by default). The server has to allow it, too ([`ServerQuic::zero_rtt`](super::ServerQuic::zero_rtt)).
+    /// (0-RTT, off by default; at `quic://`, not at `quic+tcp://`). The server has to allow it, too ([`ServerQuic::zero_rtt`](super::ServerQuic::zero_rtt)).
     ///
     /// Whoever records that packet can have the server run those calls again.
     #[must_use]
@@ -40,6 +43,13 @@ impl ClientQuic {
         self.zero_rtt = true;
         self
     }
+}
+
+/// Whether a connection may begin with 0-RTT, if the settings say so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum May {
+    SendEarly,
+    NotSendEarly,
 }
 
 /// What a channel needs to dial over QUIC.
@@ -69,7 +79,12 @@ impl QuicDialler {
     ///
     /// # Errors
     /// [`ConnectError`] tells why there is no connection.
-    pub(crate) async fn connect(&self, dialling: &Dialling, to: SocketAddr) -> Result<ByteStream, ConnectError> {
+    pub(crate) async fn connect(
+        &self,
+        dialling: &Dialling,
+        to: SocketAddr,
+        early: May,
+    ) -> Result<ByteStream, ConnectError> {
         let address = format!("quic://{to}");
         let io_error = |source| ConnectError::Io {
             address: address.clone(),
@@ -86,7 +101,7 @@ impl QuicDialler {
         let failed = |error: Failed| {
             let noted = match &error {
                 Failed::Connection(ConnectionError::TransportError(own)) => client.refused(&own.reason),
-                Failed::Connection(_) | Failed::OtherProtocol => None,
+                Failed::Connection(_) | Failed::OtherProtocol | Failed::Certificate(_) => None,
             };
             match noted.or_else(|| error.tls_error()) {
                 Some(tls) => {
@@ -100,7 +115,7 @@ impl QuicDialler {
                 None => io_error(error.into_io()),
             }
         };
-        let connecting = match self.send_early(connecting, &socket).await {
+        let connecting = match self.send_early(connecting, &socket, early).await {
             Ok(lane) => return lane.map_err(|error| failed(Failed::Connection(error))),
             Err(connecting) => connecting,
         };
@@ -110,6 +125,8 @@ impl QuicDialler {
             refused = refused(to) => return Err(io_error(refused)),
         };
         let connection = connected.map_err(failed)?;
+        // A session that was resumed rests on a certificate that was checked long ago.
+        trusted(&connection, client, &prepared.name).map_err(failed)?;
         let (send, receive) = connection.open_bi().await.map_err(|error| failed(Failed::Connection(error)))?;
         Ok(QuicConnection::new(connection, Some(socket)).lane(send, receive))
     }
@@ -119,8 +136,9 @@ impl QuicDialler {
         &self,
         connecting: Connecting,
         socket: &Arc<ClientSocket>,
+        early: May,
     ) -> Result<Result<ByteStream, ConnectionError>, Connecting> {
-        if !self.zero_rtt || self.early_refused.swap(false, Ordering::Relaxed) {
+        if !self.zero_rtt || early == May::NotSendEarly || self.early_refused.swap(false, Ordering::Relaxed) {
             return Err(connecting);
         }
         let (connection, handshake) = connecting.into_0rtt()?;
@@ -129,6 +147,15 @@ impl QuicDialler {
         let connection = QuicConnection::new(connection, Some(Arc::clone(socket))).with_early(early);
         Ok(lane.map(|(send, receive)| connection.lane(send, receive)))
     }
+}
+
+/// Checks the server's certificate as of now.
+fn trusted(connection: &quinn::Connection, client: &QuicClient, name: &ServerName<'_>) -> Result<(), Failed> {
+    let chain = connection.peer_identity().and_then(|chain| chain.downcast::<Vec<CertificateDer<'static>>>().ok());
+    client.check(chain.as_deref().map_or(&[], Vec::as_slice), name).map_err(|error| {
+        connection.close(wire_code(ErrorCode::None), b"the certificate is not valid any more");
+        Failed::Certificate(error)
+    })
 }
 
 /// Resolves if the system says that nobody listens at `to`, which a socket hears only if it sends to nobody else. One byte is no QUIC packet, so a server

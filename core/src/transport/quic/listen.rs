@@ -24,6 +24,8 @@ use crate::wire::frame::ErrorCode;
 /// Handshakes of one listener under way above which clients have to prove their address first, by default: a busy server of many clients has fewer at
 /// a time, and below it nobody pays the round trip.
 pub const RETRY_ABOVE: usize = 128;
+/// Retries that are sent before other tasks get their turn.
+const RETRIES_PER_TURN: u32 = 64;
 /// Sockets of one listener at most.
 pub const SOCKETS_MAX: usize = 64;
 
@@ -184,6 +186,7 @@ impl QuicListener {
     /// # Cancel safety
     /// Cancel safe.
     pub(crate) async fn accept(&self) -> io::Result<(SocketAddr, QuicHandshake)> {
+        let mut retries = 0_u32;
         loop {
             let incoming = self.next().await?;
             let peer = incoming.remote_address();
@@ -191,6 +194,11 @@ impl QuicListener {
             if busy && !incoming.remote_address_validated() && incoming.may_retry() {
                 // Cannot fail: it may.
                 let _sent = incoming.retry();
+                retries = retries.wrapping_add(1);
+                if retries.is_multiple_of(RETRIES_PER_TURN) {
+                    // A flood of them must not keep this task from seeing that the server closes.
+                    tokio::task::yield_now().await;
+                }
                 continue;
             }
             let handshake = QuicHandshake {
@@ -345,6 +353,8 @@ pub(super) enum Failed {
     Connection(ConnectionError),
     /// It was not agreed to speak sinew.
     OtherProtocol,
+    /// The session was resumed, and its certificate is not valid any more.
+    Certificate(rustls::Error),
 }
 
 impl Failed {
@@ -353,6 +363,7 @@ impl Failed {
         match self {
             Self::Connection(error) => error::tls_error(error),
             Self::OtherProtocol => Some(rustls::Error::NoApplicationProtocol),
+            Self::Certificate(error) => Some(error.clone()),
         }
     }
 
@@ -360,6 +371,7 @@ impl Failed {
         match self {
             Self::Connection(error) => error::lost(error),
             Self::OtherProtocol => io::Error::other(rustls::Error::NoApplicationProtocol),
+            Self::Certificate(error) => io::Error::other(error),
         }
     }
 }

@@ -16,7 +16,7 @@ mod socket;
 mod stream;
 
 pub use dial::ClientQuic;
-pub(crate) use dial::QuicDialler;
+pub(crate) use dial::{May, QuicDialler};
 pub(crate) use listen::QuicListener;
 pub use listen::{RETRY_ABOVE, SOCKETS_MAX, ServerQuic};
 pub(crate) use stream::{QuicReader, QuicWriter};

@@ -1,11 +1,12 @@
 //! One bidirectional stream of a QUIC connection, in the two halves that the mux wants.
 
+use std::future::Future;
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use quinn::{ReadError, RecvStream, SendStream, VarInt, WriteError};
+use quinn::{ReadError, RecvStream, ResetError, SendStream, VarInt, WriteError};
 use tokio::io::ReadBuf;
 
 use super::error::lost;
@@ -33,6 +34,19 @@ impl QuicReader {
     }
 }
 
+impl QuicReader {
+    pub(crate) fn poll_broken(&mut self, task: &mut Context<'_>) -> Poll<io::Error> {
+        // Woken by every packet meanwhile, of which there are no more than the stream's window holds.
+        match pin!(self.0.received_reset()).poll(task) {
+            Poll::Ready(Ok(Some(code))) => Poll::Ready(io::Error::new(io::ErrorKind::ConnectionReset, reset(code))),
+            Poll::Ready(Err(ResetError::ConnectionLost(error))) => Poll::Ready(lost(error)),
+            Poll::Ready(Err(ResetError::ZeroRttRejected)) => Poll::Ready(rejected()),
+            // It ended in order, behind what is not read yet.
+            Poll::Ready(Ok(None)) | Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
 impl Drop for QuicReader {
     fn drop(&mut self) {
         // Whatever is still under way is of no use; the peer need not send it. A stream that has ended needs no telling.
@@ -43,6 +57,14 @@ impl Drop for QuicReader {
 impl QuicWriter {
     fn lock(&self) -> MutexGuard<'_, SendStream> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Resolves when the peer has everything, wants nothing more, or is gone.
+    pub(crate) fn flushed(&self) -> impl Future<Output = ()> + Send + 'static {
+        let stopped = self.lock().stopped();
+        async {
+            let _either_way = stopped.await;
+        }
     }
 
     /// Drops what was not sent yet, and tells the peer.

@@ -1,10 +1,12 @@
+//! Sessions and sockets of clients, over real handshakes.
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::{ClientQuic, QuicDialler, QuicListener, ServerQuic};
+use super::{ClientQuic, May, QuicDialler, QuicListener, ServerQuic};
 use crate::mux::MuxConfig;
 use crate::transport::io::ByteStream;
 use crate::transport::tls::{ClientTls, Dialling, ServerTls};
@@ -88,7 +90,7 @@ async fn write(stream: &mut ByteStream, bytes: &[u8]) {
 /// Connects, and tells whether the server had to show its certificate.
 async fn verifies(dialler: &QuicDialler, dialling: &Dialling, server: &Server) -> bool {
     let before = verified(dialling, server);
-    let mut stream = dialler.connect(dialling, server.at).await.unwrap();
+    let mut stream = dialler.connect(dialling, server.at, May::SendEarly).await.unwrap();
     write(&mut stream, b"?").await;
     tokio::io::AsyncReadExt::read_u8(&mut stream.reader).await.unwrap();
     verified(dialling, server) > before
@@ -161,7 +163,7 @@ async fn connections_share_a_socket() {
     let certificates = Certificates::new();
     let server = Server::start(&certificates.server());
     let (dialler, dialling) = (dialler(), Dialling::new("127.0.0.1", Some(certificates.client())));
-    let connect = async || Arc::new(dialler.connect(&dialling, server.at).await.unwrap());
+    let connect = async || Arc::new(dialler.connect(&dialling, server.at, May::SendEarly).await.unwrap());
     let one = connect().await;
     let two = connect().await;
     let ours = || super::socket::open_sockets(tokio::runtime::Handle::current().id());

@@ -24,6 +24,8 @@ use rustls::{CommonState, RootCertStore};
 pub use client::ClientTls;
 pub(crate) use client::Dialling;
 pub use error::{TlsConfigError, TlsFault};
+#[cfg(feature = "quic")]
+pub(crate) use quic::QuicClient;
 pub(crate) use server::Acceptor;
 pub use server::ServerTls;
 

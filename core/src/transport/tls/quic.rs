@@ -33,6 +33,12 @@ impl QuicClient {
         self.refused.find(text)
     }
 
+    /// Checks a server's certificates as of now.
+    pub(crate) fn check(&self, chain: &[CertificateDer<'_>], name: &ServerName<'_>) -> Result<(), Error> {
+        let (own, others) = chain.split_first().ok_or(Error::NoCertificatesPresented)?;
+        self.refused.inner.verify_server_cert(own, others, name, &[], UnixTime::now()).map(drop)
+    }
+
     #[cfg(test)]
     pub(crate) fn verified(&self) -> usize {
         self.refused.verified.load(std::sync::atomic::Ordering::Relaxed)
