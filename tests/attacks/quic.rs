@@ -208,13 +208,21 @@ async fn row_17_resets_of_streams_are_counted_over_the_connection() {
     answers(&good).await;
     let attacker = bad(&serving).await;
     let (_lane, _answers) = greet(&attacker).await;
-    let call = [PREFACE, &hello(), &open(1, "wait", &nothing(), true)].concat();
+    let greeting = [PREFACE, &hello()].concat();
+    let call = [&greeting[..], &open(1, "wait", &nothing(), true)].concat();
+    let broken = [&greeting[..], &open(1, "wait", &nothing(), true), &[0xff; 32]].concat();
     let flood = async {
-        loop {
+        for number in 0_u32.. {
             let Ok((mut send, mut receive)) = attacker.open_bi().await else {
                 break;
             };
-            if send.write_all(&call).await.is_err() {
+            // A cancelled call, one that is given up with another code, one whose client hangs up, one behind which nonsense comes, and none at all.
+            let bytes = match number % 5 {
+                0..3 => &call,
+                3 => &broken,
+                _ => &greeting,
+            };
+            if send.write_all(bytes).await.is_err() {
                 break;
             }
             // The greeting of the server: its stream is served.
@@ -222,7 +230,10 @@ async fn row_17_resets_of_streams_are_counted_over_the_connection() {
             if receive.read_exact(&mut first).await.is_err() {
                 break;
             }
-            let _ended = send.reset(0_u32.into());
+            let _ended = match number % 5 {
+                code @ (0 | 1) => send.reset(code.into()),
+                _ => send.finish(),
+            };
             let _ended = receive.stop(0_u32.into());
         }
     };
@@ -338,4 +349,29 @@ async fn row_34_handshakes_and_calls_get_through_losses() {
         answers(&client).await;
     }
     passing.abort();
+}
+
+/// A client that closes its lane and goes on calling on other streams would be a connection that nobody counts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_without_its_lane_is_over() {
+    let (serving, victim) = server(|builder| builder).await;
+    let attacker = bad(&serving).await;
+    let (mut lane, _answers) = greet(&attacker).await;
+    let (mut further, mut answer) = attacker.open_bi().await.unwrap();
+    let call = [PREFACE, &hello(), &open(1, "wait", &nothing(), true)].concat();
+    further.write_all(&call).await.unwrap();
+    answer.read_exact(&mut [0; 8]).await.unwrap();
+    while victim.counts.live.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(serving.connections(), 1);
+    lane.finish().unwrap();
+    gone(&attacker).await;
+    let left = async {
+        while victim.counts.live.load(Ordering::SeqCst) > 0 || serving.connections() > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, left).await.expect("nothing is left");
+    serving.shutdown().await;
 }

@@ -28,6 +28,7 @@ trait Depot {
     #[rpc(idempotent)]
     async fn look(&self) -> usize;
     async fn take(&self) -> usize;
+    async fn store(&self, pieces: Streaming<bytes::Bytes>) -> u64;
 }
 
 /// Holds calls until they are let go.
@@ -36,6 +37,7 @@ struct Store {
     held: Arc<AtomicUsize>,
     looked: Arc<AtomicUsize>,
     taken: Arc<AtomicUsize>,
+    storing: Arc<AtomicUsize>,
     let_go: Arc<Notify>,
 }
 
@@ -69,10 +71,37 @@ impl Depot for Store {
         self.taken.fetch_add(1, Ordering::SeqCst)
     }
 
+    async fn store(&self, mut pieces: Streaming<bytes::Bytes>) -> u64 {
+        let held = Held::new(&self.storing);
+        self.let_go.notified().await;
+        let mut bytes = 0;
+        while let Some(Ok(piece)) = pieces.next().await {
+            bytes += piece.len() as u64;
+        }
+        drop(held);
+        bytes
+    }
+
     async fn hold(&self) -> u64 {
         self.held.fetch_add(1, Ordering::SeqCst);
         self.let_go.notified().await;
         7
+    }
+}
+
+/// Counts a handler for as long as it lives.
+struct Held(Arc<AtomicUsize>);
+
+impl Held {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -501,6 +530,106 @@ async fn early_calls_survive_a_server_that_forgot_the_session() {
         assert_eq!(client.look().await.unwrap(), 1);
         assert_eq!(client.take().await.unwrap(), 0);
         serving.shutdown().await;
+    })
+    .await;
+}
+
+const UPLOADS: usize = 24;
+
+fn pieces() -> Streaming<bytes::Bytes> {
+    let piece = bytes::Bytes::from(vec![7; 64 * 1024]);
+    Streaming::iter((0..64).map(move |_| piece.clone()))
+}
+
+/// Handlers that do not read yet: together they hold no more than the connection may, and go on when they read.
+#[tokio::test]
+async fn uploads_that_nobody_reads_wait_and_go_on() {
+    bounded(async {
+        let store = Store::default();
+        let limits = sinew::Limits {
+            connection_window: 1024 * 1024,
+            ..sinew::Limits::default()
+        };
+        let narrow = builder(&store).limits(limits);
+        let serving = narrow.bind("quic://127.0.0.1:0").start().await.unwrap();
+        let client = client(&serving);
+        let upload = || (0..UPLOADS).map(|_| tokio::spawn(client.store(pieces()).into_future())).collect::<Vec<_>>();
+        let storing = async |calls: usize| {
+            while store.storing.load(Ordering::SeqCst) != calls {
+                tokio::task::yield_now().await;
+            }
+        };
+        let uploads = upload();
+        storing(UPLOADS).await;
+        // The lane is not held up.
+        assert_eq!(client.echo("small".to_owned()).await.unwrap(), "small");
+        store.let_go.notify_waiters();
+        for upload in uploads {
+            assert_eq!(upload.await.unwrap().unwrap(), 64 * 64 * 1024);
+        }
+        // Of those that wait, the server learns that their clients are gone.
+        let uploads = upload();
+        storing(UPLOADS).await;
+        for upload in &uploads {
+            upload.abort();
+        }
+        storing(0).await;
+        assert_eq!(client.echo("small".to_owned()).await.unwrap(), "small");
+        serving.shutdown().await;
+    })
+    .await;
+}
+
+/// A stream whose call ended by its deadline is not given to the next call while the server may still be at it.
+#[tokio::test]
+async fn calls_that_time_out_spoil_nothing_for_the_next() {
+    bounded(async {
+        let serving = server(&Store::default()).await;
+        let client = client(&serving);
+        for _ in 0..20 {
+            let error = client.store(pieces()).timeout("5ms").await.unwrap_err();
+            assert_eq!(error.code(), Code::DeadlineExceeded, "{error}");
+            let mut pair = client.pair(1).await.unwrap();
+            assert_eq!(pair.next().await.unwrap().unwrap(), 1);
+        }
+        serving.shutdown().await;
+    })
+    .await;
+}
+
+/// A certificate that was renewed ends all sessions; what a client sends early then is sent again, without a failure that anybody sees.
+#[tokio::test]
+async fn early_calls_that_are_not_taken_are_no_failure() {
+    bounded(async {
+        let store = Store::default();
+        let folder = std::env::temp_dir().join(crate::support::fixture::unique("sinew-early"));
+        std::fs::create_dir_all(&folder).unwrap();
+        let (chain_file, key_file) = (folder.join("cert.pem"), folder.join("key.pem"));
+        let put = || {
+            let (chain, key) = Authority::shared().sign(&["127.0.0.1"]);
+            std::fs::write(&chain_file, chain).unwrap();
+            std::fs::write(&key_file, key).unwrap();
+        };
+        put();
+        let tls = ServerTls::from_pem_files(&chain_file, &key_file).unwrap();
+        let early = builder(&store).tls(tls.clone()).quic(ServerQuic::new().zero_rtt());
+        let serving = early.bind("quic://127.0.0.1:0").start().await.unwrap();
+        let channel = Channel::builder()
+            .tls(Authority::shared().client())
+            .quic(ClientQuic::new().zero_rtt())
+            .idle_timeout("1200ms")
+            .lazy(&serving.target())
+            .unwrap();
+        let client = DepotClient::from_channel(channel.clone());
+        client.look().await.unwrap();
+        let mut states = channel.states();
+        while states.next().await != Some(ConnectivityState::Idle) {}
+        put();
+        let _is_new = tls.reload().unwrap();
+        assert_eq!(client.look().await.unwrap(), 1);
+        assert_eq!(client.take().await.unwrap(), 0);
+        serving.shutdown().await;
+        std::fs::remove_dir_all(&folder).unwrap();
     })
     .await;
 }

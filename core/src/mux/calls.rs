@@ -296,7 +296,6 @@ impl Mux {
         };
         if let Some((chunk, credit)) = stream.recv.take() {
             self.give_credit(key, credit);
-            self.publish();
             return Poll::Ready(Ok(Some(chunk)));
         }
         if stream.recv.fin {

@@ -4,12 +4,10 @@
 //! [`Mux`](super::Mux) of its own; what has to hold for all of them together (how many calls run, whether the connection is at rest) goes through here.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use super::nuisance::SharedBudget;
-
-/// Unread bytes that every stream may hold, however many the others do: its reader has something to do, and goes on.
-const UNREAD_BYTES_MIN: usize = 64 * 1024;
+use crate::wire::frame::STREAM_WINDOW_MIN;
 
 /// The place of a byte stream among those of its connection.
 #[derive(Clone, Debug, Default)]
@@ -34,8 +32,8 @@ pub struct Group {
     on_lane: AtomicUsize,
     /// Those that come to nothing, wherever.
     pub(super) vain_calls: SharedBudget,
-    /// Bytes that arrived on these streams and were not read.
-    unread: AtomicUsize,
+    /// The windows of these streams together: what they may hold unread.
+    granted: AtomicU64,
     /// Bytes of their messages under way.
     assembling: AtomicUsize,
 }
@@ -47,7 +45,7 @@ impl Default for Group {
             limit: AtomicUsize::new(usize::MAX),
             on_lane: AtomicUsize::new(0),
             vain_calls: SharedBudget::default(),
-            unread: AtomicUsize::new(0),
+            granted: AtomicU64::new(0),
             assembling: AtomicUsize::new(0),
         }
     }
@@ -80,7 +78,7 @@ impl Group {
     pub fn exclusive(self: &Arc<Self>) -> Arc<Exclusive> {
         Arc::new(Exclusive {
             taken: AtomicBool::new(false),
-            unread: AtomicUsize::new(0),
+            granted: AtomicU32::new(0),
             assembling: AtomicUsize::new(0),
             group: Arc::clone(self),
         })
@@ -92,7 +90,7 @@ impl Group {
 pub struct Exclusive {
     taken: AtomicBool,
     /// What of the group's bytes are this one's.
-    unread: AtomicUsize,
+    granted: AtomicU32,
     assembling: AtomicUsize,
     group: Arc<Group>,
 }
@@ -121,10 +119,27 @@ impl Exclusive {
         self.taken.load(Ordering::Acquire)
     }
 
-    /// Tells what this stream holds now. By the owner of its mux, under the lock of that.
-    pub(super) fn publish(&self, unread: usize, assembling: usize) {
-        publish(&self.unread, &self.group.unread, unread);
-        publish(&self.assembling, &self.group.assembling, assembling);
+    /// The window that this stream gets of `wanted` bytes, where all together have `all`: half of what is left at most, so that there is something for those that
+    /// come later, and never less than the protocol's least.
+    pub(super) fn grant(&self, wanted: u32, all: u32) -> u32 {
+        let left = u64::from(all).saturating_sub(self.group.granted.load(Ordering::Acquire));
+        let share = u32::try_from(left / 2).unwrap_or(u32::MAX).max(STREAM_WINDOW_MIN);
+        let window = wanted.min(share);
+        let before = self.granted.swap(window, Ordering::AcqRel);
+        self.group.granted.fetch_add(window.into(), Ordering::AcqRel);
+        self.group.granted.fetch_sub(before.into(), Ordering::AcqRel);
+        window
+    }
+
+    /// Tells what this stream's message under way holds now. By the owner of its mux, under the lock of that.
+    pub(super) fn publish(&self, assembling: usize) {
+        let before = self.assembling.swap(assembling, Ordering::AcqRel);
+        let all = &self.group.assembling;
+        if assembling > before {
+            all.fetch_add(assembling - before, Ordering::AcqRel);
+        } else if assembling < before {
+            all.fetch_sub(before - assembling, Ordering::AcqRel);
+        }
     }
 
     /// The calls of the connection that run on streams of their own.
@@ -137,16 +152,8 @@ impl Exclusive {
 impl Drop for Exclusive {
     fn drop(&mut self) {
         self.give_back();
-        self.publish(0, 0);
-    }
-}
-
-fn publish(own: &AtomicUsize, all: &AtomicUsize, now: usize) {
-    let before = own.swap(now, Ordering::AcqRel);
-    if now > before {
-        all.fetch_add(now - before, Ordering::AcqRel);
-    } else if now < before {
-        all.fetch_sub(before - now, Ordering::AcqRel);
+        self.publish(0);
+        self.group.granted.fetch_sub(self.granted.load(Ordering::Acquire).into(), Ordering::AcqRel);
     }
 }
 
@@ -168,14 +175,6 @@ impl Company {
             own.give_back();
         }
         fits
-    }
-
-    /// Whether a stream with so many bytes `unread` has to wait until they are read, because all together hold more than `max`.
-    pub(super) fn is_to_wait(&self, unread: usize, max: usize) -> bool {
-        match self {
-            Self::Alone | Self::Lane(_) => false,
-            Self::Exclusive(own) => unread >= UNREAD_BYTES_MIN && own.group.unread.load(Ordering::Acquire) > max,
-        }
     }
 
     /// Bytes of messages under way on other streams.
@@ -218,7 +217,7 @@ impl Company {
 mod tests {
     use std::sync::Arc;
 
-    use super::{Company, Group, UNREAD_BYTES_MIN};
+    use super::{Company, Group, STREAM_WINDOW_MIN};
 
     #[test]
     fn calls_on_streams_of_their_own_have_a_limit_together() {
@@ -241,28 +240,26 @@ mod tests {
     }
 
     #[test]
-    fn unread_bytes_of_all_streams_have_a_limit() {
+    fn windows_of_all_streams_have_a_limit() {
         let group = Arc::new(Group::default());
-        let (one, other) = (group.exclusive(), group.exclusive());
-        other.publish(1_000_000, 0);
-        let waits = |unread, max| {
-            one.publish(unread, 0);
-            Company::Exclusive(Arc::clone(&one)).is_to_wait(unread, max)
-        };
-        assert!(!waits(UNREAD_BYTES_MIN, 1_000_000 + UNREAD_BYTES_MIN), "at the limit");
-        assert!(waits(UNREAD_BYTES_MIN, 1_000_000 + UNREAD_BYTES_MIN - 1), "above");
-        assert!(!waits(UNREAD_BYTES_MIN - 1, 0), "it has nearly nothing to read");
-        drop(other);
-        assert!(!waits(UNREAD_BYTES_MIN, UNREAD_BYTES_MIN));
+        let streams: Vec<_> = (0..100).map(|_| group.exclusive()).collect();
+        let windows: Vec<u32> = streams.iter().map(|own| own.grant(1_000_000, 4_000_000)).collect();
+        assert_eq!(windows[..3], [1_000_000, 1_000_000, 1_000_000]);
+        assert!(windows.is_sorted_by(|earlier, later| earlier >= later));
+        assert_eq!(windows[99], STREAM_WINDOW_MIN);
+        let all: u64 = windows.iter().map(|window| u64::from(*window)).sum();
+        assert!(all <= 4_000_000 + 100 * u64::from(STREAM_WINDOW_MIN), "{all}");
+        drop(streams);
+        assert_eq!(group.exclusive().grant(1_000_000, 4_000_000), 1_000_000);
     }
 
     #[test]
     fn messages_under_way_elsewhere_count() {
         let group = Arc::new(Group::default());
         let (one, other) = (group.exclusive(), group.exclusive());
-        one.publish(0, 30);
-        other.publish(0, 50);
-        other.publish(0, 20);
+        one.publish(30);
+        other.publish(50);
+        other.publish(20);
         assert_eq!(Company::Exclusive(Arc::clone(&one)).assembling_elsewhere(), 20);
         assert_eq!(Company::Lane(Arc::clone(&group)).assembling_elsewhere(), 50);
         drop(other);

@@ -104,7 +104,8 @@ pub fn check_duration(field: &'static str, duration: Duration) -> Result<(), Con
 
 impl MuxConfig {
     /// The limits of one of several streams of a connection. Whether the peer lives is for the connection to watch; and a server takes one call at a time
-    /// on a stream that is not the lane.
+    /// on a stream that is not the lane. The windows of those streams have the connection's together, so that a peer whose bytes are not read holds no more
+    /// for having several.
     #[must_use]
     pub fn within(mut self, company: &Company, role: Role) -> Self {
         match company {
@@ -115,6 +116,9 @@ impl MuxConfig {
                 self.idle_timeout = Some(EXCLUSIVE_IDLE_TIMEOUT);
             }
             Company::Exclusive(_) => {}
+        }
+        if let Company::Exclusive(own) = company {
+            self.stream_window = own.grant(self.stream_window, self.connection_window);
         }
         self.keepalive_interval = None;
         self

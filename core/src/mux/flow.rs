@@ -23,11 +23,6 @@ impl Window {
         }
     }
 
-    /// Bytes that arrived and were not taken out of the queues.
-    pub(super) const fn unread(&self) -> usize {
-        (self.size - self.left - self.owed) as usize
-    }
-
     /// Takes `bytes` that arrived off the credit; false if the peer sent more than it had.
     #[must_use]
     pub(super) fn receive(&mut self, bytes: usize) -> bool {

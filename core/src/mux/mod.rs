@@ -243,7 +243,11 @@ impl Mux {
         mux.company = company;
         if let Some(known) = known {
             mux.send_credit = known.connection_window;
-            mux.peer = known;
+            // Each stream gets a window of its own size, by its own HELLO.
+            mux.peer = Hello {
+                stream_window: mux.peer.stream_window,
+                ..known
+            };
         }
         mux
     }
@@ -284,20 +288,12 @@ impl Mux {
         self.hello_received.then(|| self.peer.clone())
     }
 
-    /// Whether nothing more is to be read from the stream for now: it holds unread messages, and all of its connection's streams together hold as much as may
-    /// be. The transport's own flow control then holds up the peer.
-    #[must_use]
-    pub fn is_to_wait(&self) -> bool {
-        let unread = self.recv_window.unread();
-        self.company.is_to_wait(unread, self.config.connection_window as usize)
-    }
-
     /// Tells the other streams of the connection what this one holds.
     fn publish(&self) {
         match &self.company {
             Company::Alone => {}
             Company::Lane(group) => group.publish_lane(self.streams.len() + self.held),
-            Company::Exclusive(own) => own.publish(self.recv_window.unread(), self.assembling),
+            Company::Exclusive(own) => own.publish(self.assembling),
         }
     }
 

@@ -360,8 +360,8 @@ fn serve_stream(
         connections.remove(id);
         match end.map(|end| (end.is_by_peer(), end.code())) {
             Some((false, ErrorCode::CalmDown)) => HowEnded::Flooded,
-            Some((true, code)) if code != ErrorCode::Idle => HowEnded::InVain,
-            _ => HowEnded::InOrder,
+            None | Some((_, ErrorCode::Idle) | (false, ErrorCode::None)) => HowEnded::InOrder,
+            Some(_) => HowEnded::InVain,
         }
     });
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::io::{Early, SharedWrite, Writer};
-use super::lanes::{OfLane, Place as StreamPlace};
+use super::lanes::Place as StreamPlace;
 use super::state::State;
 use super::write::{Written, write_out};
 use crate::context::Peer;
@@ -458,29 +458,13 @@ impl Connection {
             _ => None,
         };
         let result = work(&mut state.mux);
-        if state.waits_for_reader || exclusive.is_some() {
-            self.went_on(state, exclusive);
-        } else {
-            self.after(state, false);
-        }
-        result
-    }
-
-    /// After an operation on a stream that waits for its reader, or that one call has to itself.
-    #[inline(never)]
-    fn went_on(&self, mut state: MutexGuard<'_, State>, exclusive: Option<&OfLane>) {
-        let reads_on = state.waits_for_reader && !state.mux.is_to_wait();
-        state.waits_for_reader &= !reads_on;
-        let driver = state.driver.clone().filter(|_| reads_on);
         self.after(state, false);
-        if let Some(driver) = driver {
-            driver.wake();
-        }
         if let Some(of) = exclusive
             && !of.is_taken()
         {
             of.call_ended();
         }
+        result
     }
 
     /// After an operation: writes at once if alone, else leaves it to the driver.

@@ -245,18 +245,6 @@ fn set_notsent_lowat(socket: &socket2::SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_notsent_lowat(NOTSENT_LOWAT_BYTES)
 }
 
-impl Reader {
-    /// Ready when the peer has reset the stream or is gone, though what it sent before is not read; where the transport tells.
-    pub(super) fn poll_broken(&mut self, task: &mut Context<'_>) -> Poll<io::Error> {
-        #[cfg(feature = "quic")]
-        if let Self::Quic(reader) = self {
-            return reader.poll_broken(task);
-        }
-        let _never_waits = task;
-        Poll::Pending
-    }
-}
-
 impl AsyncRead for Reader {
     fn poll_read(self: Pin<&mut Self>, task: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {

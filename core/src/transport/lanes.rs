@@ -261,3 +261,44 @@ impl Connection {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::Pin;
+    use std::sync::Arc;
+
+    use super::{LARGE_METHODS_MAX, Lanes, MuxConfig, Siblings};
+    use crate::transport::io::ByteStream;
+
+    struct Nobody;
+
+    impl Siblings for Nobody {
+        fn spreads_calls(&self) -> bool {
+            false
+        }
+
+        fn open(&self) -> Option<ByteStream> {
+            None
+        }
+
+        fn accept(&self) -> Pin<Box<dyn Future<Output = Option<ByteStream>> + Send + '_>> {
+            Box::pin(std::future::ready(None))
+        }
+    }
+
+    #[tokio::test]
+    async fn methods_with_large_answers_are_remembered_up_to_a_bound() {
+        let lanes = Lanes::new(Arc::new(Nobody), MuxConfig::default());
+        let methods = 1..=LARGE_METHODS_MAX as u64;
+        for method in methods.clone() {
+            assert!(!lanes.answers_large(method));
+            lanes.note_large(method);
+            lanes.note_large(method);
+        }
+        assert!(methods.clone().all(|method| lanes.answers_large(method)));
+        lanes.note_large(100);
+        let left = methods.filter(|&method| lanes.answers_large(method)).count();
+        assert!(lanes.answers_large(100) && left == LARGE_METHODS_MAX - 1);
+    }
+}

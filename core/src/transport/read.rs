@@ -163,15 +163,6 @@ impl<A: Acceptor> Core<A> {
             self.held_back = true;
             return Read::Wait;
         }
-        if state.mux.is_to_wait() {
-            // Whoever takes messages out wakes this task; and so does the end of the stream.
-            state.waits_for_reader = true;
-            let Poll::Ready(error) = self.reader.poll_broken(task) else {
-                return Read::Wait;
-            };
-            state.handle_broken("reading", &error, &mut self.events);
-            return Read::Over;
-        }
         if self.leftover.is_unparsed() {
             drop(state);
             return self.parse_leftover(connection);

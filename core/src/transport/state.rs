@@ -19,8 +19,6 @@ pub(super) struct State {
     pub(super) driver: Option<Waker>,
     /// When the driver's timer fires.
     pub(super) timer_at: Option<Instant>,
-    /// Nothing is read until unread messages are.
-    pub(super) waits_for_reader: bool,
     /// A write failed; the driver ends the connection.
     pub(super) broken: Option<io::Error>,
 }
@@ -35,7 +33,6 @@ impl State {
             flush_begun: false,
             driver: None,
             timer_at: None,
-            waits_for_reader: false,
             broken: None,
         }
     }

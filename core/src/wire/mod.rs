@@ -186,9 +186,9 @@
 //! - A client that cancels the call of a further stream resets that stream and stops reading it (RESET_STREAM and STOP_SENDING), both with the code that
 //!   RESET would have. To a server this is a RESET of the call, and it counts as one in the budget of the connection. A server that resets a stream
 //!   resets its call.
-//! - What a HELLO on one stream granted holds from the beginning on those opened after it arrived, and a HELLO there may not take it back.
+//! - What a HELLO on one stream granted, but for `stream_window`, holds from the beginning on those opened after it arrived, and a HELLO there may not take it
+//!   back. `stream_window` may differ from stream to stream; a receiver gives less where many are open.
 //! - There is no PING: QUIC's own idle time-out and keepalive see to it.
-//! - A server may let a further stream wait, by reading nothing from it, while the connection's streams together hold `connection_window` bytes unread.
 //! - Codes are QUIC's application error codes. In 0-RTT data only calls of idempotent methods are sent, and others are refused with code 2.
 //!
 //! # Floods

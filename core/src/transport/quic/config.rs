@@ -53,10 +53,10 @@ pub(super) fn transport(limits: &MuxConfig, accepts: Accepts) -> Arc<TransportCo
         .max_concurrent_bidi_streams(VarInt::from_u32(streams))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .datagram_receive_buffer_size(None)
-        // The mux's credit bounds what a stream may send, in bodies; there is room for that and what goes with it, so that only one of the two
-        // windows ever holds up a sender.
+        // The mux's credit bounds what a stream may send, and all of them together. There is room for that and what goes with it: only one of the two windows
+        // ever holds up a sender, and a stream that is not read for a while, because its answers are not taken, takes nothing from the others.
         .stream_receive_window(VarInt::from_u32(limits.stream_window.saturating_mul(2)))
-        .receive_window(VarInt::from_u32(limits.connection_window))
+        .receive_window(VarInt::from_u32(limits.connection_window.saturating_mul(3)))
         .send_window(SEND_BYTES_MAX)
         .initial_rtt(INITIAL_RTT)
         .ack_frequency_config(Some(ack_frequency))

@@ -2,11 +2,11 @@
 
 use std::future::Future;
 use std::io::{self, IoSlice};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use quinn::{ReadError, RecvStream, ResetError, SendStream, VarInt, WriteError};
+use quinn::{ReadError, RecvStream, SendStream, VarInt, WriteError};
 use tokio::io::ReadBuf;
 
 use super::error::lost;
@@ -31,19 +31,6 @@ impl QuicReader {
             ReadError::ZeroRttRejected => rejected(),
             error @ (ReadError::ClosedStream | ReadError::IllegalOrderedRead) => io::Error::other(error),
         })
-    }
-}
-
-impl QuicReader {
-    pub(crate) fn poll_broken(&mut self, task: &mut Context<'_>) -> Poll<io::Error> {
-        // Woken by every packet meanwhile, of which there are no more than the stream's window holds.
-        match pin!(self.0.received_reset()).poll(task) {
-            Poll::Ready(Ok(Some(code))) => Poll::Ready(io::Error::new(io::ErrorKind::ConnectionReset, reset(code))),
-            Poll::Ready(Err(ResetError::ConnectionLost(error))) => Poll::Ready(lost(error)),
-            Poll::Ready(Err(ResetError::ZeroRttRejected)) => Poll::Ready(rejected()),
-            // It ended in order, behind what is not read yet.
-            Poll::Ready(Ok(None)) | Poll::Pending => Poll::Pending,
-        }
     }
 }
 
