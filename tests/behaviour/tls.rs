@@ -60,21 +60,23 @@ async fn refusal(tls: ClientTls, target: &str) -> String {
 #[tokio::test]
 async fn handlers_see_who_calls() {
     let (authority, clients) = (Authority::shared(), Authority::new("clients"));
-    let tls = authority.server().client_roots_pem(clients.pem()).unwrap();
-    let server = builder().tls(tls).bind("tls://127.0.0.1:0").start().await.unwrap();
-    let named = |uri: &str| {
-        let (chain, key) = clients.sign_with(&["till.internal"], |params| {
-            params.subject_alt_names.push(SanType::URI(uri.try_into().unwrap()));
-        });
-        let tls = authority.client().identity_pem(chain, key).unwrap();
-        TillClient::from_channel(Channel::builder().tls(tls).lazy(&server.target()).unwrap())
-    };
-    let cashier = named("spiffe://shop/cashier");
-    assert_eq!(cashier.whoami().await.unwrap(), "spiffe://shop/cashier");
-    assert_eq!(cashier.open().await.unwrap(), "open");
-    let guest = named("spiffe://shop/guest");
-    assert_eq!(guest.open().await.unwrap_err().code(), Code::PermissionDenied);
-    server.shutdown().await;
+    for address in ["tls://127.0.0.1:0", "quic://127.0.0.1:0"] {
+        let tls = authority.server().client_roots_pem(clients.pem()).unwrap();
+        let server = builder().tls(tls).bind(address).start().await.unwrap();
+        let named = |uri: &str| {
+            let (chain, key) = clients.sign_with(&["till.internal"], |params| {
+                params.subject_alt_names.push(SanType::URI(uri.try_into().unwrap()));
+            });
+            let tls = authority.client().identity_pem(chain, key).unwrap();
+            TillClient::from_channel(Channel::builder().tls(tls).lazy(&server.target()).unwrap())
+        };
+        let cashier = named("spiffe://shop/cashier");
+        assert_eq!(cashier.whoami().await.unwrap(), "spiffe://shop/cashier");
+        assert_eq!(cashier.open().await.unwrap(), "open");
+        let guest = named("spiffe://shop/guest");
+        assert_eq!(guest.open().await.unwrap_err().code(), Code::PermissionDenied);
+        server.shutdown().await;
+    }
 }
 
 #[tokio::test]
@@ -153,6 +155,9 @@ async fn one_server_listens_in_every_way_at_once() {
         .bind("tcp://127.0.0.1:0")
         .bind("tls://127.0.0.1:0")
         .bind("tls://[::1]:0")
+        .bind("quic://127.0.0.1:0")
+        .bind("quic://[::1]:0")
+        .bind("quic+tcp://127.0.0.1:0")
         .bind(format!("unix:{}", unix.display()))
         .bind(format!("mem:{}", unique("everywhere")))
         .listener(std::net::TcpListener::bind("127.0.0.1:0").unwrap())
@@ -160,11 +165,11 @@ async fn one_server_listens_in_every_way_at_once() {
         .start()
         .await
         .unwrap();
-    assert_eq!(server.addresses().len(), 7);
+    assert_eq!(server.addresses().len(), 11);
     for address in server.addresses() {
         let target = address.to_string();
         let mut channel = Channel::builder();
-        if target.starts_with("tls:") {
+        if address.is_encrypted() {
             channel = channel.tls(authority.client());
         }
         let client = TillClient::from_channel(channel.connect(&target).await.unwrap());
@@ -188,12 +193,13 @@ async fn certificates_change_under_load() {
         };
         put("number-0.internal");
         let tls = ServerTls::from_pem_files(&paths[0], &paths[1]).unwrap();
-        let server = builder().tls(tls.clone()).bind("tls://localhost:0").start().await.unwrap();
-        let target = server.target();
+        let both = builder().tls(tls.clone()).bind("tls://localhost:0").bind("quic://localhost:0");
+        let server = both.start().await.unwrap();
+        let targets: Vec<String> = server.addresses().iter().map(ToString::to_string).collect();
         let (stop, calls) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-        let callers: Vec<_> = (0..4)
+        let callers: Vec<_> = (0..8)
             .map(|number| {
-                let (stop, calls, target) = (Arc::clone(&stop), Arc::clone(&calls), target.clone());
+                let (stop, calls, target) = (Arc::clone(&stop), Arc::clone(&calls), targets[number / 4].clone());
                 tokio::spawn(async move {
                     let tls = || authority.client().server_name("localhost").unwrap();
                     let lasting = TillClient::from_channel(Channel::builder().tls(tls()).lazy(&target).unwrap());
@@ -209,8 +215,13 @@ async fn certificates_change_under_load() {
             })
             .collect();
         let proves = async |name: &str| {
-            let tls = authority.client().server_name(name).unwrap();
-            Channel::builder().tls(tls).connect(&target).await.is_ok()
+            let mut proved = Vec::new();
+            for target in &targets {
+                let tls = authority.client().server_name(name).unwrap();
+                proved.push(Channel::builder().tls(tls).connect(target).await.is_ok());
+            }
+            assert_eq!(proved[0], proved[1], "TLS and QUIC show the same");
+            proved[0]
         };
         for round in 1..=5 {
             let name = format!("number-{round}.internal");

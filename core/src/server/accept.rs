@@ -305,7 +305,8 @@ async fn serve_streams(
             },
         }
     }
-    // What the client opened before it learnt of the end may still arrive: it is told that nothing of it was processed. Meanwhile the last answers get there.
+    // What the client opened before it learnt of the end may still arrive: it is told that nothing of it was processed. Meanwhile the last answers get
+    // there.
     let refusing = async {
         while let Some(stream) = siblings.accept().await {
             stream.refuse();

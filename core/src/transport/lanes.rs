@@ -1,9 +1,9 @@
 //! The streams of one QUIC connection as a client uses them: which call shares the lane, and which has a stream to itself.
 //!
 //! A stream of its own costs a call several times what a place in the lane does, and what it buys is that nobody waits for anybody else's bytes. So the
-//! small calls share, and those that stream or bring a large request do not; nor do those of methods whose answers were large lately. A stream is kept for the next such call, unless the call that had it was
-//! cancelled: then it is reset, and what was under way on it is dropped at once. Where packets are lost, small calls have streams of their own, too: in a
-//! shared one each loss holds up all of them.
+//! small calls share, and those that stream or bring a large request do not; nor do those of methods whose answers were large lately. A stream is kept for
+//! the next such call, unless the call that had it was given up: then it is reset, and what was under way on it is dropped at once. Where packets are
+//! lost, small calls have streams of their own, too: in a shared one each loss holds up all of them.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -19,13 +19,13 @@ use super::io::Siblings;
 use crate::mux::{Company, Events, Exclusive, Mux, MuxConfig, Role, StreamKey};
 use crate::wire::frame::ErrorCode;
 
-/// A request above this size has a stream to itself, and so has a call whose method answered with more. Source: the cost of a stream is that of some tens of kilobytes (benches/peers).
+/// A request above this size has a stream to itself, and so has a call whose method answered with more: to send that much takes many times what a stream
+/// costs (`blob64k` and `echo32` of `raw-quinn` in benches/peers).
 pub(crate) const OWN_STREAM_BYTES_MIN: usize = 64 * 1024;
 /// Streams beside the lane that are open at a time; calls above it share the lane.
 const STREAMS_MAX: usize = 127;
 /// Rest after which a stream is closed: long enough to serve the next of a series of calls, short enough to hold nothing for long.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// Methods with large answers that are remembered; of more, the last ones.
 const LARGE_METHODS_MAX: usize = 8;
 

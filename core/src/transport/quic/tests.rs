@@ -1,7 +1,6 @@
 //! Sessions and sockets of clients, over real handshakes.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tokio::task::{JoinHandle, JoinSet};
@@ -61,9 +60,9 @@ impl Server {
             let mut kept = JoinSet::new();
             while let Ok((_, handshake)) = listener.accept().await {
                 kept.spawn(async {
-                    if let Ok(mut stream) = handshake.finish().await {
+                    if let Ok(stream) = handshake.finish().await {
                         // The client waits for this byte: by then it has its tickets.
-                        write(&mut stream, b"!").await;
+                        write(&stream, b"!");
                         std::future::pending::<()>().await;
                     }
                 });
@@ -79,7 +78,7 @@ impl Drop for Server {
     }
 }
 
-async fn write(stream: &mut ByteStream, bytes: &[u8]) {
+fn write(stream: &ByteStream, bytes: &[u8]) {
     use crate::transport::io::SharedWrite;
     assert_eq!(
         stream.writer.try_write_vectored(&[std::io::IoSlice::new(bytes)]).unwrap(),
@@ -91,7 +90,7 @@ async fn write(stream: &mut ByteStream, bytes: &[u8]) {
 async fn verifies(dialler: &QuicDialler, dialling: &Dialling, server: &Server) -> bool {
     let before = verified(dialling, server);
     let mut stream = dialler.connect(dialling, server.at, May::SendEarly).await.unwrap();
-    write(&mut stream, b"?").await;
+    write(&stream, b"?");
     tokio::io::AsyncReadExt::read_u8(&mut stream.reader).await.unwrap();
     verified(dialling, server) > before
 }
@@ -163,7 +162,7 @@ async fn connections_share_a_socket() {
     let certificates = Certificates::new();
     let server = Server::start(&certificates.server());
     let (dialler, dialling) = (dialler(), Dialling::new("127.0.0.1", Some(certificates.client())));
-    let connect = async || Arc::new(dialler.connect(&dialling, server.at, May::SendEarly).await.unwrap());
+    let connect = async || dialler.connect(&dialling, server.at, May::SendEarly).await.unwrap();
     let one = connect().await;
     let two = connect().await;
     let ours = || super::socket::open_sockets(tokio::runtime::Handle::current().id());
