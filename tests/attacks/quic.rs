@@ -78,18 +78,43 @@ async fn gone(connection: &quinn::Connection) -> quinn::ConnectionError {
     tokio::time::timeout(PATIENCE, connection.closed()).await.expect("the connection ends")
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rows_23_24_datagrams_that_are_no_handshake_change_nothing() {
-    let (serving, _) = server(|builder| builder).await;
-    let good = good(&serving);
-    answers(&good).await;
-    // The first packets of an honest client, to be maimed.
+/// The first packet of an honest client.
+async fn first_packet() -> Vec<u8> {
     let recorder = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let dialling = bad_endpoint(ALPN);
     let _handshake = dialling.connect(recorder.local_addr().unwrap(), "localhost").unwrap();
     let mut initial = vec![0; 2_000];
     let (len, _) = recorder.recv_from(&mut initial).await.unwrap();
     initial.truncate(len);
+    initial
+}
+
+/// Above the bound a client has to prove its address: the answer to its first packet is a Retry, and not a handshake, which is three times as long.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn addresses_are_validated_by_a_retry() {
+    // The type of a packet with a long header. Source: RFC 9000 section 17.2.
+    const RETRY: u8 = 3;
+    for (bound, is_retry) in [(0, true), (1, false)] {
+        let (serving, _) = server(|builder| builder.quic(ServerQuic::new().retry_above(bound))).await;
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        socket.connect(address(&serving)).await.unwrap();
+        socket.send(&first_packet().await).await.unwrap();
+        let mut answer = [0; 2_000];
+        let len = tokio::time::timeout(PATIENCE, socket.recv(&mut answer)).await.unwrap().unwrap();
+        let kind = (answer[0] & 0x30) >> 4;
+        assert_eq!((kind == RETRY, len < 200), (is_retry, is_retry), "{kind} {len}");
+        answers(&good(&serving)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_23_24_datagrams_that_are_no_handshake_change_nothing() {
+    let (serving, _) = server(|builder| builder).await;
+    let good = good(&serving);
+    answers(&good).await;
+    // To be maimed.
+    let initial = first_packet().await;
+    let len = initial.len();
 
     let attacker = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     attacker.connect(address(&serving)).await.unwrap();

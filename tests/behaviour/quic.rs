@@ -420,6 +420,10 @@ async fn a_retry_and_shared_ports_go_unnoticed() {
             let error = wrong.start().await.unwrap_err();
             assert!(error.to_string().contains("quic.sockets"), "{error}");
         }
+        let error = builder(&store).quic(ServerQuic::new()).bind("tls://127.0.0.1:0").start().await.unwrap_err();
+        assert!(error.to_string().contains("no address is quic:// or"), "{error}");
+        let error = Channel::builder().quic(ClientQuic::new()).lazy("tls://127.0.0.1:1").unwrap_err();
+        assert!(error.message().contains("`.quic(..)` would do nothing"), "{error}");
         serving.shutdown().await;
     })
     .await;

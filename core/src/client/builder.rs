@@ -81,7 +81,7 @@ impl ChannelBuilder {
         self
     }
 
-    /// Sets the silence after which a ping is sent while calls run (default 10 s; never before the peer's own least interval, by default 5 s), and the time
+    /// Sets the silence after which a ping is sent while calls run, over QUIC always (default 10 s; never before the peer's own least interval, by default 5 s), and the time
     /// to answer it (default 5 s). Each more than 0 and at most 365 days; off by [`limits`](Self::limits) only.
     #[must_use]
     pub fn keepalive(mut self, interval: impl IntoDuration, timeout: impl IntoDuration) -> Self {
@@ -135,7 +135,7 @@ impl ChannelBuilder {
     #[cfg(feature = "quic")]
     #[must_use]
     pub fn quic(mut self, quic: ClientQuic) -> Self {
-        self.dial.quic = quic;
+        self.dial.quic = Some(quic);
         self
     }
 

@@ -22,7 +22,7 @@ pub enum Company {
     Exclusive(Arc<Exclusive>),
 }
 
-/// The calls of a connection that run on streams of their own.
+/// What all streams of a connection share: the calls on streams of their own, their windows, their messages under way, and the budget for calls in vain.
 #[derive(Debug)]
 pub struct Group {
     calls: AtomicUsize,
@@ -85,7 +85,7 @@ impl Group {
     }
 }
 
-/// Whether a stream that carries one call at a time carries one now.
+/// A stream that carries one call at a time: whether it carries one now, and what it has of what the group shares.
 #[derive(Debug)]
 pub struct Exclusive {
     taken: AtomicBool,
@@ -167,7 +167,7 @@ impl Company {
     }
 
     /// Server: a call begins on this stream; false if as many run as may.
-    pub(super) fn admits(&self) -> bool {
+    pub(super) fn try_admit(&self) -> bool {
         let Self::Exclusive(own) = self else { return true };
         let _carries_one = own.take();
         let fits = !own.group.is_over_limit();
@@ -199,7 +199,7 @@ impl Company {
     }
 
     /// The call of this stream is over, and its handler runs on.
-    pub(super) fn is_held(&self) {
+    pub(super) fn note_held(&self) {
         if let Self::Exclusive(own) = self {
             let _again = own.take();
         }
@@ -224,18 +224,18 @@ mod tests {
         let group = Arc::new(Group::default());
         group.set_limit(2);
         let streams: Vec<Company> = (0..3).map(|_| Company::Exclusive(group.exclusive())).collect();
-        assert!(streams[0].admits() && streams[1].admits() && !streams[2].admits());
+        assert!(streams[0].try_admit() && streams[1].try_admit() && !streams[2].try_admit());
         streams[0].at_rest();
-        assert!(streams[2].admits());
+        assert!(streams[2].try_admit());
         assert_eq!(group.calls(), 2);
         streams[2].at_rest();
         group.publish_lane(1);
-        assert!(!streams[2].admits(), "those on the lane count, too");
+        assert!(!streams[2].try_admit(), "those on the lane count, too");
         group.publish_lane(0);
-        assert!(streams[2].admits());
+        assert!(streams[2].try_admit());
         // Its handler runs on.
         streams[2].at_rest();
-        streams[2].is_held();
+        streams[2].note_held();
         assert_eq!(group.calls(), 2);
     }
 

@@ -33,7 +33,7 @@ pub struct MuxConfig {
     /// Incomplete messages of all streams together, in bytes (default 64 MiB, at least `max_message`).
     pub assembly_bytes_max: usize,
     /// Silence with calls open after which a ping is sent (default 10 s), but not before the time that the peer asks for in its HELLO.
-    /// `None`: never.
+    /// Over QUIC, with and without calls: it keeps the way through routers open. `None`: never.
     pub keepalive_interval: Option<Duration>,
     /// Time that the peer has to answer a ping (default 5 s).
     pub keepalive_timeout: Duration,

@@ -93,7 +93,7 @@ impl Mux {
             self.input = self.discard_body(header.len - used);
             return Step::Used(HEADER_BYTES + used);
         }
-        if self.is_full() || !self.company.admits() {
+        if self.is_full() || !self.company.try_admit() {
             self.turn_away(now, id, events);
             self.input = self.discard_body(header.len - used);
             return Step::Used(HEADER_BYTES + used);

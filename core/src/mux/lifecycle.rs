@@ -193,7 +193,7 @@ impl Mux {
     /// Counts a handler that runs on though its stream is over.
     pub fn hold(&mut self) {
         self.held += 1;
-        self.company.is_held();
+        self.company.note_held();
     }
 
     /// The handler of [`hold`](Self::hold) has ended.

@@ -155,7 +155,7 @@ impl ServerBuilder {
         self
     }
 
-    /// Adds an address to listen on: `host:port`, `tcp://host:port`, `tls://host:port`, `quic://host:port`, `unix:path` or `mem:name`; port 0 lets the system choose.
+    /// Adds an address to listen on: `host:port`, `tcp://host:port`, `tls://host:port`, `quic://host:port`, `quic+tcp://host:port` (both, at one port), `unix:path` or `mem:name`; port 0 lets the system choose.
     ///
     /// `?dangerous_plaintext` behind it allows clear text on an address other than loopback, as [`dangerous_plaintext`](Self::dangerous_plaintext) does for
     /// all. The file of a unix socket on which nobody listens any more is replaced.
@@ -189,11 +189,11 @@ impl ServerBuilder {
         self
     }
 
-    /// Sets how QUIC is spoken at `quic://` addresses.
+    /// Sets how QUIC is spoken at `quic://` and `quic+tcp://` addresses.
     #[cfg(feature = "quic")]
     #[must_use]
     pub fn quic(mut self, quic: ServerQuic) -> Self {
-        self.listen.quic = quic;
+        self.listen.quic = Some(quic);
         self
     }
 
@@ -262,7 +262,7 @@ impl ServerBuilder {
         self
     }
 
-    /// Sets the silence after which a ping is sent while calls run (default 10 s; never before the peer's own least interval, by default 5 s), and the time
+    /// Sets the silence after which a ping is sent while calls run, over QUIC always (default 10 s; never before the peer's own least interval, by default 5 s), and the time
     /// to answer it (default 5 s). Each more than 0 and at most 365 days; off by [`limits`](Self::limits) only.
     #[must_use]
     pub fn keepalive(mut self, interval: impl IntoDuration, timeout: impl IntoDuration) -> Self {
@@ -336,7 +336,12 @@ impl ServerBuilder {
         }
         self.listen.limits = self.mux.clone();
         #[cfg(feature = "quic")]
-        self.listen.quic.check()?;
+        if let Some(quic) = &self.listen.quic {
+            quic.check()?;
+            if !addresses.iter().any(Address::is_quic) {
+                return Err(BindError::QuicUnused.into());
+            }
+        }
         let mut opened = Vec::new();
         for mut address in addresses {
             if self.dangerous_plaintext {

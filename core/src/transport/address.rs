@@ -68,6 +68,12 @@ impl Address {
 }
 
 impl Address {
+    /// Whether QUIC is spoken there.
+    #[must_use]
+    pub fn is_quic(&self) -> bool {
+        matches!(self, Self::Quic { .. } | Self::QuicTcp { .. })
+    }
+
     /// Whether connections to it are encrypted.
     #[must_use]
     pub fn is_encrypted(&self) -> bool {

@@ -41,9 +41,9 @@ pub struct DialConfig {
     /// For encrypted addresses; without it, servers are checked against what the system trusts, and on loopback against the development authority.
     #[cfg(feature = "tls")]
     pub tls: Option<ClientTls>,
-    /// For `quic://`.
+    /// For `quic://`; without it the defaults.
     #[cfg(feature = "quic")]
-    pub quic: ClientQuic,
+    pub quic: Option<ClientQuic>,
     /// The limits of connections, as far as the transport itself knows them.
     pub limits: MuxConfig,
 }
@@ -56,6 +56,12 @@ pub enum DialError {
     #[cfg(feature = "tls")]
     #[error(transparent)]
     Tls(#[from] TlsConfigError),
+    /// There are settings of QUIC, and the address is of another kind.
+    #[error("{address} is not QUIC, so `.quic(..)` would do nothing; call quic://host:port, or leave it out")]
+    QuicUnused {
+        /// The address.
+        address: String,
+    },
     /// There are settings of TLS, and the address is not encrypted.
     #[error(
         "{address} is not encrypted, so `.tls(..)` would do nothing; call tls://host:port or quic://host:port, or leave it out"
@@ -72,6 +78,12 @@ impl Dialler {
     /// # Errors
     /// [`DialError`] tells which setting is wrong.
     pub fn new(address: Address, config: DialConfig) -> Result<Self, DialError> {
+        #[cfg(feature = "quic")]
+        if config.quic.is_some() && !address.is_quic() {
+            return Err(DialError::QuicUnused {
+                address: address.to_string(),
+            });
+        }
         #[cfg(feature = "tls")]
         {
             let tls = match &address {
@@ -89,7 +101,7 @@ impl Dialler {
             };
             Ok(Self {
                 #[cfg(feature = "quic")]
-                quic: QuicDialler::new(&config.quic, &config.limits),
+                quic: QuicDialler::new(&config.quic.unwrap_or_default(), &config.limits),
                 #[cfg(feature = "quic")]
                 fallback: Fallback::default(),
                 address,
@@ -146,7 +158,7 @@ impl Dialler {
             #[cfg(feature = "quic")]
             Address::Quic { host, port } => {
                 dial_each("quic", host, *port, timeout, async |candidate| {
-                    self.dial_quic(candidate, May::SendEarly).await
+                    self.dial_quic(candidate, May::SendEarly { within: timeout }).await
                 })
                 .await
             }

@@ -160,6 +160,9 @@ pub enum BindError {
         "`.tls(..)` is set, and no address is encrypted; listen on `tls://host:port` or `quic://host:port`, or leave it out"
     )]
     TlsUnused,
+    /// There are settings of QUIC, and no address uses them.
+    #[error("`.quic(..)` is set, and no address is quic:// or quic+tcp://; listen on one, or leave it out")]
+    QuicUnused,
     /// Somebody in this process listens under this name.
     #[error("mem:{name} is taken")]
     NameTaken {

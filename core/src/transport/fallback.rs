@@ -33,12 +33,11 @@ impl Fallback {
         tcp: impl Future<Output = Result<T, ConnectError>>,
     ) -> Result<T, ConnectError> {
         if self.is_tcp_only() {
-            let connected = tcp.await;
-            if connected.is_err() {
-                // The network has changed, or the server: both are tried the next time.
-                self.set(None);
-            }
-            return connected;
+            // Unless it succeeds, also if it is given up: the network has changed, or the server, and both are tried the next time.
+            let forget = Forget(Some(self));
+            let connected = tcp.await?;
+            forget.keep();
+            return Ok(connected);
         }
         let (mut quic, mut tcp) = (pin!(quic), pin!(tcp));
         let early = tokio::select! {
@@ -85,6 +84,23 @@ impl Fallback {
 
     fn set(&self, until: Option<Instant>) {
         *self.only_tcp.lock().unwrap_or_else(PoisonError::into_inner) = until;
+    }
+}
+
+/// Forgets when it is dropped.
+struct Forget<'a>(Option<&'a Fallback>);
+
+impl Forget<'_> {
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        if let Some(fallback) = self.0 {
+            fallback.set(None);
+        }
     }
 }
 
@@ -155,11 +171,18 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_refusal_is_not_waited_for() {
         let fallback = Fallback::default();
-        let (won, after) = race(&fallback, (1, Err(refused())), (10, Ok("tcp"))).await;
-        assert_eq!((won.unwrap(), after), ("tcp", 11));
+        let (won, took) = race(&fallback, (1, Err(refused())), (10, Ok("tcp"))).await;
+        assert_eq!((won.unwrap(), took), ("tcp", 11));
         // What was remembered is forgotten when it fails.
         let (won, _) = race(&fallback, (1, Ok("quic")), (1, Err(refused()))).await;
         won.unwrap_err();
+        assert!(fallback.until().is_none());
+        // And when nothing comes of it within the caller's time.
+        let (won, _) = race(&fallback, (1, Err(refused())), (10, Ok("tcp"))).await;
+        won.unwrap();
+        assert!(fallback.until().is_some());
+        let hopeless = fallback.connect(after(1, Ok("quic")), after(NEVER, Ok("tcp")));
+        tokio::time::timeout(Duration::from_secs(1), hopeless).await.unwrap_err();
         assert!(fallback.until().is_none());
     }
 

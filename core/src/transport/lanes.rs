@@ -1,7 +1,7 @@
 //! The streams of one QUIC connection as a client uses them: which call shares the lane, and which has a stream to itself.
 //!
 //! A stream of its own costs a call several times what a place in the lane does, and what it buys is that nobody waits for anybody else's bytes. So the
-//! small calls share, and those that stream or bring a large request do not; nor do those of methods whose answers were large lately. A stream is kept for
+//! small calls share, and those that stream or bring a large request do not; nor do those of methods that gave a large answer on this connection. A stream is kept for
 //! the next such call, unless the call that had it was given up: then it is reset, and what was under way on it is dropped at once. Where packets are
 //! lost, small calls have streams of their own, too: in a shared one each loss holds up all of them.
 
@@ -51,7 +51,7 @@ pub(super) struct Lanes {
     config: MuxConfig,
     runtime: Handle,
     streams: Mutex<Vec<Member>>,
-    /// Methods whose answers were large lately, each in a place of its own; 0 for none.
+    /// Methods that gave large answers, each in a place of its own; 0 for none.
     large_answers: [AtomicU64; LARGE_METHODS_MAX],
     next_large: AtomicUsize,
 }
@@ -136,7 +136,7 @@ impl Lanes {
         Some(connection)
     }
 
-    /// Whether answers of the method were large lately.
+    /// Whether the method gave a large answer.
     fn answers_large(&self, method: u64) -> bool {
         self.large_answers.iter().any(|large| large.load(Ordering::Relaxed) == method)
     }

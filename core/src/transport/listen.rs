@@ -65,9 +65,9 @@ pub struct ListenConfig {
     /// For `tls://`; on loopback a development certificate takes its place.
     #[cfg(feature = "tls")]
     pub tls: Option<ServerTls>,
-    /// For `quic://`.
+    /// For `quic://`; without it the defaults.
     #[cfg(feature = "quic")]
-    pub quic: ServerQuic,
+    pub quic: Option<ServerQuic>,
     /// The limits of connections, as far as the transport itself knows them.
     pub limits: MuxConfig,
 }
@@ -317,11 +317,12 @@ async fn bind_quic(host: &str, port: u16, config: &ListenConfig, address: &Addre
         address: address.to_string(),
         source,
     };
+    let quic = config.quic.clone().unwrap_or_default();
     let candidates: Vec<SocketAddr> = tokio::net::lookup_host((host, port)).await.map_err(io_error)?.collect();
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for candidate in candidates {
         let acceptor = config.acceptor("quic", candidate)?;
-        match QuicListener::bind(candidate, acceptor, &config.quic, &config.limits) {
+        match QuicListener::bind(candidate, acceptor, &quic, &config.limits) {
             Ok(listener) => return Ok(listener),
             Err(error) => last = error,
         }

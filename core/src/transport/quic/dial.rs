@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use quinn::{Connecting, ConnectionError, TransportConfig};
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -18,7 +19,7 @@ use super::stream::wire_code;
 use crate::mux::MuxConfig;
 use crate::transport::error::ConnectError;
 use crate::transport::io::ByteStream;
-use crate::transport::tls::{Dialling, QuicClient, TlsFault};
+use crate::transport::tls::{Dialling, Prepared, QuicClient, TlsFault};
 use crate::wire::frame::ErrorCode;
 
 /// How a client speaks QUIC.
@@ -37,7 +38,7 @@ impl ClientQuic {
     /// Sends calls of methods marked `idempotent` with the first packet to a server that this channel has spoken to before, without waiting for the handshake
     /// (0-RTT, off by default; at `quic://`, not at `quic+tcp://`). The server has to allow it, too ([`ServerQuic::zero_rtt`](super::ServerQuic::zero_rtt)).
     ///
-    /// Whoever records that packet can have the server run those calls again.
+    /// Whoever records that packet may have those calls run again.
     #[must_use]
     pub fn zero_rtt(mut self) -> Self {
         self.zero_rtt = true;
@@ -48,7 +49,10 @@ impl ClientQuic {
 /// Whether a connection may begin with 0-RTT, if the settings say so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum May {
-    SendEarly,
+    /// The handshake then has this time.
+    SendEarly {
+        within: Duration,
+    },
     NotSendEarly,
 }
 
@@ -115,7 +119,7 @@ impl QuicDialler {
                 None => io_error(error.into_io()),
             }
         };
-        let connecting = match self.send_early(connecting, &socket, early).await {
+        let connecting = match self.send_early(connecting, &socket, early, prepared).await {
             Ok(lane) => return lane.map_err(|error| failed(Failed::Connection(error))),
             Err(connecting) => connecting,
         };
@@ -137,12 +141,24 @@ impl QuicDialler {
         connecting: Connecting,
         socket: &Arc<ClientSocket>,
         early: May,
+        prepared: &Prepared,
     ) -> Result<Result<ByteStream, ConnectionError>, Connecting> {
-        if !self.zero_rtt || early == May::NotSendEarly || self.early_refused.swap(false, Ordering::Relaxed) {
+        let May::SendEarly { within } = early else {
+            return Err(connecting);
+        };
+        if !self.zero_rtt || self.early_refused.swap(false, Ordering::Relaxed) {
             return Err(connecting);
         }
         let (connection, handshake) = connecting.into_0rtt()?;
-        let early = ClientEarly::new(connection.clone(), handshake, Arc::clone(&self.early_refused));
+        let prepared = prepared.clone();
+        let check = move |connection: &quinn::Connection| {
+            if let Ok(client) = prepared.quic(true) {
+                // It is closed if not, which all of its calls see.
+                let _trusted = trusted(connection, client, &prepared.name);
+            }
+        };
+        let refused = Arc::clone(&self.early_refused);
+        let early = ClientEarly::new(connection.clone(), handshake, refused, within, check);
         let lane = connection.open_bi().await;
         let connection = QuicConnection::new(connection, Some(Arc::clone(socket))).with_early(early);
         Ok(lane.map(|(send, receive)| connection.lane(send, receive)))

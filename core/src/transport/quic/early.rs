@@ -1,7 +1,8 @@
 //! 0-RTT: what a client may send before the handshake is done, when it has spoken to the server before.
 //!
-//! Whoever recorded such a first flight can send it again, to the same server or another one with the same certificate, and the server cannot tell. So only calls
-//! of methods that are marked idempotent go early: the client keeps all others back until the handshake is done, and the server refuses those that come
+//! Whoever recorded such a first flight can send it again, and a server cannot tell by the flight itself. The sessions of a server here are good for one
+//! connection each, so the one that took it takes it no second time; but it may never have come there, or come to a copy of it. So only calls of methods
+//! that are marked idempotent go early: the client keeps all others back until the handshake is done, and the server refuses those that come
 //! before. Source: RFC 8446 section 8, RFC 9001 section 9.2.
 
 use std::future::Future;
@@ -9,13 +10,13 @@ use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Waker};
+use std::time::Duration;
 
 use quinn::ZeroRttAccepted;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::stream::wire_code;
-use crate::transport::connect::CONNECT_TIMEOUT;
 use crate::transport::io::Early;
 use crate::wire::frame::ErrorCode;
 
@@ -64,12 +65,22 @@ pub(super) struct ClientEarly {
 }
 
 impl ClientEarly {
-    /// Follows the handshake; `refused` is set if the server took nothing of what was sent early, and cleared if it did. Within a runtime.
-    pub(super) fn new(connection: quinn::Connection, handshake: ZeroRttAccepted, refused: Arc<AtomicBool>) -> Self {
+    /// Follows the handshake, for the time `within`, and then closes the connection unless the server is `trusted` still; `refused` is set if it took nothing of
+    /// what was sent early, and cleared if it did. Within a runtime.
+    pub(super) fn new(
+        connection: quinn::Connection,
+        handshake: ZeroRttAccepted,
+        refused: Arc<AtomicBool>,
+        within: Duration,
+        trusted: impl FnOnce(&quinn::Connection) + Send + 'static,
+    ) -> Self {
         let (done, over) = watch::channel(false);
         let watching = tokio::spawn(async move {
-            match tokio::time::timeout(CONNECT_TIMEOUT, handshake).await {
-                Ok(accepted) => refused.store(!accepted, Ordering::Relaxed),
+            match tokio::time::timeout(within, handshake).await {
+                Ok(accepted) => {
+                    refused.store(!accepted, Ordering::Relaxed);
+                    trusted(&connection);
+                }
                 // Nobody waits for the handshake, so nobody else gives it up.
                 Err(_) => connection.close(wire_code(ErrorCode::HandshakeTimeout), b"the server did not answer"),
             }

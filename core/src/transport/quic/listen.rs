@@ -69,7 +69,7 @@ impl ServerQuic {
         Self::default()
     }
 
-    /// Sets how many sockets share the port (default 1, at most 64), by `SO_REUSEPORT`: each is served by a task of its own, for servers whose packets one
+    /// Sets how many sockets share the port (default 1, at most 64; more than 1 on unix only), by `SO_REUSEPORT`: each is served by a task of its own, for servers whose packets one
     /// processor cannot handle.
     ///
     /// The system gives a client's packets to one of them by the client's address. With more than one, a client whose address changes loses its connection.
@@ -90,7 +90,7 @@ impl ServerQuic {
     /// Takes calls of methods marked `idempotent` out of a client's first packet, before the handshake is done (0-RTT, off by default); other calls that come
     /// so early are refused, and sent again after it. Does nothing where clients show certificates, which are not checked by then.
     ///
-    /// Whoever records such a packet can have those calls run again, also at another server.
+    /// A session is good for one such packet, and is known to this server alone; but whoever records one that did not get through can have its calls run later.
     #[must_use]
     pub fn zero_rtt(mut self) -> Self {
         self.zero_rtt = true;

@@ -10,6 +10,8 @@ use crate::mux::MuxConfig;
 use crate::transport::io::ByteStream;
 use crate::transport::tls::{ClientTls, Dialling, ServerTls};
 
+const EARLY: May = May::NotSendEarly;
+
 /// An authority with the certificates that it signed.
 struct Certificates {
     authority: rcgen::Certificate,
@@ -89,7 +91,7 @@ fn write(stream: &ByteStream, bytes: &[u8]) {
 /// Connects, and tells whether the server had to show its certificate.
 async fn verifies(dialler: &QuicDialler, dialling: &Dialling, server: &Server) -> bool {
     let before = verified(dialling, server);
-    let mut stream = dialler.connect(dialling, server.at, May::SendEarly).await.unwrap();
+    let mut stream = dialler.connect(dialling, server.at, EARLY).await.unwrap();
     write(&stream, b"?");
     tokio::io::AsyncReadExt::read_u8(&mut stream.reader).await.unwrap();
     verified(dialling, server) > before
@@ -162,7 +164,7 @@ async fn connections_share_a_socket() {
     let certificates = Certificates::new();
     let server = Server::start(&certificates.server());
     let (dialler, dialling) = (dialler(), Dialling::new("127.0.0.1", Some(certificates.client())));
-    let connect = async || dialler.connect(&dialling, server.at, May::SendEarly).await.unwrap();
+    let connect = async || dialler.connect(&dialling, server.at, EARLY).await.unwrap();
     let one = connect().await;
     let two = connect().await;
     let ours = || super::socket::open_sockets(tokio::runtime::Handle::current().id());

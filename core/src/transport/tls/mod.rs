@@ -23,6 +23,8 @@ use rustls::{CommonState, RootCertStore};
 
 pub use client::ClientTls;
 pub(crate) use client::Dialling;
+#[cfg(feature = "quic")]
+pub(crate) use client::Prepared;
 pub use error::{TlsConfigError, TlsFault};
 #[cfg(feature = "quic")]
 pub(crate) use quic::QuicClient;
