@@ -48,3 +48,6 @@ mod certs;
 mod child;
 #[path = "../support/frames.rs"]
 mod frames;
+#[path = "../support/relay.rs"]
+#[expect(dead_code, reason = "other test binaries use more of it")]
+mod relay;

@@ -15,6 +15,7 @@ use tokio::net::UdpSocket;
 use super::arena::{TargetClient, TargetServer, Victim};
 use super::bad::{PATIENCE, PREFACE, hello, nothing, open};
 use super::certs::Authority;
+use super::relay::Relay;
 
 const ALPN: &[u8] = b"sinew/1";
 
@@ -145,27 +146,19 @@ async fn row_26_a_thousand_half_open_handshakes_hold_nobody_up() {
     let (serving, _) = server(|builder| builder.handshake_timeout("60s")).await;
     let before = good(&serving);
     answers(&before).await;
-    // Passes on what clients send, and nothing of what the server answers.
-    let relay = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let (relayed, to) = (relay.local_addr().unwrap(), address(&serving));
-    let passing = tokio::spawn(async move {
-        let out = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let mut datagram = vec![0; 65_536];
-        while let Ok((len, _)) = relay.recv_from(&mut datagram).await {
-            let _lost = out.send_to(&datagram[..len], to).await;
-        }
-    });
+    // The server hears what clients send, and they hear nothing.
+    let relay = Relay::in_front_of(address(&serving)).await;
+    relay.set_deaf(true);
     let endpoint = bad_endpoint(ALPN);
     let mut half_open = Vec::new();
     for number in 0..1_000 {
-        half_open.push(endpoint.connect(relayed, "localhost").unwrap());
+        half_open.push(endpoint.connect(relay.address(), "localhost").unwrap());
         if number % 100 == 99 {
             answers(&good(&serving)).await;
         }
     }
     answers(&before).await;
     drop(half_open);
-    passing.abort();
     serving.shutdown().await;
 }
 
@@ -279,36 +272,15 @@ async fn row_17_resets_of_streams_are_counted_over_the_connection() {
 async fn row_35_early_calls_that_are_not_idempotent_are_refused() {
     let (serving, victim) = server(|builder| builder.quic(ServerQuic::new().zero_rtt())).await;
     let endpoint = bad_endpoint(ALPN);
-    let to = address(&serving);
-    // Passes datagrams to the server and back until told that the server is to be heard no more.
-    let relay = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let relayed = relay.local_addr().unwrap();
-    let deaf = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let drops = Arc::clone(&deaf);
-    let passing = tokio::spawn(async move {
-        let out = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        out.connect(to).await.unwrap();
-        let (mut there, mut back, mut client) = (vec![0; 65_536], vec![0; 65_536], None);
-        loop {
-            tokio::select! {
-                Ok((len, from)) = relay.recv_from(&mut there) => {
-                    client = Some(from);
-                    out.send(&there[..len]).await.unwrap();
-                }
-                Ok(len) = out.recv(&mut back) => if let Some(client) = client && !drops.load(Ordering::SeqCst) {
-                    relay.send_to(&back[..len], client).await.unwrap();
-                }
-            }
-        }
-    });
+    let relay = Relay::in_front_of(address(&serving)).await;
     // The session.
-    let known = endpoint.connect(relayed, "localhost").unwrap().await.unwrap();
+    let known = endpoint.connect(relay.address(), "localhost").unwrap().await.unwrap();
     let (_lane, mut greeting) = greet(&known).await;
     greeting.read_exact(&mut [0; 8]).await.unwrap();
     known.close(0_u32.into(), b"");
     // The first flight, and nothing behind it: this client never finishes its handshake.
-    deaf.store(true, Ordering::SeqCst);
-    let Ok((early, _handshake)) = endpoint.connect(relayed, "localhost").unwrap().into_0rtt() else {
+    relay.set_deaf(true);
+    let Ok((early, _handshake)) = endpoint.connect(relay.address(), "localhost").unwrap().into_0rtt() else {
         panic!("the session is known")
     };
     let (mut lane, _answers) = early.open_bi().await.unwrap();
@@ -328,7 +300,6 @@ async fn row_35_early_calls_that_are_not_idempotent_are_refused() {
     };
     tokio::time::timeout(PATIENCE, looked).await.expect("idempotent calls run early");
     assert_eq!(victim.counts.began.load(Ordering::SeqCst), 0, "others do not");
-    passing.abort();
     drop((early, endpoint));
     let channel = Channel::builder().tls(Authority::shared().client()).quic(ClientQuic::new().zero_rtt());
     answers(&TargetClient::from_channel(channel.lazy(&serving.target()).unwrap())).await;
@@ -339,41 +310,20 @@ async fn row_35_early_calls_that_are_not_idempotent_are_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn row_34_handshakes_and_calls_get_through_losses() {
     let (serving, _) = server(|builder| builder).await;
-    let to = address(&serving);
-    let relay = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let target = format!("quic://localhost:{}", relay.local_addr().unwrap().port());
     let seed = fastrand::u64(..);
     println!("seed {seed}");
-    let passing = tokio::spawn(async move {
-        let mut random = fastrand::Rng::with_seed(seed);
-        let out = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        out.connect(to).await.unwrap();
-        let (mut there, mut back, mut client) = (vec![0; 65_536], vec![0; 65_536], None);
-        loop {
-            tokio::select! {
-                Ok((len, from)) = relay.recv_from(&mut there) => if len > 1 {
-                    client = Some(from);
-                    if random.u8(..4) > 0 {
-                        out.send(&there[..len]).await.unwrap();
-                    }
-                },
-                Ok(len) = out.recv(&mut back) => if let Some(client) = client && random.u8(..4) > 0 {
-                    relay.send_to(&back[..len], client).await.unwrap();
-                }
-            }
-        }
-    });
+    let mut random = fastrand::Rng::with_seed(seed);
+    let relay = Relay::losing(address(&serving), move || random.u8(..4) == 0).await;
     let channel = Channel::builder()
         .tls(Authority::shared().client())
         .connect_timeout(PATIENCE)
         .wait_for_ready()
-        .lazy(&target)
+        .lazy(&relay.target())
         .unwrap();
     let client = TargetClient::from_channel(channel);
     for _ in 0..5 {
         answers(&client).await;
     }
-    passing.abort();
 }
 
 /// A client that closes its lane and goes on calling on other streams would be a connection that nobody counts.

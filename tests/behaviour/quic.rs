@@ -1,9 +1,9 @@
-//! What is particular to QUIC: streams of their own, addresses that change, sessions that are resumed, handshakes that fail, and the way around UDP. The interop
-//! cases, deadlines, cancellation and streaming run over QUIC like over everything else.
+//! What is particular to QUIC: streams of their own, addresses that change, sessions that are resumed, handshakes that fail, and the way around UDP. The
+//! interop cases, deadlines, cancellation and streaming run over QUIC like over everything else.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rcgen::date_time_ymd;
@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 
 use crate::support::bounded;
 use crate::support::certs::Authority;
+use crate::support::relay::Relay;
 
 #[service]
 trait Depot {
@@ -132,78 +133,8 @@ async fn held(store: &Store, calls: usize) {
     }
 }
 
-/// Passes datagrams on between one client and a server, from an address that can be changed: what a home router does when it forgets a flow.
-struct Nat {
-    address: SocketAddr,
-    rebind: Arc<Notify>,
-    rebound: Arc<AtomicUsize>,
-    /// What the server sends is dropped.
-    deaf: Arc<AtomicBool>,
-    task: tokio::task::JoinHandle<()>,
-}
-
-impl Nat {
-    async fn in_front_of(server: &str) -> Self {
-        let server: SocketAddr = server.strip_prefix("quic://").unwrap().parse().unwrap();
-        let inside = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let address = inside.local_addr().unwrap();
-        let (rebind, rebound) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
-        let (asked, done) = (Arc::clone(&rebind), Arc::clone(&rebound));
-        let deaf = Arc::new(AtomicBool::new(false));
-        let drops = Arc::clone(&deaf);
-        let task = tokio::spawn(async move {
-            let outside = async || {
-                let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-                socket.connect(server).await.unwrap();
-                socket
-            };
-            let mut out = outside().await;
-            let mut client = None;
-            let (mut to_server, mut to_client) = (vec![0; 65_536], vec![0; 65_536]);
-            loop {
-                tokio::select! {
-                    // Each is cancel safe.
-                    () = asked.notified() => {
-                        out = outside().await;
-                        done.fetch_add(1, Ordering::SeqCst);
-                    }
-                    Ok((len, from)) = inside.recv_from(&mut to_server) => {
-                        // The one-byte probe comes from another socket than the connection.
-                        if len > 1 {
-                            client = Some(from);
-                        }
-                        out.send(&to_server[..len]).await.unwrap();
-                    }
-                    Ok(len) = out.recv(&mut to_client) => {
-                        if let Some(client) = client && !drops.load(Ordering::SeqCst) {
-                            inside.send_to(&to_client[..len], client).await.unwrap();
-                        }
-                    }
-                }
-            }
-        });
-        Self {
-            address,
-            rebind,
-            rebound,
-            deaf,
-            task,
-        }
-    }
-
-    async fn change_address(&self) {
-        let before = self.rebound.load(Ordering::SeqCst);
-        self.rebind.notify_one();
-        while self.rebound.load(Ordering::SeqCst) == before {
-            tokio::task::yield_now().await;
-        }
-    }
-}
-
-impl Drop for Nat {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+fn address(serving: &Serving) -> SocketAddr {
+    serving.target().strip_prefix("quic://").unwrap().parse().unwrap()
 }
 
 #[tokio::test]
@@ -211,14 +142,14 @@ async fn calls_survive_that_their_client_gets_another_address() {
     bounded(async {
         let store = Store::default();
         let serving = server(&store).await;
-        let nat = Nat::in_front_of(&serving.target()).await;
-        let client = client_at(&format!("quic://localhost:{}", nat.address.port()));
+        let relay = Relay::in_front_of(address(&serving)).await;
+        let client = client_at(&relay.target());
         let mut counting = client.count(0).await.unwrap();
         assert_eq!(counting.next().await.unwrap().unwrap(), 0);
         for change in 1..=3 {
             let held_call = tokio::spawn(client.hold().into_future());
             held(&store, change).await;
-            nat.change_address().await;
+            relay.change_address().await;
             // What the client sends next comes from elsewhere.
             assert_eq!(client.echo("moved".to_owned()).await.unwrap(), "moved");
             store.let_go.notify_one();
@@ -468,19 +399,19 @@ async fn idempotent_calls_alone_go_before_the_handshake() {
         let store = Store::default();
         let early = builder(&store).quic(ServerQuic::new().zero_rtt());
         let serving = early.bind("quic://127.0.0.1:0").start().await.unwrap();
-        let nat = Nat::in_front_of(&serving.target()).await;
+        let relay = Relay::in_front_of(address(&serving)).await;
         let channel = Channel::builder()
             .tls(Authority::shared().client())
             .quic(ClientQuic::new().zero_rtt())
             .connect_timeout("5s")
             .idle_timeout("1200ms")
-            .lazy(&format!("quic://localhost:{}", nat.address.port()))
+            .lazy(&relay.target())
             .unwrap();
         let client = DepotClient::from_channel(channel.clone());
         for round in 0..2 {
             // The first connection makes the session; later ones resume it.
             if round > 0 {
-                nat.deaf.store(true, Ordering::SeqCst);
+                relay.set_deaf(true);
                 let take = tokio::spawn(client.take().into_future());
                 let look = tokio::spawn(client.look().into_future());
                 while store.looked.load(Ordering::SeqCst) < 2 * round {
@@ -491,7 +422,7 @@ async fn idempotent_calls_alone_go_before_the_handshake() {
                     2 * round - 1,
                     "it waits for the handshake"
                 );
-                nat.deaf.store(false, Ordering::SeqCst);
+                relay.set_deaf(false);
                 assert_eq!(look.await.unwrap().unwrap(), 2 * round - 1);
                 assert_eq!(take.await.unwrap().unwrap(), 2 * round - 1);
             }

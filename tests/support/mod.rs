@@ -9,6 +9,7 @@ pub(crate) mod fixture;
 pub(crate) mod frames;
 pub(crate) mod hand;
 pub(crate) mod probe;
+pub(crate) mod relay;
 
 use std::future::Future;
 use std::pin::Pin;

@@ -81,8 +81,9 @@ impl ChannelBuilder {
         self
     }
 
-    /// Sets the silence after which a ping is sent while calls run, over QUIC always (default 10 s; never before the peer's own least interval, by default 5 s), and the time
-    /// to answer it (default 5 s). Each more than 0 and at most 365 days; off by [`limits`](Self::limits) only.
+    /// Sets the silence after which a ping is sent while calls run (default 10 s; never before the peer's own least interval, by default 5 s), and the time
+    /// to answer it (default 5 s). Each more than 0 and at most 365 days; off by [`limits`](Self::limits) only. Over QUIC it is sent without calls, too, and
+    /// whatever the peer's interval.
     #[must_use]
     pub fn keepalive(mut self, interval: impl IntoDuration, timeout: impl IntoDuration) -> Self {
         let interval = self.duration("keepalive_interval", interval.into_duration());
@@ -122,8 +123,8 @@ impl ChannelBuilder {
         self
     }
 
-    /// Sets which servers are trusted, and what is shown to them, where the target is encrypted (`tls://`, `quic://`). Without it servers must prove their name to the authorities
-    /// that the system trusts; on loopback, to this user's development authority (feature `dev-tls`).
+    /// Sets which servers are trusted, and what is shown to them, where the target is encrypted (`tls://`, `quic://`). Without it servers must prove their
+    /// name to the authorities that the system trusts; on loopback, to this user's development authority (feature `dev-tls`).
     #[cfg(feature = "tls")]
     #[must_use]
     pub fn tls(mut self, tls: ClientTls) -> Self {

@@ -461,6 +461,9 @@ impl Mux {
 
     /// Server: ends a call with a status, after what is queued on it.
     pub fn finish_call(&mut self, key: StreamKey, status: Option<&Status>, trailers: &Metadata) {
+        if self.streams.get(key).is_none() {
+            return;
+        }
         self.call_answered();
         let Some(stream) = self.streams.get(key) else { return };
         if !stream.send.has_work() {
@@ -483,19 +486,13 @@ impl Mux {
     }
 
     /// Client: the stream's owner is done with it. A call that is still running is cancelled.
-    ///
-    /// Returns whether it was.
-    pub fn release_call(&mut self, key: StreamKey) -> bool {
-        let Some(stream) = self.streams.get(key) else {
-            return false;
-        };
+    pub fn release_call(&mut self, key: StreamKey) {
+        let Some(stream) = self.streams.get(key) else { return };
         let running = !stream.recv.fin && stream.error.is_none();
-        let cancels = running && self.end.is_none() && self.role == Role::Client;
-        if cancels {
+        if running && self.end.is_none() && self.role == Role::Client {
             self.outbox.push_reset(key.id, ErrorCode::None);
         }
         self.remove(key);
-        cancels
     }
 
     /// Client: gives the call up with a reason that its owner gets to see.

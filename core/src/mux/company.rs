@@ -1,7 +1,8 @@
 //! What the streams of one QUIC connection know of each other.
 //!
 //! Over QUIC one stream of the transport, the *lane*, is framed for many calls as a TCP connection is, and further streams carry one call at a time. Each has a
-//! [`Mux`](super::Mux) of its own; what has to hold for all of them together (how many calls run, whether the connection is at rest) goes through here.
+//! [`Mux`](super::Mux) of its own; what has to hold for all of them together (how many calls run and come to nothing, whether the connection is at rest, what
+//! unread bytes and incomplete messages hold) goes through here.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -119,15 +120,14 @@ impl Exclusive {
         self.taken.load(Ordering::Acquire)
     }
 
-    /// The window that this stream gets of `wanted` bytes, where all together have `all`: half of what is left at most, so that there is something for those that
-    /// come later, and never less than the protocol's least.
+    /// The window that this stream gets of `wanted` bytes, where all together have `all`: half of what is left at most, so that there is something for
+    /// those that come later, and never less than the protocol's least. Asked once.
     pub(super) fn grant(&self, wanted: u32, all: u32) -> u32 {
         let left = u64::from(all).saturating_sub(self.group.granted.load(Ordering::Acquire));
         let share = u32::try_from(left / 2).unwrap_or(u32::MAX).max(STREAM_WINDOW_MIN);
         let window = wanted.min(share);
-        let before = self.granted.swap(window, Ordering::AcqRel);
+        self.granted.store(window, Ordering::Release);
         self.group.granted.fetch_add(window.into(), Ordering::AcqRel);
-        self.group.granted.fetch_sub(before.into(), Ordering::AcqRel);
         window
     }
 
@@ -140,12 +140,6 @@ impl Exclusive {
         } else if assembling < before {
             all.fetch_sub(before - assembling, Ordering::AcqRel);
         }
-    }
-
-    /// The calls of the connection that run on streams of their own.
-    #[must_use]
-    pub fn group(&self) -> &Arc<Group> {
-        &self.group
     }
 }
 

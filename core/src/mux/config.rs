@@ -111,14 +111,13 @@ impl MuxConfig {
         match company {
             Company::Alone => return self,
             Company::Lane(_) => {}
-            Company::Exclusive(_) if role == Role::Server => {
-                self.max_streams = 1;
-                self.idle_timeout = Some(EXCLUSIVE_IDLE_TIMEOUT);
+            Company::Exclusive(own) => {
+                self.stream_window = own.grant(self.stream_window, self.connection_window);
+                if role == Role::Server {
+                    self.max_streams = 1;
+                    self.idle_timeout = Some(EXCLUSIVE_IDLE_TIMEOUT);
+                }
             }
-            Company::Exclusive(_) => {}
-        }
-        if let Company::Exclusive(own) = company {
-            self.stream_window = own.grant(self.stream_window, self.connection_window);
         }
         self.keepalive_interval = None;
         self

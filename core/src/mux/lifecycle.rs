@@ -205,8 +205,8 @@ impl Mux {
         self.publish();
     }
 
-    /// Client: as [`release_call`](Self::release_call), where the call has its byte stream to itself: unless the call is over for both sides, the stream ends with
-    /// it. Returns whether it did.
+    /// Client: as [`release_call`](Self::release_call), where the call has its byte stream to itself: unless the call is over for both sides, the stream
+    /// ends with it. Returns whether it did.
     pub fn release_with_stream(&mut self, key: StreamKey, events: &mut Events) -> bool {
         let ends = self.streams.get(key).is_some_and(|stream| !stream.recv.fin);
         if ends {

@@ -155,7 +155,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Adds an address to listen on: `host:port`, `tcp://host:port`, `tls://host:port`, `quic://host:port`, `quic+tcp://host:port` (both, at one port), `unix:path` or `mem:name`; port 0 lets the system choose.
+    /// Adds an address to listen on: `host:port`, `tcp://host:port`, `tls://host:port`, `quic://host:port`, `quic+tcp://host:port` (QUIC and TLS, at one
+    /// port), `unix:path` or `mem:name`; port 0 lets the system choose.
     ///
     /// `?dangerous_plaintext` behind it allows clear text on an address other than loopback, as [`dangerous_plaintext`](Self::dangerous_plaintext) does for
     /// all. The file of a unix socket on which nobody listens any more is replaced.
@@ -262,8 +263,9 @@ impl ServerBuilder {
         self
     }
 
-    /// Sets the silence after which a ping is sent while calls run, over QUIC always (default 10 s; never before the peer's own least interval, by default 5 s), and the time
-    /// to answer it (default 5 s). Each more than 0 and at most 365 days; off by [`limits`](Self::limits) only.
+    /// Sets the silence after which a ping is sent while calls run (default 10 s; never before the peer's own least interval, by default 5 s), and the time
+    /// to answer it (default 5 s). Each more than 0 and at most 365 days; off by [`limits`](Self::limits) only. Over QUIC it is sent without calls, too, and
+    /// whatever the peer's interval.
     #[must_use]
     pub fn keepalive(mut self, interval: impl IntoDuration, timeout: impl IntoDuration) -> Self {
         let interval = self.duration("keepalive_interval", interval.into_duration());

@@ -1,6 +1,6 @@
 //! The side that answers calls.
 //!
-//! `accept` takes connections, `connection` takes calls off one connection, `router` finds the method, `dispatch` runs the handler,
+//! `accept` takes connections, `streams` their further streams, `connection` takes calls off each of them, `router` finds the method, `dispatch` runs the handler,
 //! `clock` measures how long that takes, [`shutdown`] brings all of it to an end in order, and `watchdog` sees to it that a handler which
 //! blocks its thread blocks nobody else.
 
@@ -12,6 +12,7 @@ mod dispatch;
 mod router;
 pub mod shutdown;
 mod slots;
+mod streams;
 mod watchdog;
 
 pub use builder::{Server, ServerBuilder, ServerError};

@@ -15,7 +15,7 @@ use super::fallback::Fallback;
 use super::io::ByteStream;
 use super::mem;
 #[cfg(feature = "quic")]
-use super::quic::{ClientQuic, May, QuicDialler};
+use super::quic::{ClientQuic, EarlyData, QuicDialler};
 #[cfg(feature = "tls")]
 use super::tls::{ClientTls, Dialling, TlsConfigError};
 use crate::mux::MuxConfig;
@@ -158,7 +158,7 @@ impl Dialler {
             #[cfg(feature = "quic")]
             Address::Quic { host, port } => {
                 dial_each("quic", host, *port, timeout, async |candidate| {
-                    self.dial_quic(candidate, May::SendEarly { within: timeout }).await
+                    self.dial_quic(candidate, EarlyData::Allowed { within: timeout }).await
                 })
                 .await
             }
@@ -166,7 +166,7 @@ impl Dialler {
             Address::QuicTcp { host, port } => {
                 dial_each("quic+tcp", host, *port, timeout, async |candidate| {
                     // Only a handshake shows that QUIC gets through.
-                    let quic = self.dial_quic(candidate, May::NotSendEarly);
+                    let quic = self.dial_quic(candidate, EarlyData::Forbidden);
                     self.fallback.connect(quic, self.dial_tls(candidate)).await
                 })
                 .await
@@ -199,7 +199,7 @@ impl Dialler {
     }
 
     #[cfg(feature = "quic")]
-    async fn dial_quic(&self, candidate: SocketAddr, early: May) -> Result<ByteStream, ConnectError> {
+    async fn dial_quic(&self, candidate: SocketAddr, early: EarlyData) -> Result<ByteStream, ConnectError> {
         match &self.tls {
             Some(tls) => self.quic.connect(tls, candidate, early).await,
             None => Err(unsupported(&self.address)),

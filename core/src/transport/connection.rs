@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::io::{Early, SharedWrite, Writer};
-use super::lanes::Place as StreamPlace;
+use super::lanes::Relation;
 use super::state::State;
 use super::write::{Written, write_out};
 use crate::context::Peer;
@@ -54,12 +54,12 @@ pub(super) struct Shared {
     full_of_answers: AtomicBool,
     lifecycle: watch::Sender<Lifecycle>,
     /// What it is to other streams of the same connection.
-    place: StreamPlace,
+    relation: Relation,
     early: Option<Arc<dyn Early>>,
 }
 
 impl Connection {
-    pub(super) fn new(mux: Mux, writer: Writer, peer: Peer, place: StreamPlace, early: Option<Arc<dyn Early>>) -> Self {
+    pub(super) fn new(mux: Mux, writer: Writer, peer: Peer, relation: Relation, early: Option<Arc<dyn Early>>) -> Self {
         Self {
             shared: Arc::new(Shared {
                 state: Mutex::new(State::new(mux)),
@@ -67,7 +67,7 @@ impl Connection {
                 peer,
                 full_of_answers: AtomicBool::new(false),
                 lifecycle: watch::Sender::new(Lifecycle::Connecting),
-                place,
+                relation,
                 early,
             }),
         }
@@ -81,8 +81,8 @@ impl Connection {
         Arc::downgrade(&self.shared)
     }
 
-    pub(super) fn place(&self) -> &StreamPlace {
-        &self.shared.place
+    pub(super) fn relation(&self) -> &Relation {
+        &self.shared.relation
     }
 
     /// The other end.
@@ -453,8 +453,8 @@ impl Connection {
     #[inline]
     pub(super) fn act<T>(&self, work: impl FnOnce(&mut Mux) -> T) -> T {
         let mut state = self.lock();
-        let exclusive = match &self.shared.place {
-            StreamPlace::Exclusive(of) if of.is_taken() => Some(of),
+        let exclusive = match &self.shared.relation {
+            Relation::Exclusive(of) if of.is_taken() => Some(of),
             _ => None,
         };
         let result = work(&mut state.mux);

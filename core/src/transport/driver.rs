@@ -27,7 +27,7 @@ use super::acceptor::Acceptor;
 use super::baton::Baton;
 use super::connection::{Connection, Lifecycle};
 use super::io::{ByteStream, Reader, SharedWrite};
-use super::lanes::{Lanes, Place};
+use super::lanes::{Lanes, Relation};
 use super::read::{Habit, Leftover, Read, Share, UNSENT_BYTES_MAX};
 use super::state::State;
 use super::write::{Written, write_out};
@@ -86,15 +86,15 @@ pub fn start<A: Acceptor>(
     acceptor: A,
 ) -> (Connection, Driver<A>) {
     let siblings = stream.siblings.take().filter(|_| role == Role::Client);
-    let place = siblings.map_or(Place::Alone, |siblings| {
-        Place::Lane(Arc::new(Lanes::new(siblings, config.clone())))
+    let relation = siblings.map_or(Relation::Alone, |siblings| {
+        Relation::Lane(Arc::new(Lanes::new(siblings, config.clone())))
     });
-    start_at(place, None, stream, role, config, acceptor)
+    start_at(relation, None, stream, role, config, acceptor)
 }
 
 /// Starts the protocol on one of several streams; `known` is what the peer accepts, if it said so on another.
 pub(super) fn start_at<A: Acceptor>(
-    place: Place,
+    relation: Relation,
     known: Option<Hello>,
     stream: ByteStream,
     role: Role,
@@ -104,7 +104,7 @@ pub(super) fn start_at<A: Acceptor>(
     let peer = Peer::new(stream.peer()).with_identity(stream.identity().cloned());
     let config = config.within(&stream.company, role);
     let mux = Mux::in_company(role, config, stream.company, known, time::now());
-    let connection = Connection::new(mux, stream.writer, peer, place, stream.early);
+    let connection = Connection::new(mux, stream.writer, peer, relation, stream.early);
     let context = acceptor.context();
     let core = Core {
         reader: stream.reader,

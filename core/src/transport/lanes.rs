@@ -30,7 +30,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 const LARGE_METHODS_MAX: usize = 8;
 
 /// What a connection is to others of the same transport.
-pub(super) enum Place {
+pub(super) enum Relation {
     /// There are none, or this side does not open them.
     Alone,
     /// Client: small calls share this one.
@@ -111,7 +111,7 @@ impl Lanes {
             return None;
         };
         let known = lane.lock().mux.hello_of_peer();
-        let place = Place::Exclusive(OfLane {
+        let relation = Relation::Exclusive(OfLane {
             own: Arc::clone(&own),
             lane: lane.downgrade(),
         });
@@ -119,7 +119,7 @@ impl Lanes {
             idle_timeout: Some(IDLE_TIMEOUT),
             ..self.config.clone()
         };
-        let (connection, driver) = driver::start_at(place, known, stream, Role::Client, config, NoCalls);
+        let (connection, driver) = driver::start_at(relation, known, stream, Role::Client, config, NoCalls);
         let (members, this) = (Arc::downgrade(self), connection.clone());
         let task = self.runtime.spawn(async move {
             driver.await;
@@ -172,8 +172,10 @@ impl Connection {
     /// Where a call of `method` is to be opened: here, or on a stream of its own, if that is needed or better.
     #[must_use]
     pub fn for_call(self, method: u64, needs_own_stream: bool) -> Self {
-        match self.place() {
-            Place::Lane(lanes) if needs_own_stream || lanes.answers_large(method) || lanes.siblings.spreads_calls() => {
+        match self.relation() {
+            Relation::Lane(lanes)
+                if needs_own_stream || lanes.answers_large(method) || lanes.siblings.spreads_calls() =>
+            {
                 lanes.take(&self).unwrap_or(self)
             }
             _ => self,
@@ -183,7 +185,7 @@ impl Connection {
     /// An answer of `method` with so many bytes came on this stream.
     pub fn note_answer(&self, method: u64, bytes: usize) {
         if bytes > OWN_STREAM_BYTES_MIN
-            && let Place::Lane(lanes) = self.place()
+            && let Relation::Lane(lanes) = self.relation()
         {
             lanes.note_large(method);
         }
@@ -191,7 +193,7 @@ impl Connection {
 
     /// A call for which this stream was taken was not opened.
     pub fn not_opened(&self) {
-        if let Place::Exclusive(of) = self.place() {
+        if let Relation::Exclusive(of) = self.relation() {
             of.own.give_back();
             of.call_ended();
         }
@@ -199,7 +201,7 @@ impl Connection {
 
     /// Client: done with a call; see [`Mux::release_call`].
     pub fn release_call(&self, key: StreamKey) {
-        if !matches!(self.place(), Place::Exclusive(_)) {
+        if !matches!(self.relation(), Relation::Exclusive(_)) {
             self.act(|mux| mux.release_call(key));
             return;
         }
@@ -211,7 +213,7 @@ impl Connection {
 
     /// Client: gives a call up with a reason; see [`Mux::abort_call`].
     pub fn abort_call(&self, key: StreamKey, reason: String) {
-        let is_exclusive = matches!(self.place(), Place::Exclusive(_));
+        let is_exclusive = matches!(self.relation(), Relation::Exclusive(_));
         let mut events = Events::default();
         let cuts = self.act(|mux| {
             let running = mux.abort_call(key, reason, &mut events);
@@ -245,15 +247,15 @@ impl Connection {
     /// Whether calls run on streams beside this one, which need this handle kept.
     #[must_use]
     pub fn has_busy_siblings(&self) -> bool {
-        match self.place() {
-            Place::Lane(lanes) => lanes.is_busy(),
-            Place::Alone | Place::Exclusive(_) => false,
+        match self.relation() {
+            Relation::Lane(lanes) => lanes.is_busy(),
+            Relation::Alone | Relation::Exclusive(_) => false,
         }
     }
 
     /// Ends the streams beside this one, if there are any.
     pub(super) fn close_siblings(&self, code: ErrorCode, reason: &str) {
-        if let Place::Lane(lanes) = self.place() {
+        if let Relation::Lane(lanes) = self.relation() {
             let members: Vec<Self> = lanes.streams().iter().map(|member| member.connection.clone()).collect();
             for member in members {
                 member.close(code, reason);

@@ -103,9 +103,9 @@ impl Acceptor for Probe {
     }
 
     fn run(job: &mut Task) {
-        job.saw.send(Saw::Began(job.id)).unwrap();
-        // Taken out, because another handler may run meanwhile.
+        // Taken out, because another handler may run meanwhile; and before anybody hears of it, who would put other work there.
         let mut work = std::mem::replace(&mut *job.work.lock().unwrap(), Box::new(|_| {}));
+        job.saw.send(Saw::Began(job.id)).unwrap();
         work(job.id);
     }
 

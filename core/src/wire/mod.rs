@@ -179,7 +179,7 @@
 //! are not used. On each, everything above holds as on a connection of its own: preface, HELLO, frames, credit, GOAWAY. They differ in this:
 //!
 //! - The first is the **lane**. It carries any number of calls, lives as long as the connection, and its HELLO and GOAWAY stand for the whole. When it is over,
-//!   the connection accepts no further streams, and ends with the last of them.
+//!   the connection accepts no further streams: after a drain it ends with the last of them, and else they end with it.
 //! - Every further stream carries **one call at a time**; its server announces `max_streams` 1. The calls on them count together with those on the lane against
 //!   the lane's `max_streams`. When a call is over the stream may be used for the next, and a client closes one that it does not need with code 10. Which
 //!   calls get such a stream is the client's choice; a call that streams or has a large request should.

@@ -39,6 +39,24 @@ fn rapid_resets_are_calmed() {
     });
 }
 
+/// What a handler answers after its call was reset is worth nothing: else each reset would pay for the next.
+#[test]
+fn answers_to_calls_that_are_over_earn_nothing() {
+    let mut raw = Raw::server();
+    for round in 1..=NUISANCE_FRAMES_MAX * 2 {
+        raw.feed(&open(round, &item(b"a"), true));
+        let key = raw.side.events.incoming.pop_back().unwrap().key();
+        raw.feed(&frame(RESET, round, &[0; 4]));
+        raw.side.events.ended.clear();
+        if raw.side.mux.end().is_some() {
+            raw.expect_end(ErrorCode::CalmDown);
+            return;
+        }
+        raw.side.mux.finish_call(key, None, &Metadata::new());
+    }
+    panic!("every reset is paid for by an answer that nobody gets");
+}
+
 /// MadeYouReset: the client does not reset, it makes the server do so, after work began.
 #[test]
 fn provoked_resets_are_calmed() {

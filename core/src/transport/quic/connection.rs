@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use quinn::{RecvStream, SendStream};
-use rustls::pki_types::CertificateDer;
 
+use super::handshake::chain_of;
 use super::socket::ClientSocket;
 use super::stream;
 use crate::context::Identity;
@@ -36,10 +36,9 @@ pub(super) struct QuicConnection {
 
 impl QuicConnection {
     pub(super) fn new(connection: quinn::Connection, socket: Option<Arc<ClientSocket>>) -> Self {
-        let chain = connection.peer_identity().and_then(|chain| chain.downcast::<Vec<CertificateDer<'static>>>().ok());
         Self {
             peer: format!("quic://{}", connection.remote_address()),
-            identity: chain.map(|chain| identity_of(&chain)),
+            identity: chain_of(&connection).map(|chain| identity_of(&chain)),
             group: Arc::default(),
             loss: Loss::default(),
             early: None,

@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use quinn::{Connecting, ConnectionError, TransportConfig};
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use tokio::net::UdpSocket;
 
 use super::config;
 use super::connection::QuicConnection;
 use super::early::ClientEarly;
-use super::listen::{self, Failed};
+use super::handshake::{self, Failed, chain_of};
 use super::socket::{ClientSocket, anywhere};
 use super::stream::wire_code;
 use crate::mux::MuxConfig;
@@ -48,12 +48,12 @@ impl ClientQuic {
 
 /// Whether a connection may begin with 0-RTT, if the settings say so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum May {
+pub(crate) enum EarlyData {
     /// The handshake then has this time.
-    SendEarly {
+    Allowed {
         within: Duration,
     },
-    NotSendEarly,
+    Forbidden,
 }
 
 /// What a channel needs to dial over QUIC.
@@ -87,7 +87,7 @@ impl QuicDialler {
         &self,
         dialling: &Dialling,
         to: SocketAddr,
-        early: May,
+        early: EarlyData,
     ) -> Result<ByteStream, ConnectError> {
         let address = format!("quic://{to}");
         let io_error = |source| ConnectError::Io {
@@ -125,7 +125,7 @@ impl QuicDialler {
         };
         let connected = tokio::select! {
             // The handshake goes with its future, and the other one only watches.
-            connected = listen::connect(connecting) => connected,
+            connected = handshake::connect(connecting) => connected,
             refused = refused(to) => return Err(io_error(refused)),
         };
         let connection = connected.map_err(failed)?;
@@ -140,10 +140,10 @@ impl QuicDialler {
         &self,
         connecting: Connecting,
         socket: &Arc<ClientSocket>,
-        early: May,
+        early: EarlyData,
         prepared: &Prepared,
     ) -> Result<Result<ByteStream, ConnectionError>, Connecting> {
-        let May::SendEarly { within } = early else {
+        let EarlyData::Allowed { within } = early else {
             return Err(connecting);
         };
         if !self.zero_rtt || self.early_refused.swap(false, Ordering::Relaxed) {
@@ -167,8 +167,8 @@ impl QuicDialler {
 
 /// Checks the server's certificate as of now.
 fn trusted(connection: &quinn::Connection, client: &QuicClient, name: &ServerName<'_>) -> Result<(), Failed> {
-    let chain = connection.peer_identity().and_then(|chain| chain.downcast::<Vec<CertificateDer<'static>>>().ok());
-    client.check(chain.as_deref().map_or(&[], Vec::as_slice), name).map_err(|error| {
+    let chain = chain_of(connection).unwrap_or_default();
+    client.check(&chain, name).map_err(|error| {
         connection.close(wire_code(ErrorCode::None), b"the certificate is not valid any more");
         Failed::Certificate(error)
     })

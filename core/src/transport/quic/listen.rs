@@ -7,19 +7,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 
-use quinn::crypto::rustls::{HandshakeData, NoInitialCipherSuite, QuicServerConfig};
+use quinn::crypto::rustls::{NoInitialCipherSuite, QuicServerConfig};
 use quinn::{Connecting, ConnectionError, Endpoint, Incoming, TokioRuntime, TransportConfig};
 
 use super::connection::QuicConnection;
 use super::early::ServerEarly;
-use super::stream::wire_code;
-use super::{config, error, socket};
+use super::handshake::{Failed, connect, speaks_sinew};
+use super::{config, socket};
 use crate::mux::MuxConfig;
 use crate::mux::config::ConfigError;
 use crate::transport::error::HandshakeError;
 use crate::transport::io::ByteStream;
-use crate::transport::tls::{ALPN, Acceptor, TlsFault};
-use crate::wire::frame::ErrorCode;
+use crate::transport::tls::{Acceptor, TlsFault};
 
 /// Handshakes of one listener under way above which clients have to prove their address first, by default: a busy server of many clients has fewer at
 /// a time, and below it nobody pays the round trip.
@@ -69,8 +68,8 @@ impl ServerQuic {
         Self::default()
     }
 
-    /// Sets how many sockets share the port (default 1, at most 64; more than 1 on unix only), by `SO_REUSEPORT`: each is served by a task of its own, for servers whose packets one
-    /// processor cannot handle.
+    /// Sets how many sockets share the port (default 1, at most 64; more than 1 on unix only), by `SO_REUSEPORT`: each is served by a task of its own, for
+    /// servers whose packets one processor cannot handle.
     ///
     /// The system gives a client's packets to one of them by the client's address. With more than one, a client whose address changes loses its connection.
     #[must_use]
@@ -326,54 +325,6 @@ async fn early(connecting: Connecting) -> Result<ByteStream, HandshakeError> {
     } else {
         connection.lane(send, receive)
     })
-}
-
-/// Completes the handshake and checks what was agreed on.
-pub(super) async fn connect(connecting: Connecting) -> Result<quinn::Connection, Failed> {
-    let connection = connecting.await.map_err(Failed::Connection)?;
-    if speaks_sinew(&connection) {
-        Ok(connection)
-    } else {
-        Err(Failed::OtherProtocol)
-    }
-}
-
-/// Whether that was agreed on; the connection is closed if not.
-fn speaks_sinew(connection: &quinn::Connection) -> bool {
-    let data = connection.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
-    let agreed = data.and_then(|data| data.protocol).as_deref() == Some(ALPN);
-    if !agreed {
-        connection.close(wire_code(ErrorCode::Version), b"the protocol is not sinew/1");
-    }
-    agreed
-}
-
-/// Why a handshake came to nothing.
-pub(super) enum Failed {
-    Connection(ConnectionError),
-    /// It was not agreed to speak sinew.
-    OtherProtocol,
-    /// The session was resumed, and its certificate is not valid any more.
-    Certificate(rustls::Error),
-}
-
-impl Failed {
-    /// The error of TLS behind it, if it is one.
-    pub(super) fn tls_error(&self) -> Option<rustls::Error> {
-        match self {
-            Self::Connection(error) => error::tls_error(error),
-            Self::OtherProtocol => Some(rustls::Error::NoApplicationProtocol),
-            Self::Certificate(error) => Some(error.clone()),
-        }
-    }
-
-    pub(super) fn into_io(self) -> io::Error {
-        match self {
-            Self::Connection(error) => error::lost(error),
-            Self::OtherProtocol => io::Error::other(rustls::Error::NoApplicationProtocol),
-            Self::Certificate(error) => io::Error::other(error),
-        }
-    }
 }
 
 fn failed(error: Failed) -> HandshakeError {

@@ -11,12 +11,13 @@ mod connection;
 mod dial;
 mod early;
 mod error;
+mod handshake;
 mod listen;
 mod socket;
 mod stream;
 
 pub use dial::ClientQuic;
-pub(crate) use dial::{May, QuicDialler};
+pub(crate) use dial::{EarlyData, QuicDialler};
 pub(crate) use listen::QuicListener;
 pub use listen::{RETRY_ABOVE, SOCKETS_MAX, ServerQuic};
 pub(crate) use stream::{QuicReader, QuicWriter};

@@ -5,12 +5,10 @@ use std::net::SocketAddr;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::{ClientQuic, May, QuicDialler, QuicListener, ServerQuic};
+use super::{ClientQuic, EarlyData, QuicDialler, QuicListener, ServerQuic};
 use crate::mux::MuxConfig;
 use crate::transport::io::ByteStream;
 use crate::transport::tls::{ClientTls, Dialling, ServerTls};
-
-const EARLY: May = May::NotSendEarly;
 
 /// An authority with the certificates that it signed.
 struct Certificates {
@@ -91,7 +89,7 @@ fn write(stream: &ByteStream, bytes: &[u8]) {
 /// Connects, and tells whether the server had to show its certificate.
 async fn verifies(dialler: &QuicDialler, dialling: &Dialling, server: &Server) -> bool {
     let before = verified(dialling, server);
-    let mut stream = dialler.connect(dialling, server.at, EARLY).await.unwrap();
+    let mut stream = dialler.connect(dialling, server.at, EarlyData::Forbidden).await.unwrap();
     write(&stream, b"?");
     tokio::io::AsyncReadExt::read_u8(&mut stream.reader).await.unwrap();
     verified(dialling, server) > before
@@ -164,7 +162,7 @@ async fn connections_share_a_socket() {
     let certificates = Certificates::new();
     let server = Server::start(&certificates.server());
     let (dialler, dialling) = (dialler(), Dialling::new("127.0.0.1", Some(certificates.client())));
-    let connect = async || dialler.connect(&dialling, server.at, EARLY).await.unwrap();
+    let connect = async || dialler.connect(&dialling, server.at, EarlyData::Forbidden).await.unwrap();
     let one = connect().await;
     let two = connect().await;
     let ours = || super::socket::open_sockets(tokio::runtime::Handle::current().id());
