@@ -393,6 +393,17 @@ async fn quic_tcp_takes_what_gets_through() {
 }
 
 /// With 0-RTT an idempotent call reaches a known server with the first packet, and any other waits until the handshake is done.
+#[tokio::test(start_paused = true)]
+async fn where_neither_gets_through_both_causes_are_told() {
+    // It takes datagrams and answers none, and nobody listens at its number over TCP.
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let target = format!("quic+tcp://{}", silent.local_addr().unwrap());
+    let failed = Channel::builder().connect_timeout("400ms").connect(&target).await.unwrap_err();
+    let told = failed.message();
+    assert!(told.contains("neither over QUIC (no connection to quic://"), "{told}");
+    assert!(told.contains("refused"), "{told}");
+}
+
 #[tokio::test]
 async fn idempotent_calls_alone_go_before_the_handshake() {
     bounded(async {

@@ -23,6 +23,10 @@ use crate::mux::MuxConfig;
 /// Time that one attempt to connect has, name resolution included: a LAN answers within milliseconds, and one lost SYN is sent again after 1 s.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How long before the time-out QUIC is given up next to TCP: whoever waits would hear of the time-out alone otherwise, also where TCP was refused.
+#[cfg(feature = "quic")]
+const TELL_BEFORE: Duration = Duration::from_millis(20);
+
 /// Dials one address, again and again.
 #[derive(Debug)]
 pub struct Dialler {
@@ -167,6 +171,15 @@ impl Dialler {
                 dial_each("quic+tcp", host, *port, timeout, async |candidate| {
                     // Only a handshake shows that QUIC gets through.
                     let quic = self.dial_quic(candidate, EarlyData::Forbidden);
+                    let quic = async {
+                        let patience = timeout.saturating_sub(TELL_BEFORE);
+                        tokio::time::timeout(patience, quic).await.unwrap_or_else(|_| {
+                            Err(ConnectError::TimedOut {
+                                address: format!("quic://{candidate}"),
+                                after: patience,
+                            })
+                        })
+                    };
                     self.fallback.connect(quic, self.dial_tls(candidate)).await
                 })
                 .await
