@@ -2,4 +2,7 @@
 
 pub mod backoff;
 pub mod inline;
+pub mod load;
 pub mod loss;
+pub mod schedule;
+pub mod subset;

@@ -1,0 +1,250 @@
+//! How loaded an endpoint is: its latency as a peak-sensitive average, its calls in flight, how long none of them came back, and whether it fails.
+//!
+//! Latency alone draws calls to an endpoint that fails fast, and forgets to count one that answers nothing at all. So failures raise the cost by a
+//! factor that wears off, and silence while calls are in flight counts as latency. An average that nobody renews is replaced by what is typical of
+//! the pool, not by zero: an idle endpoint is no better than the others.
+//!
+//! Recorders are shared by threads without a lock. Two that race may lose one observation, never more.
+//!
+//! Source: peak EWMA of Finagle; tau and penalties tuned by the simulations below.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// How fast better answers make up for worse ones.
+const TAU: Duration = Duration::from_secs(10);
+/// After so long without an answer and without a call, an average tells nothing any more: the endpoint is tried again, and judged by that alone.
+const STALE_AFTER: Duration = Duration::from_secs(3);
+/// By how much a failure raises the cost, at first.
+const PENALTY: f64 = 128.0;
+/// How fast that wears off.
+const PENALTY_TAU: Duration = Duration::from_secs(1);
+/// After so many of these times it is dropped, since it would be all that tells idle endpoints apart.
+const PENALTY_TAUS: f64 = 5.0;
+/// One of so many answers moves what is typical: it is shared by all threads.
+const TYPICAL_ONE_OF: u64 = 8;
+/// By how much one answer moves it.
+const TYPICAL_STEP: f64 = 0.05;
+/// The first answers are all counted, and averaged, so that it is about right soon.
+const TYPICAL_FIRST: u32 = 64;
+/// What is taken for the latency of a pool of which nothing is known: a call within a machine room.
+const LATENCY_UNKNOWN: Duration = Duration::from_millis(1);
+
+/// What is typical of all endpoints of a channel: a running median of latencies.
+#[derive(Debug)]
+pub struct Typical {
+    epoch: Instant,
+    /// Nanoseconds, as the bits of an `f64`.
+    median: AtomicU64,
+    /// Answers counted so far, up to [`TYPICAL_FIRST`].
+    counted: AtomicU32,
+}
+
+/// The load of one endpoint.
+#[derive(Debug)]
+pub struct Load {
+    in_flight: AtomicU32,
+    /// Calls that were begun.
+    begun: AtomicU64,
+    failed: AtomicU64,
+    /// When the last call came back, or the first of those in flight was begun.
+    progress: AtomicU64,
+    /// Nanoseconds, as the bits of an `f64`; 0 before the first answer.
+    latency: AtomicU64,
+    observed: AtomicU64,
+    /// When it failed last; 0 if never.
+    failure: AtomicU64,
+}
+
+/// How a call at an endpoint ended, as far as that tells about the endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Verdict {
+    /// It answered.
+    Answered,
+    /// It failed, by itself or on the way.
+    Failed,
+    /// The caller gave up: it took longer than that.
+    GivenUp,
+    /// That tells nothing: it was a stream, which lasts as long as it likes, or the endpoint had no part in it.
+    Neutral,
+}
+
+impl Typical {
+    /// Nothing is known; `now` is the beginning of its time.
+    #[must_use]
+    pub fn new(now: Instant) -> Self {
+        Self {
+            epoch: now,
+            median: AtomicU64::new(nanos(LATENCY_UNKNOWN).to_bits()),
+            counted: AtomicU32::new(0),
+        }
+    }
+
+    /// The running median.
+    #[must_use]
+    pub fn latency(&self) -> Duration {
+        duration(self.median())
+    }
+
+    fn median(&self) -> f64 {
+        f64::from_bits(self.median.load(Ordering::Relaxed))
+    }
+
+    /// Takes up an answer, the `number`th of its endpoint.
+    fn observe(&self, latency: f64, number: u64) {
+        let counted = self.counted.load(Ordering::Relaxed);
+        let median = self.median();
+        let moved = if counted < TYPICAL_FIRST {
+            self.counted.store(counted + 1, Ordering::Relaxed);
+            median + (latency - median) / f64::from(counted + 1)
+        } else if !number.is_multiple_of(TYPICAL_ONE_OF) {
+            return;
+        } else if latency > median {
+            median * (1.0 + TYPICAL_STEP)
+        } else {
+            median * (1.0 - TYPICAL_STEP)
+        };
+        // Never so small that a step is none.
+        self.median.store(moved.max(1_000.0).to_bits(), Ordering::Relaxed);
+    }
+
+    fn since_epoch(&self, now: Instant) -> u64 {
+        // Zero means never.
+        u64::try_from(now.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX).max(1)
+    }
+}
+
+impl Default for Load {
+    fn default() -> Self {
+        Self {
+            in_flight: AtomicU32::new(0),
+            begun: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            progress: AtomicU64::new(0),
+            latency: AtomicU64::new(0.0_f64.to_bits()),
+            observed: AtomicU64::new(0),
+            failure: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Load {
+    /// Calls that are under way.
+    #[must_use]
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Calls that were begun so far.
+    #[must_use]
+    pub fn begun(&self) -> u64 {
+        self.begun.load(Ordering::Relaxed)
+    }
+
+    /// Calls that failed so far.
+    #[must_use]
+    pub fn failed(&self) -> u64 {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    /// The average latency as it was observed last; `None` before the first answer.
+    #[must_use]
+    pub fn latency(&self) -> Option<Duration> {
+        let latency = f64::from_bits(self.latency.load(Ordering::Relaxed));
+        (latency > 0.0).then(|| duration(latency))
+    }
+
+    /// A call begins.
+    pub fn begin(&self, now: Instant, typical: &Typical) {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        if self.in_flight.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.progress.store(typical.since_epoch(now), Ordering::Relaxed);
+        }
+    }
+
+    /// A call that was begun at `began` is over. Every begin has one end.
+    pub fn end(&self, began: Instant, now: Instant, verdict: Verdict, typical: &Typical) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        let at = typical.since_epoch(now);
+        let latency = nanos(now.saturating_duration_since(began));
+        match verdict {
+            Verdict::Answered => {
+                self.latency.store(self.averaged(latency, at).to_bits(), Ordering::Relaxed);
+                self.observed.store(at, Ordering::Relaxed);
+                typical.observe(latency, self.begun());
+            }
+            Verdict::Failed => {
+                // How fast it fails says nothing about how fast it works.
+                self.failed.fetch_add(1, Ordering::Relaxed);
+                self.failure.store(at, Ordering::Relaxed);
+            }
+            Verdict::GivenUp => {
+                if latency > f64::from_bits(self.latency.load(Ordering::Relaxed)).max(typical.median()) {
+                    self.latency.store(latency.to_bits(), Ordering::Relaxed);
+                    self.observed.store(at, Ordering::Relaxed);
+                }
+                return;
+            }
+            Verdict::Neutral => return,
+        }
+        self.progress.store(at, Ordering::Relaxed);
+    }
+
+    /// What one more call costs there, next to what it costs at others. `share` is the endpoint's weight over the mean weight.
+    ///
+    /// The square of the latency: a slow endpoint that is idle must not be as good as a fast one with calls in flight, or it is given one at a time.
+    #[must_use]
+    pub fn cost(&self, now: Instant, typical: &Typical, share: f64) -> f64 {
+        let at = typical.since_epoch(now);
+        let in_flight = self.in_flight();
+        let mut latency = f64::from_bits(self.latency.load(Ordering::Relaxed));
+        if latency == 0.0 || (in_flight == 0 && self.is_stale(at)) {
+            latency = typical.median();
+        }
+        if in_flight > 0 {
+            let silent = at.saturating_sub(self.progress.load(Ordering::Relaxed)) as f64;
+            latency = latency.max(silent);
+        }
+        let mut cost = latency * latency * (1.0 + f64::from(in_flight) / share);
+        let failure = self.failure.load(Ordering::Relaxed);
+        if failure > 0 {
+            let since = at.saturating_sub(failure);
+            if (since as f64) < nanos(PENALTY_TAU) * PENALTY_TAUS {
+                cost *= 1.0 + PENALTY * worn(since, PENALTY_TAU);
+            }
+        }
+        cost
+    }
+
+    /// Nothing is known, or nothing that still counts.
+    fn is_stale(&self, at: u64) -> bool {
+        at.saturating_sub(self.observed.load(Ordering::Relaxed)) as f64 > nanos(STALE_AFTER)
+    }
+
+    /// A peak counts at once; what is better only slowly.
+    fn averaged(&self, latency: f64, at: u64) -> f64 {
+        let average = f64::from_bits(self.latency.load(Ordering::Relaxed));
+        if latency >= average || self.is_stale(at) {
+            return latency;
+        }
+        let kept = worn(at.saturating_sub(self.observed.load(Ordering::Relaxed)), TAU);
+        average * kept + latency * (1.0 - kept)
+    }
+}
+
+/// What is left after `elapsed` nanoseconds.
+fn worn(elapsed: u64, tau: Duration) -> f64 {
+    (-(elapsed as f64) / nanos(tau)).exp()
+}
+
+fn nanos(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e9
+}
+
+fn duration(nanos: f64) -> Duration {
+    Duration::try_from_secs_f64(nanos / 1e9).unwrap_or(Duration::MAX)
+}
+
+#[cfg(test)]
+mod tests;
