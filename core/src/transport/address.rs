@@ -68,6 +68,17 @@ impl Address {
 }
 
 impl Address {
+    /// The same address with clear text beyond the machine allowed or not, whatever it said itself.
+    pub(crate) fn with_plaintext_allowed(mut self, allowed: bool) -> Self {
+        if let Self::Tcp {
+            dangerous_plaintext, ..
+        } = &mut self
+        {
+            *dangerous_plaintext = allowed;
+        }
+        self
+    }
+
     /// Whether QUIC is spoken there.
     #[must_use]
     pub fn is_quic(&self) -> bool {
@@ -153,10 +164,7 @@ impl FromStr for Address {
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut host_port = |scheme, host: &str, port| match host.contains(':') {
-            true => write!(f, "{scheme}://[{host}]:{port}"),
-            false => write!(f, "{scheme}://{host}:{port}"),
-        };
+        let mut host_port = |scheme, host, port| write!(f, "{scheme}://{}", HostPort(host, port));
         match self {
             Self::Tcp { host, port, .. } => host_port("tcp", host, *port),
             Self::Tls { host, port } => host_port("tls", host, *port),
@@ -164,6 +172,18 @@ impl fmt::Display for Address {
             Self::QuicTcp { host, port } => host_port("quic+tcp", host, *port),
             Self::Unix { path } => write!(f, "unix:{}", path.display()),
             Self::Mem { name } => write!(f, "mem:{name}"),
+        }
+    }
+}
+
+/// A host and a port, with brackets where they are needed.
+pub(super) struct HostPort<'a>(pub(super) &'a str, pub(super) u16);
+
+impl fmt::Display for HostPort<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.contains(':') {
+            true => write!(f, "[{}]:{}", self.0, self.1),
+            false => write!(f, "{}:{}", self.0, self.1),
         }
     }
 }

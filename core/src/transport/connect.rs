@@ -1,14 +1,17 @@
 //! Dialling: address -> byte stream, handshake included, within the connect time-out.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::address::{Address, is_loopback};
+use super::address::{Address, HostPort, is_loopback};
 use super::error::ConnectError;
 #[cfg(feature = "quic")]
 use super::fallback::Fallback;
@@ -23,8 +26,9 @@ use crate::mux::MuxConfig;
 /// Time that one attempt to connect has, name resolution included: a LAN answers within milliseconds, and one lost SYN is sent again after 1 s.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long before the time-out QUIC is given up next to TCP: whoever waits would hear of the time-out alone otherwise, also where TCP was refused.
-#[cfg(feature = "quic")]
+/// How long after one address of a name the next is tried, if neither failed. Source: RFC 8305 section 8.
+const STAGGER: Duration = Duration::from_millis(250);
+/// How long before the time-out attempts are given up: whoever waits would hear of the time-out alone otherwise, whatever the causes were.
 const TELL_BEFORE: Duration = Duration::from_millis(20);
 
 /// Dials one address, again and again.
@@ -40,7 +44,7 @@ pub struct Dialler {
 }
 
 /// What dialling needs beside the address.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct DialConfig {
     /// For encrypted addresses; without it, servers are checked against what the system trusts, and on loopback against the development authority.
     #[cfg(feature = "tls")]
@@ -48,6 +52,8 @@ pub struct DialConfig {
     /// For `quic://`; without it the defaults.
     #[cfg(feature = "quic")]
     pub quic: Option<ClientQuic>,
+    /// The name that servers must prove where neither the settings of TLS say one nor the host is to be trusted; on loopback without settings, none.
+    pub identity: Option<String>,
     /// The limits of connections, as far as the transport itself knows them.
     pub limits: MuxConfig,
 }
@@ -92,7 +98,7 @@ impl Dialler {
         {
             let tls = match &address {
                 Address::Tls { host, .. } | Address::Quic { host, .. } | Address::QuicTcp { host, .. } => {
-                    let dialling = Dialling::new(host, config.tls);
+                    let dialling = Dialling::new(host, config.tls).expecting(config.identity);
                     dialling.check()?;
                     Some(dialling)
                 }
@@ -114,13 +120,12 @@ impl Dialler {
         }
         #[cfg(not(feature = "tls"))]
         {
-            let DialConfig { limits: _ } = config;
+            let DialConfig { limits: _, identity: _ } = config;
             Ok(Self { address })
         }
     }
 
-    /// Connects. The addresses of a name are tried in turn, each with its share of the time that is left, so that one that does not answer leaves time for
-    /// the others.
+    /// Connects. The addresses of a name are tried one after the other, each a quarter of a second after the one before it at the latest.
     ///
     /// # Errors
     /// [`ConnectError`] names the address and the cause; of several addresses of a name, the last one's.
@@ -172,7 +177,8 @@ impl Dialler {
                     // Only a handshake shows that QUIC gets through.
                     let quic = self.dial_quic(candidate, EarlyData::Forbidden);
                     let quic = async {
-                        let patience = timeout.saturating_sub(TELL_BEFORE);
+                        // Before all attempts are given up.
+                        let patience = timeout.saturating_sub(TELL_BEFORE * 2);
                         tokio::time::timeout(patience, quic).await.unwrap_or_else(|_| {
                             Err(ConnectError::TimedOut {
                                 address: format!("quic://{candidate}"),
@@ -220,6 +226,27 @@ impl Dialler {
     }
 }
 
+/// Connects by the first of `diallers` that succeeds; all of one endpoint, the preferred one first.
+///
+/// # Errors
+/// As [`Dialler::connect`]: of several, the last one's.
+pub async fn connect_any(diallers: &[Dialler], timeout: Duration) -> Result<ByteStream, ConnectError> {
+    let [several @ .., last] = diallers else {
+        return Err(ConnectError::NoAddress);
+    };
+    if several.is_empty() {
+        return last.connect(timeout).await;
+    }
+    let until = Instant::now().checked_add(timeout);
+    let connected = first_of(diallers.iter().collect(), until, |one| one.connect(timeout)).await;
+    connected.unwrap_or_else(|| {
+        Err(ConnectError::TimedOut {
+            address: last.address.to_string(),
+            after: timeout,
+        })
+    })
+}
+
 fn unsupported(address: &Address) -> ConnectError {
     ConnectError::Io {
         address: address.to_string(),
@@ -250,70 +277,124 @@ where
         source,
     };
     let candidates: Vec<SocketAddr> = tokio::net::lookup_host((host, port)).await.map_err(resolve_error)?.collect();
-    match first_of(scheme, &candidates, until, attempt).await {
-        Some(connected) => connected,
-        None => Err(resolve_error(io::Error::new(
+    if candidates.is_empty() {
+        return Err(resolve_error(io::Error::new(
             io::ErrorKind::NotFound,
             "the name has no address",
-        ))),
+        )));
     }
+    let connected = first_of(alternating(&candidates), until, attempt).await;
+    connected.unwrap_or_else(|| {
+        Err(ConnectError::TimedOut {
+            address: format!("{scheme}://{}", HostPort(host, port)),
+            after: timeout,
+        })
+    })
 }
 
-fn is_about_tls<T>(outcome: &Result<T, ConnectError>) -> bool {
+fn is_about_tls(error: &ConnectError) -> bool {
     #[cfg(feature = "tls")]
-    return matches!(outcome, Err(ConnectError::Tls { .. }));
+    return matches!(error, ConnectError::Tls { .. });
     #[cfg(not(feature = "tls"))]
     {
-        let _clear = outcome;
+        let _clear = error;
         false
     }
 }
 
-/// The first candidate that can be connected to, or the last one's error (a failed handshake's, if there was one); `None` if there are no
-/// candidates. Each but the last has an equal share of the time until `until` that is left when its turn comes; the last is bounded by the caller alone.
-async fn first_of<T, F>(
-    scheme: &str,
-    candidates: &[SocketAddr],
+/// The first connection to any of the candidates, or the last one's error (a failed handshake's, if there was one); `None` if none of them said anything in
+/// time.
+///
+/// They are tried in turn, the next one as soon as one fails or [`STAGGER`] after the one before it, so that one that
+/// does not answer holds up nobody; all of them get their turn before `until`, shortly before which the cause is told. Those that lose are dropped.
+///
+/// Source: RFC 8305 section 5.
+async fn first_of<C, T, F>(
+    candidates: Vec<C>,
     until: Option<Instant>,
-    attempt: impl Fn(SocketAddr) -> F,
+    attempt: impl Fn(C) -> F,
 ) -> Option<Result<T, ConnectError>>
 where
     F: Future<Output = Result<T, ConnectError>>,
 {
+    let patience = until.map(|until| until.saturating_duration_since(Instant::now()).saturating_sub(TELL_BEFORE));
+    let count = u32::try_from(candidates.len().max(1)).unwrap_or(u32::MAX);
+    let mut waiting = candidates.into_iter();
+    let stagger = patience.map_or(STAGGER, |patience| STAGGER.min(patience / count));
+    let mut give_up = pin!(sleep_or_never(patience));
+    let mut next_turn = pin!(tokio::time::sleep(Duration::ZERO));
+    let mut attempts: Vec<Pin<Box<F>>> = Vec::new();
     let mut last = None;
-    for (tried, &candidate) in candidates.iter().enumerate() {
-        let left = u32::try_from(candidates.len() - tried).unwrap_or(u32::MAX);
-        let share = until.filter(|_| left > 1).map(|until| until.saturating_duration_since(Instant::now()) / left);
-        let outcome = match share {
-            None => attempt(candidate).await,
-            Some(share) => match tokio::time::timeout(share, attempt(candidate)).await {
-                Ok(outcome) => outcome,
-                Err(_) => Err(ConnectError::TimedOut {
-                    address: format!("{scheme}://{candidate}"),
-                    after: share,
-                }),
-            },
-        };
-        match outcome {
-            // What is forbidden is not got around by another address of the same name.
-            Ok(_) | Err(ConnectError::Plaintext { .. }) => return Some(outcome),
-            // A failed handshake tells more than an address behind it at which nobody listens.
-            Err(_) if last.as_ref().is_some_and(is_about_tls) => {}
-            Err(error) => last = Some(Err(error)),
+    std::future::poll_fn(|task| {
+        loop {
+            let mut failed = false;
+            let mut index = 0;
+            while let Some(running) = attempts.get_mut(index) {
+                match running.as_mut().poll(task) {
+                    Poll::Pending => index += 1,
+                    // What is forbidden is not got around by another address of the same name.
+                    Poll::Ready(outcome @ (Ok(_) | Err(ConnectError::Plaintext { .. }))) => {
+                        return Poll::Ready(Some(outcome));
+                    }
+                    Poll::Ready(Err(error)) => {
+                        drop(attempts.swap_remove(index));
+                        failed = true;
+                        // A failed handshake tells more than an address behind it at which nobody listens.
+                        if !last.as_ref().is_some_and(is_about_tls) {
+                            last = Some(error);
+                        }
+                    }
+                }
+            }
+            if failed || attempts.is_empty() || next_turn.as_mut().poll(task).is_ready() {
+                if let Some(candidate) = waiting.next() {
+                    next_turn.as_mut().reset(Instant::now() + stagger);
+                    attempts.push(Box::pin(attempt(candidate)));
+                    continue;
+                }
+                if attempts.is_empty() {
+                    return Poll::Ready(last.take().map(Err));
+                }
+            }
+            if give_up.as_mut().poll(task).is_ready() {
+                return Poll::Ready(last.take().map(Err));
+            }
+            return Poll::Pending;
         }
+    })
+    .await
+}
+
+/// The addresses in their order, but each of another family than the one before it, as long as there are such.
+fn alternating(candidates: &[SocketAddr]) -> Vec<SocketAddr> {
+    let first_is_v6 = candidates.first().is_some_and(SocketAddr::is_ipv6);
+    let (mut one, mut other): (VecDeque<SocketAddr>, VecDeque<SocketAddr>) =
+        candidates.iter().partition(|candidate| candidate.is_ipv6() == first_is_v6);
+    let mut ordered = Vec::with_capacity(candidates.len());
+    while let Some(candidate) = one.pop_front() {
+        ordered.push(candidate);
+        ordered.extend(other.pop_front());
     }
-    last
+    ordered.extend(other);
+    ordered
+}
+
+async fn sleep_or_never(patience: Option<Duration>) {
+    match patience {
+        Some(patience) => tokio::time::sleep(patience).await,
+        None => std::future::pending().await,
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
+    use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
     use std::sync::Mutex;
     use std::time::Duration;
 
     use tokio::time::Instant;
 
-    use super::first_of;
+    use super::{alternating, first_of};
     use crate::transport::ConnectError;
 
     fn candidates(ports: std::ops::Range<u16>) -> Vec<SocketAddr> {
@@ -338,20 +419,20 @@ mod tests {
     async fn a_dead_address_leaves_time_for_the_others() {
         let began = Instant::now();
         let until = began + Duration::from_secs(1);
-        let connected = first_of("tcp", &candidates(2..4), Some(until), |one| attempt(one, &[3])).await;
+        let connected = first_of(candidates(2..4), Some(until), |one| attempt(one, &[3])).await;
         assert_eq!(connected.unwrap().unwrap(), 3);
         assert!(
-            (500..510).contains(&began.elapsed().as_millis()),
+            (250..260).contains(&began.elapsed().as_millis()),
             "{:?}",
             began.elapsed()
         );
         // One that is refused at once leaves its time to those behind it.
         let began = Instant::now();
         let until = began + Duration::from_secs(1);
-        let connected = first_of("tcp", &candidates(1..5), Some(until), |one| attempt(one, &[4])).await;
+        let connected = first_of(candidates(1..5), Some(until), |one| attempt(one, &[4])).await;
         assert_eq!(connected.unwrap().unwrap(), 4);
         assert!(
-            (330..345).contains(&began.elapsed().as_millis()),
+            (245..255).contains(&began.elapsed().as_millis()),
             "{:?}",
             began.elapsed()
         );
@@ -362,7 +443,7 @@ mod tests {
         let tried = Mutex::new(Vec::new());
         let began = Instant::now();
         let candidates = candidates(2..8);
-        let failed = first_of("tcp", &candidates, Some(began + Duration::from_secs(1)), |one| {
+        let failed = first_of(candidates, Some(began + Duration::from_secs(1)), |one| {
             tried.lock().unwrap().push((one.port(), began.elapsed().as_millis() / 100));
             attempt(one, &[])
         });
@@ -371,16 +452,39 @@ mod tests {
             matches!(&error, ConnectError::Io { address, .. } if address.ends_with(":7")),
             "{error}"
         );
+        assert!(
+            (975..990).contains(&began.elapsed().as_millis()),
+            "{:?}",
+            began.elapsed()
+        );
         // 3 and 5 are refused at once.
-        assert_eq!(*tried.lock().unwrap(), [(2, 0), (3, 1), (4, 1), (5, 3), (6, 3), (7, 6)]);
-        assert!(first_of("tcp", &[], None, |one| attempt(one, &[])).await.is_none());
+        assert_eq!(*tried.lock().unwrap(), [(2, 0), (3, 1), (4, 1), (5, 3), (6, 3), (7, 4)]);
+        assert!(first_of(Vec::new(), None, |one| attempt(one, &[])).await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn families_take_turns_and_a_dead_one_costs_a_quarter_of_a_second() {
+        let six = |port| SocketAddr::from((Ipv6Addr::LOCALHOST, port));
+        let four = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let listed = [six(2), six(4), six(6), four(8), four(10)];
+        assert_eq!(alternating(&listed), [six(2), four(8), six(4), four(10), six(6)]);
+        assert_eq!(alternating(&[]), []);
+        let began = Instant::now();
+        let until = Some(began + Duration::from_secs(5));
+        let connected = first_of(alternating(&listed), until, |one| attempt(one, &[8, 10])).await;
+        assert_eq!(connected.unwrap().unwrap(), 8);
+        assert!(
+            (250..255).contains(&began.elapsed().as_millis()),
+            "{:?}",
+            began.elapsed()
+        );
     }
 
     #[cfg(feature = "tls")]
     #[tokio::test(start_paused = true)]
     async fn a_failed_handshake_is_what_is_told() {
         let both = candidates(2..4);
-        let failed = first_of("tls", &both, None, async |one| {
+        let failed = first_of(both, None, async |one| {
             if one.port() == 3 {
                 return attempt(one, &[]).await;
             }

@@ -118,6 +118,9 @@ pub enum ConnectError {
         #[source]
         source: Box<Self>,
     },
+    /// There is nothing to connect to.
+    #[error("the endpoint has no address")]
+    NoAddress,
     /// Nobody listens under this name in this process.
     #[error("nobody listens on mem:{name} in this process")]
     NoListener {

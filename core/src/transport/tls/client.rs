@@ -114,12 +114,17 @@ impl ClientTls {
     }
 
     /// The configuration of rustls, and the name to check.
-    fn config(&self, host: &str) -> Result<Prepared, TlsConfigError> {
+    fn config(&self, host: &str, identity: Option<&str>) -> Result<Prepared, TlsConfigError> {
         let roots = match &self.roots {
             Some(roots) => Arc::clone(roots),
             None => system_roots()?,
         };
-        prepare(roots, self.identity.as_deref(), self.server_name.clone(), host)
+        prepare(
+            roots,
+            self.identity.as_deref(),
+            self.server_name.clone(),
+            identity.unwrap_or(host),
+        )
     }
 }
 
@@ -150,6 +155,8 @@ pub(crate) struct Prepared {
 pub(crate) struct Dialling {
     host: String,
     tls: Option<ClientTls>,
+    /// What servers must prove to be in place of the host.
+    identity: Option<String>,
     elsewhere: OnceLock<Prepared>,
     #[cfg(feature = "dev-tls")]
     loopback: OnceLock<Prepared>,
@@ -160,24 +167,31 @@ impl Dialling {
         Self {
             host: host.to_owned(),
             tls,
+            identity: None,
             elsewhere: OnceLock::new(),
             #[cfg(feature = "dev-tls")]
             loopback: OnceLock::new(),
         }
     }
 
+    /// Servers must prove to be `identity` in place of the host, unless the settings say another name.
+    pub(crate) fn expecting(mut self, identity: Option<String>) -> Self {
+        self.identity = identity;
+        self
+    }
+
     /// What is wrong with the settings, as far as that can be told before dialling.
     pub(crate) fn check(&self) -> Result<(), TlsConfigError> {
         match &self.tls {
             Some(_) => self.elsewhere().map(drop),
-            None => server_name(&self.host).map(drop),
+            None => server_name(self.identity.as_ref().unwrap_or(&self.host)).map(drop),
         }
     }
 
     fn elsewhere(&self) -> Result<&Prepared, TlsConfigError> {
         once(&self.elsewhere, || match &self.tls {
-            Some(tls) => tls.config(&self.host),
-            None => ClientTls::new().config(&self.host),
+            Some(tls) => tls.config(&self.host, self.identity.as_deref()),
+            None => ClientTls::new().config(&self.host, self.identity.as_deref()),
         })
     }
 
