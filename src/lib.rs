@@ -53,12 +53,16 @@
 //! - **The end.** [`ServerBuilder::shutdown_on_signals`] and [`Serving::shutdown`]; [`Drain`] says how long.
 
 pub use sinew_core::client::{
-    Call, CallFuture, CallMeta, CallWithMeta, Channel, ChannelBuilder, ConnectivityState, Connector, MetaFuture,
-    StateChanges,
+    Balancer, Call, CallFuture, CallMeta, CallWithMeta, Candidate, Channel, ChannelBuilder, ConnectivityState,
+    Connector, ConnectsTo, LeastRequest, MetaFuture, PeakEwma, PickArgs, PickFirst, Picker, RoundRobin, StateChanges,
 };
 pub use sinew_core::code::Code;
 pub use sinew_core::context::{
     CancelCause, Cancelled, Carry, Cx, CxParts, Draining, Identity, Peer, Side, TraceContext, TraceParseError,
+};
+pub use sinew_core::discovery::{
+    Announcement, Announcements, Endpoint, EndpointState, FixedList, Instance, MemRegistry, Publisher, Registrar,
+    RegistrarError, Resolution, ResolveError, Resolver,
 };
 pub use sinew_core::interceptor::{Interceptor, Next};
 pub use sinew_core::message::{

@@ -12,6 +12,7 @@ mod support;
 mod calls;
 mod cancellation;
 mod deadlines;
+mod discovery;
 mod evolution;
 mod foreign;
 mod interceptors;

@@ -9,10 +9,10 @@ use std::task::{Context, Poll};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-use super::channel::Channel;
+use super::channel::{Channel, Wanted};
 use super::future::outcome;
+use super::member::{Completion, Picked};
 use super::raw::{RawRequest, context_of};
-use super::subchannel::Subchannel;
 use crate::call::{Idle, Pump, PumpEnd, Receive, ReceiveEnd, open_status, stream_status};
 use crate::context::Cx;
 use crate::interceptor::{Chain, Next};
@@ -128,7 +128,7 @@ async fn run(channel: Channel, mut request: RawRequest) -> Outcome {
         if sent.load(Ordering::Relaxed) {
             return too_late(HandlerRan::Maybe);
         }
-        match channel.subchannel().and_then(Subchannel::last_failure) {
+        match channel.last_failure() {
             // It waited for a connection in vain: then that is what its caller has to hear.
             Some(cause) => Err(Status::deadline_exceeded(format!(
                 "the deadline passed while waiting for a connection: {}",
@@ -143,18 +143,10 @@ async fn run(channel: Channel, mut request: RawRequest) -> Outcome {
 
 /// One attempt; the outer error may be tried again, the inner outcome may not.
 async fn attempt(channel: &Channel, request: &mut RawRequest, sent: &AtomicBool) -> Result<Outcome, Status> {
-    let Some(subchannel) = channel.subchannel() else {
-        return Ok(Err(Status::internal("a local channel has no connection")));
-    };
-    let lane = subchannel.acquire(request.wait_for_ready).await?;
-    if !request.is_idempotent() {
-        // What is sent before the handshake is done can be sent again by others.
-        lane.confirmed().await;
-    }
-    let mut connection = Connection::clone(&lane);
-    if request.attempts <= 1 {
-        // A stream of its own that was turned away is not asked for again.
-        connection = connection.for_call(request.method, request.needs_own_stream());
+    let mut picked = choose(channel, request).await?;
+    let is_unary = !request.streaming && request.outbound.is_none();
+    if let Some(completion) = picked.completion.as_mut().filter(|_| !is_unary) {
+        completion.set_neutral();
     }
     // Only these parts are borrowed while waiting: a stream is not shared between threads.
     let opening = OpenRequest {
@@ -165,26 +157,18 @@ async fn attempt(channel: &Channel, request: &mut RawRequest, sent: &AtomicBool)
         arguments: &request.arguments,
         fin: request.outbound.is_none(),
     };
-    let key = match open(&connection, opening).await {
+    let key = match open(&picked.connection, opening).await {
         Ok(key) => key,
-        Err(error) => {
-            connection.not_opened();
-            if matches!(error, OpenError::GoingAway | OpenError::Closed(_)) {
-                subchannel.retire(&connection);
-            }
-            return Err(open_status(error));
-        }
+        Err(error) => return Err(not_opened(channel, picked, error)),
     };
     sent.store(true, Ordering::Relaxed);
     let idle = request.idle_timeout.map(Idle::new);
-    let failed = |error: StreamError| match &idle {
-        Some(idle) => idle.status_of(error),
-        None => stream_status(error),
-    };
+    let connection = picked.connection.clone();
     let mut guard = Guard {
-        connection: connection.clone(),
+        connection: picked.connection,
         key: Some(key),
         pump: None,
+        completion: picked.completion,
     };
     if let Some(outbound) = request.outbound.take() {
         request.outbound_spent = true;
@@ -194,25 +178,51 @@ async fn attempt(channel: &Channel, request: &mut RawRequest, sent: &AtomicBool)
     }
     if !request.streaming {
         let reply = std::future::poll_fn(|task| connection.poll_reply(key, task)).await;
-        return match reply {
-            Ok(reply) => {
-                connection.note_answer(
-                    request.method,
-                    reply.message.as_ref().map_or(0, |message| message.len()),
-                );
-                Ok(outcome(reply))
-            }
-            Err(error) => Err(failed(error)),
-        };
+        let reply = reply.map_err(|error| guard.failed(error, idle.as_ref()))?;
+        let bytes = reply.message.as_ref().map_or(0, |message| message.len());
+        connection.note_answer(request.method, bytes);
+        guard.over(reply.status.as_ref());
+        return Ok(outcome(reply));
     }
-    let metadata = match std::future::poll_fn(|task| connection.poll_head(key, task)).await {
-        Ok(metadata) => metadata,
-        Err(error) => return Err(failed(error)),
-    };
+    let head = std::future::poll_fn(|task| connection.poll_head(key, task)).await;
+    let metadata = head.map_err(|error| guard.failed(error, idle.as_ref()))?;
     if let Some((status, trailers)) = connection.take_failure(key) {
+        guard.over(Some(&status));
         return Ok(Err(status.with_metadata(trailers)));
     }
     Ok(Ok(streaming_reply(channel, guard, metadata, idle)))
+}
+
+/// A connection, or a stream of it, for the next attempt.
+async fn choose(channel: &Channel, request: &mut RawRequest) -> Result<Picked, Status> {
+    let wanted = Wanted {
+        method: request.method,
+        metadata: &request.metadata,
+        tried: &request.tried,
+        wait_for_ready: request.wait_for_ready,
+    };
+    let mut picked = channel.acquire(&wanted).await?;
+    request.tried.extend(picked.completion.as_ref().map(|completion| completion.member().id));
+    if !request.is_idempotent() {
+        // What is sent before the handshake is done can be sent again by others.
+        picked.connection.confirmed().await;
+    }
+    if request.attempts <= 1 {
+        // A stream of its own that was turned away is not asked for again.
+        picked.connection = picked.connection.for_call(request.method, request.needs_own_stream());
+    }
+    Ok(picked)
+}
+
+fn not_opened(channel: &Channel, mut picked: Picked, error: OpenError) -> Status {
+    if let Some(completion) = &mut picked.completion {
+        completion.set_neutral();
+    }
+    picked.connection.not_opened();
+    if matches!(error, OpenError::GoingAway | OpenError::Closed(_)) {
+        channel.retire(&picked.connection, picked.completion.as_ref());
+    }
+    open_status(error)
 }
 
 /// Opens the call with what is left of its time; waits while the connection has as many as it takes.
@@ -237,6 +247,7 @@ fn streaming_reply(channel: &Channel, mut guard: Guard, metadata: Metadata, idle
         Some(key) => ClientStream {
             receive: Receive::new(guard.connection.clone(), key, ReceiveEnd::ReleaseCall).with_idle(idle),
             _pump: guard.pump.take(),
+            _completion: guard.completion.take(),
             _channel: channel.clone(),
         },
         // The key is taken once, here.
@@ -264,6 +275,26 @@ struct Guard {
     connection: Connection,
     key: Option<StreamKey>,
     pump: Option<Aborting>,
+    completion: Option<Completion>,
+}
+
+impl Guard {
+    /// The attempt failed; tells with which status.
+    fn failed(&mut self, error: StreamError, idle: Option<&Idle>) -> Status {
+        let status = match idle {
+            Some(idle) => idle.status_of(error),
+            None => stream_status(error),
+        };
+        self.over(Some(&status));
+        status
+    }
+
+    /// The attempt ended with that status, or with an answer.
+    fn over(&mut self, failed: Option<&Status>) {
+        if let Some(completion) = self.completion.take() {
+            completion.end(failed);
+        }
+    }
 }
 
 impl Drop for Guard {
@@ -287,6 +318,8 @@ impl Drop for Aborting {
 struct ClientStream {
     receive: Receive,
     _pump: Option<Aborting>,
+    /// Ends with the stream; how long that lasts tells nothing.
+    _completion: Option<Completion>,
     _channel: Channel,
 }
 

@@ -1,10 +1,18 @@
 //! Settings of a channel.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::channel::Channel;
+use tokio::sync::Notify;
+
+use super::balancer::{Balancer, PeakEwma};
+use super::channel::{self, Channel};
+use super::pool::{Pool, PoolConfig};
 use super::subchannel::{Connector, Dial, Subchannel, SubchannelConfig};
+use super::target::{Service, Target, wrong};
 use crate::call::DEADLINE_DEFAULT;
+use crate::discovery::{Endpoint, Resolver};
 use crate::interceptor::{Chain, Interceptor};
 use crate::mux::MuxConfig;
 use crate::mux::config::check_duration;
@@ -20,7 +28,6 @@ use crate::transport::quic::ClientQuic;
 use crate::transport::tls::ClientTls;
 
 /// Builds a [`Channel`]. A wrong setting is reported when the channel is made.
-#[derive(Debug)]
 pub struct ChannelBuilder {
     mux: MuxConfig,
     backoff: Backoff,
@@ -30,7 +37,21 @@ pub struct ChannelBuilder {
     dangerous_plaintext: bool,
     dial: DialConfig,
     chain: Chain,
+    resolver: Option<Arc<dyn Resolver>>,
+    balancer: Option<Arc<dyn Balancer>>,
     wrong: Option<String>,
+}
+
+impl fmt::Debug for ChannelBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChannelBuilder")
+            .field("limits", &self.mux)
+            .field("backoff", &self.backoff)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("timeout", &self.timeout)
+            .field("balancer", &self.balancer)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Default for ChannelBuilder {
@@ -44,6 +65,8 @@ impl Default for ChannelBuilder {
             dangerous_plaintext: false,
             dial: DialConfig::default(),
             chain: Chain::default(),
+            resolver: None,
+            balancer: None,
             wrong: None,
         }
     }
@@ -147,12 +170,46 @@ impl ChannelBuilder {
         self
     }
 
+    /// Sets how the endpoints of a service are found, in place of what the target says; the target is the service's name then: it is shown in errors, and
+    /// encrypted endpoints must prove to be it.
+    #[must_use]
+    pub fn resolver(mut self, resolver: impl Resolver) -> Self {
+        self.resolver = Some(Arc::new(resolver));
+        self
+    }
+
+    /// Sets how an endpoint is chosen for a call (default [`PeakEwma`]), where the target stands for several.
+    #[must_use]
+    pub fn balancer(mut self, balancer: impl Balancer) -> Self {
+        self.balancer = Some(Arc::new(balancer));
+        self
+    }
+
     /// Makes the channel without connecting.
     ///
     /// # Errors
     /// INVALID_ARGUMENT names the wrong target or setting.
     pub fn lazy(mut self, target: &str) -> Result<Channel, Status> {
-        let mut address: Address = target.parse().map_err(|error| wrong(&error))?;
+        let parsed = match self.resolver.take() {
+            Some(resolver) => Target::Service(Service {
+                resolver,
+                identity: Some(target.to_owned()),
+                dangerous_plaintext: false,
+            }),
+            None => Target::parse(target)?,
+        };
+        match parsed {
+            Target::Address(address) => self.build_for_address(address),
+            Target::Service(service) => self.build_for_service(target, service),
+        }
+    }
+
+    fn build_for_address(mut self, mut address: Address) -> Result<Channel, Status> {
+        if let Some(balancer) = &self.balancer {
+            return Err(wrong(&format_args!(
+                "{address} is one address, so `.balancer({balancer:?})` would do nothing; call a service, or leave it out"
+            )));
+        }
         if self.dangerous_plaintext {
             address = address.with_dangerous_plaintext();
         }
@@ -163,7 +220,54 @@ impl ChannelBuilder {
         let target = address.to_string();
         let dialler =
             Dialler::new(address, std::mem::take(&mut self.dial)).map_err(|error| wrong(&WithCauses(&error)))?;
-        self.with_connector(&target, Dial { dialler, timeout })
+        let diallers = vec![dialler];
+        self.with_connector(&target, Dial { diallers, timeout })
+    }
+
+    fn build_for_service(mut self, target: &str, service: Service) -> Result<Channel, Status> {
+        self.check()?;
+        self.dial.limits = self.mux.clone();
+        self.dial.identity = service.identity;
+        let endpoints = Endpoints {
+            dial: std::mem::take(&mut self.dial),
+            plaintext_allowed: self.dangerous_plaintext || service.dangerous_plaintext,
+            // The channel as a whole is idle or not.
+            mux: MuxConfig {
+                idle_timeout: None,
+                ..self.mux.clone()
+            },
+            backoff: self.backoff,
+            connect_timeout: self.connect_timeout,
+        };
+        let pool = Pool::new(PoolConfig {
+            target: target.to_owned(),
+            resolver: service.resolver,
+            balancer: self.balancer.take().unwrap_or_else(|| Arc::new(PeakEwma)),
+            connect: Box::new(move |endpoint, changed| endpoints.subchannel(endpoint, changed)),
+            connect_timeout: self.connect_timeout,
+            idle_timeout: self.mux.idle_timeout,
+            backoff: self.backoff,
+        });
+        Ok(Channel::remote(
+            channel::Target::Pool(pool),
+            self.chain,
+            self.timeout,
+            self.wait_for_ready,
+        ))
+    }
+
+    /// # Errors
+    /// INVALID_ARGUMENT names the wrong setting.
+    fn check(&self) -> Result<(), Status> {
+        if let Some(message) = &self.wrong {
+            return Err(wrong(message));
+        }
+        self.mux.check().map_err(|error| wrong(&error))?;
+        check_duration("connect_timeout", self.connect_timeout).map_err(|error| wrong(&error))?;
+        if let Some(timeout) = self.timeout {
+            check_duration("timeout", timeout).map_err(|error| wrong(&error))?;
+        }
+        Ok(())
     }
 
     /// Makes the channel with byte streams from elsewhere; `target` is shown in errors.
@@ -171,23 +275,17 @@ impl ChannelBuilder {
     /// # Errors
     /// INVALID_ARGUMENT names the wrong setting.
     pub fn with_connector(self, target: &str, connector: impl Connector) -> Result<Channel, Status> {
-        if let Some(message) = self.wrong {
-            return Err(wrong(&message));
-        }
-        self.mux.check().map_err(|error| wrong(&error))?;
-        check_duration("connect_timeout", self.connect_timeout).map_err(|error| wrong(&error))?;
-        if let Some(timeout) = self.timeout {
-            check_duration("timeout", timeout).map_err(|error| wrong(&error))?;
-        }
+        self.check()?;
         let subchannel = Subchannel::new(SubchannelConfig {
             target: target.to_owned(),
             connector: Box::new(connector),
             mux: self.mux,
             backoff: self.backoff,
             connect_timeout: self.connect_timeout,
+            on_change: None,
         });
         Ok(Channel::remote(
-            subchannel,
+            channel::Target::One(subchannel),
             self.chain,
             self.timeout,
             self.wait_for_ready,
@@ -215,6 +313,59 @@ impl ChannelBuilder {
     }
 }
 
-fn wrong(error: &dyn std::fmt::Display) -> Status {
-    Status::invalid_argument(error.to_string()).with_handler_ran(HandlerRan::No)
+/// How subchannels to the endpoints of a service are made. The registry says where they are; what they must offer and prove is the client's business.
+struct Endpoints {
+    dial: DialConfig,
+    plaintext_allowed: bool,
+    mux: MuxConfig,
+    backoff: Backoff,
+    connect_timeout: Duration,
+}
+
+impl Endpoints {
+    /// # Errors
+    /// FAILED_PRECONDITION if the endpoint does not offer what the client demands.
+    fn subchannel(&self, endpoint: &Endpoint, changed: Arc<Notify>) -> Result<SubchannelConfig, Status> {
+        let mut diallers = Vec::new();
+        let mut refused = None;
+        for address in endpoint.addresses() {
+            match self.dialler(address.clone().with_plaintext_allowed(self.plaintext_allowed)) {
+                Ok(dialler) => diallers.push(dialler),
+                Err(error) => refused = Some(error),
+            }
+        }
+        if diallers.is_empty() {
+            let why = refused.unwrap_or_else(|| "it has no address".to_owned());
+            let message = format!("endpoint {:?} is not used: {why}", endpoint.name());
+            return Err(Status::failed_precondition(message).with_handler_ran(HandlerRan::No));
+        }
+        Ok(SubchannelConfig {
+            target: endpoint.name().to_owned(),
+            connector: Box::new(Dial {
+                diallers,
+                timeout: self.connect_timeout,
+            }),
+            mux: self.mux.clone(),
+            backoff: self.backoff,
+            connect_timeout: self.connect_timeout,
+            on_change: Some(changed),
+        })
+    }
+
+    fn dialler(&self, address: Address) -> Result<Dialler, String> {
+        #[cfg_attr(
+            not(any(feature = "tls", feature = "quic")),
+            expect(unused_mut, reason = "nothing to leave out")
+        )]
+        let mut dial = self.dial.clone();
+        #[cfg(feature = "tls")]
+        if dial.tls.is_some() && !address.is_encrypted() {
+            return Err(format!("{address} is not encrypted, which `.tls(..)` demands"));
+        }
+        #[cfg(feature = "quic")]
+        if !address.is_quic() {
+            dial.quic = None;
+        }
+        Dialler::new(address, dial).map_err(|error| WithCauses(&error).to_string())
+    }
 }

@@ -277,6 +277,7 @@ impl<T: ReplyShape, E> Call<T, E> {
             wait_for_ready: options.wait_for_ready || self.channel.waits_for_ready(),
             idle_timeout: options.idle_timeout,
             attempts: 0,
+            tried: Vec::new(),
             begun: Arc::default(),
         };
         Ok((self.channel, request, self.parent, options.chain))

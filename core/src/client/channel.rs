@@ -7,12 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::builder::ChannelBuilder;
+use super::member::{Completion, Picked};
+use super::pool::Pool;
 use super::raw::RawRequest;
 use super::state::{ConnectivityState, StateChanges};
 use super::subchannel::Subchannel;
 use crate::context::Cx;
 use crate::interceptor::{Chain, Interceptor};
 use crate::message::Outcome;
+use crate::metadata::Metadata;
 use crate::status::Status;
 use crate::transport::Connection;
 
@@ -42,8 +45,13 @@ struct Inner {
     wait_for_ready: bool,
 }
 
-enum Target {
-    Remote(Subchannel),
+/// Where calls go.
+pub(super) enum Target {
+    /// To one address.
+    One(Subchannel),
+    /// To the endpoints of a service.
+    Pool(Pool),
+    /// To a handler in this process.
     Local(Box<dyn LocalCalls>),
 }
 
@@ -89,15 +97,10 @@ impl Channel {
         }
     }
 
-    pub(super) fn remote(
-        subchannel: Subchannel,
-        chain: Chain,
-        timeout: Option<Duration>,
-        wait_for_ready: bool,
-    ) -> Self {
+    pub(super) fn remote(target: Target, chain: Chain, timeout: Option<Duration>, wait_for_ready: bool) -> Self {
         Self {
             inner: Arc::new(Inner {
-                target: Arc::new(Target::Remote(subchannel)),
+                target: Arc::new(target),
                 chain,
                 timeout,
                 wait_for_ready,
@@ -122,7 +125,8 @@ impl Channel {
     #[must_use]
     pub fn state(&self) -> ConnectivityState {
         match &*self.inner.target {
-            Target::Remote(subchannel) => *subchannel.state().borrow(),
+            Target::One(subchannel) => subchannel.state_now(),
+            Target::Pool(pool) => *pool.state().borrow(),
             Target::Local(_) => ConnectivityState::Ready,
         }
     }
@@ -131,7 +135,8 @@ impl Channel {
     #[must_use]
     pub fn states(&self) -> StateChanges {
         match &*self.inner.target {
-            Target::Remote(subchannel) => StateChanges::new(subchannel.state()),
+            Target::One(subchannel) => StateChanges::new(subchannel.state()),
+            Target::Pool(pool) => StateChanges::new(pool.state()),
             Target::Local(_) => StateChanges::new(tokio::sync::watch::channel(ConnectivityState::Ready).1),
         }
     }
@@ -142,15 +147,18 @@ impl Channel {
     /// UNAVAILABLE with the cause.
     pub async fn wait_ready(&self) -> Result<(), Status> {
         match &*self.inner.target {
-            Target::Remote(subchannel) => subchannel.connect().await,
+            Target::One(subchannel) => subchannel.connect().await,
+            Target::Pool(pool) => pool.connect().await,
             Target::Local(_) => Ok(()),
         }
     }
 
     /// Closes the channel and all its clones for good; running calls end with UNAVAILABLE.
     pub fn shut_down(&self) {
-        if let Target::Remote(subchannel) = &*self.inner.target {
-            subchannel.shut_down();
+        match &*self.inner.target {
+            Target::One(subchannel) => subchannel.shut_down(),
+            Target::Pool(pool) => pool.shut_down(),
+            Target::Local(_) => {}
         }
     }
 
@@ -169,35 +177,79 @@ impl Channel {
     pub(super) fn local_calls(&self) -> Option<&dyn LocalCalls> {
         match &*self.inner.target {
             Target::Local(calls) => Some(&**calls),
-            Target::Remote(_) => None,
+            Target::One(_) | Target::Pool(_) => None,
         }
     }
 
-    pub(super) fn subchannel(&self) -> Option<&Subchannel> {
+    /// The connection for an attempt, if one is there.
+    pub(super) fn pick(&self, method: u64, metadata: &Metadata) -> Option<Picked> {
         match &*self.inner.target {
-            Target::Remote(subchannel) => Some(subchannel),
+            Target::One(subchannel) => subchannel.current().as_deref().map(|one| Picked::only(one.clone())),
+            Target::Pool(pool) => pool.pick(method, Some(metadata), &[]),
             Target::Local(_) => None,
         }
     }
 
-    /// The connection for a call, if one is there.
-    pub(super) fn current(&self) -> Option<arc_swap::Guard<Option<Arc<Connection>>>> {
-        self.subchannel().map(Subchannel::current)
+    /// The connection for an attempt; waits for one to be made.
+    ///
+    /// # Errors
+    /// UNAVAILABLE with the cause if there is none and the request does not wait for READY, or the channel is closed.
+    ///
+    /// # Cancel safety
+    /// Cancel safe; connecting goes on for others.
+    pub(super) async fn acquire(&self, request: &Wanted<'_>) -> Result<Picked, Status> {
+        match &*self.inner.target {
+            Target::One(subchannel) => {
+                let connection = subchannel.acquire(request.wait_for_ready).await?;
+                Ok(Picked::only(Connection::clone(&connection)))
+            }
+            Target::Pool(pool) => pool.acquire(request).await,
+            Target::Local(_) => Err(Status::internal("a local channel has no connection")),
+        }
+    }
+
+    /// Takes a connection that accepts no calls out of use.
+    pub(super) fn retire(&self, connection: &Connection, completion: Option<&Completion>) {
+        match (&*self.inner.target, completion) {
+            (_, Some(completion)) => completion.member().subchannel.retire(connection),
+            (Target::One(subchannel), None) => subchannel.retire(connection),
+            (Target::Pool(_) | Target::Local(_), None) => {}
+        }
+    }
+
+    /// Why there is no connection, if the last attempt to make one failed.
+    pub(super) fn last_failure(&self) -> Option<Status> {
+        match &*self.inner.target {
+            Target::One(subchannel) => subchannel.last_failure(),
+            Target::Pool(pool) => pool.last_failure(),
+            Target::Local(_) => None,
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn current(&self) -> Option<Arc<Connection>> {
+        match &*self.inner.target {
+            Target::One(subchannel) => subchannel.current().clone(),
+            Target::Pool(_) | Target::Local(_) => None,
+        }
     }
 }
 
-impl Drop for Target {
-    fn drop(&mut self) {
-        if let Self::Remote(subchannel) = self {
-            subchannel.shut_down();
-        }
-    }
+/// What an attempt needs a connection for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted<'a> {
+    pub(super) method: u64,
+    pub(super) metadata: &'a Metadata,
+    /// Members that were tried already.
+    pub(super) tried: &'a [u64],
+    pub(super) wait_for_ready: bool,
 }
 
 impl fmt::Debug for Channel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let target = match &*self.inner.target {
-            Target::Remote(subchannel) => subchannel.target(),
+            Target::One(subchannel) => subchannel.target(),
+            Target::Pool(pool) => pool.target(),
             Target::Local(_) => "local",
         };
         f.debug_struct("Channel")

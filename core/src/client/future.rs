@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use super::attempt::{self, BoxOutcome};
 use super::call::{Call, CallMeta};
+use super::member::{Completion, Picked};
 use crate::call::{UNKNOWN_METHOD, open_status, stream_status};
 use crate::code::Code;
 use crate::message::{Body, FromStatus, Outcome, Reply, ReplyShape};
@@ -55,6 +56,16 @@ struct Running {
     key: StreamKey,
     /// The stream is gone: its answer was taken.
     answered: bool,
+    completion: Option<Completion>,
+}
+
+impl Running {
+    /// The attempt ended with that status, or with an answer.
+    fn over(&mut self, failed: Option<&Status>) {
+        if let Some(completion) = self.completion.take() {
+            completion.end(failed);
+        }
+    }
 }
 
 impl Drop for Running {
@@ -89,6 +100,7 @@ impl<T: ReplyShape, E: FromStatus> MetaFuture<T, E> {
                     let status = match std::task::ready!(running.connection.poll_reply(running.key, task)) {
                         Ok(reply) => {
                             running.answered = true;
+                            running.over(reply.status.as_ref());
                             let bytes = reply.message.as_ref().map_or(0, |message| message.len());
                             running.connection.note_answer(self.spec.id(), bytes);
                             self.state = State::Done;
@@ -96,6 +108,8 @@ impl<T: ReplyShape, E: FromStatus> MetaFuture<T, E> {
                         }
                         Err(error) => stream_status(error),
                     };
+                    let tried: Vec<u64> = running.completion.iter().map(|completion| completion.member().id).collect();
+                    running.over(Some(&status));
                     // The server provably did not take it up, so it may be sent again whatever it does; within what is left of its time.
                     let again = status.handler_ran() == HandlerRan::No;
                     let deadline = if again {
@@ -105,7 +119,7 @@ impl<T: ReplyShape, E: FromStatus> MetaFuture<T, E> {
                     };
                     self.state = State::Done;
                     match self.call.take() {
-                        Some(call) if again => self.state = general(call, deadline, 1),
+                        Some(call) if again => self.state = general(call, deadline, Attempted { count: 1, tried }),
                         _ => return Poll::Ready(Ended::General(Err(status))),
                     }
                 }
@@ -127,7 +141,7 @@ impl<T: ReplyShape, E: FromStatus> MetaFuture<T, E> {
                         Begun::General => {
                             self.state = State::Done;
                             if let Some(call) = self.call.take() {
-                                self.state = general(call, None, 0);
+                                self.state = general(call, None, Attempted::default());
                             }
                         }
                     }
@@ -174,20 +188,19 @@ fn begin<T: ReplyShape, E: FromStatus>(call: &mut Call<T, E>, task: &Context<'_>
     if !plain || call.arguments.is_err() {
         return Begun::General;
     }
-    let connection = match call.channel.current().as_deref() {
-        Some(Some(connection)) => Connection::clone(connection),
-        _ => return Begun::General,
-    };
-    if connection.is_early() && !call.spec.is_idempotent() {
-        return Begun::General;
-    }
-    let large = call.arguments.as_ref().is_ok_and(|arguments| arguments.message_len() > OWN_STREAM_BYTES_MIN);
-    let connection = connection.for_call(call.spec.id(), large);
     let metadata = if call.options.is_none() && call.parent.is_none() {
         Metadata::new()
     } else {
         call.take_metadata()
     };
+    let Some(picked) = choose(call, &metadata) else {
+        give_back(call, metadata);
+        return Begun::General;
+    };
+    let Picked {
+        connection,
+        mut completion,
+    } = picked;
     let Ok(arguments) = &call.arguments else {
         return Begun::General;
     };
@@ -216,19 +229,18 @@ fn begin<T: ReplyShape, E: FromStatus>(call: &mut Call<T, E>, task: &Context<'_>
             connection.open(now, &request, task)
         }
     };
-    if !metadata.is_empty()
-        && let Some(options) = &mut call.options
-    {
-        // Kept for the case that the call has to be sent again; what was inherited is found again then.
-        options.metadata = metadata;
-    }
+    give_back(call, metadata);
     match opened {
         Ok(key) => Begun::Running(Running {
             connection,
             key,
             answered: false,
+            completion: completion.take(),
         }),
         Err(error) => {
+            if let Some(completion) = &mut completion {
+                completion.set_neutral();
+            }
             connection.not_opened();
             match error {
                 OpenError::TooLarge { .. } | OpenError::TooManyEntries { .. } => Begun::Over(open_status(error)),
@@ -238,11 +250,40 @@ fn begin<T: ReplyShape, E: FromStatus>(call: &mut Call<T, E>, task: &Context<'_>
     }
 }
 
-/// The general way, within `limit` and after the `attempts` of the short one.
-fn general<T: ReplyShape, E>(call: Call<T, E>, limit: Option<Instant>, attempts: u32) -> State {
+/// The connection, or a stream of it, that is there for the call.
+fn choose<T, E>(call: &Call<T, E>, metadata: &Metadata) -> Option<Picked> {
+    let mut picked = call.channel.pick(call.spec.id(), metadata)?;
+    if picked.connection.is_early() && !call.spec.is_idempotent() {
+        return None;
+    }
+    let large = call.arguments.as_ref().is_ok_and(|arguments| arguments.message_len() > OWN_STREAM_BYTES_MIN);
+    picked.connection = picked.connection.for_call(call.spec.id(), large);
+    Some(picked)
+}
+
+/// Keeps the metadata for the case that the call has to be sent again; what was inherited is found again then.
+fn give_back<T, E>(call: &mut Call<T, E>, metadata: Metadata) {
+    if !metadata.is_empty()
+        && let Some(options) = &mut call.options
+    {
+        options.metadata = metadata;
+    }
+}
+
+/// What was tried by the short way.
+#[derive(Default)]
+struct Attempted {
+    count: u32,
+    /// The endpoints, where there are several.
+    tried: Vec<u64>,
+}
+
+/// The general way, within `limit` and after what the short one tried.
+fn general<T: ReplyShape, E>(call: Call<T, E>, limit: Option<Instant>, attempted: Attempted) -> State {
     match call.into_request(time::now(), limit) {
         Ok((channel, mut request, parent, chain)) => {
-            request.attempts = attempts;
+            request.attempts = attempted.count;
+            request.tried = attempted.tried;
             State::Boxed(attempt::boxed(channel, request, parent, chain))
         }
         Err(status) => State::Boxed(Box::pin(std::future::ready(Err(status)))),

@@ -5,14 +5,20 @@
 //! general way ([`attempt`]) otherwise.
 
 pub mod attempt;
+pub mod balancer;
 pub mod builder;
 pub mod call;
 pub mod channel;
 pub mod future;
+mod member;
+mod members;
+mod pool;
 pub mod raw;
 pub mod state;
 mod subchannel;
+mod target;
 
+pub use balancer::{Balancer, Candidate, ConnectsTo, LeastRequest, PeakEwma, PickArgs, PickFirst, Picker, RoundRobin};
 pub use builder::ChannelBuilder;
 pub use call::{Call, CallMeta, CallWithMeta};
 pub use channel::{Channel, LocalCalls};

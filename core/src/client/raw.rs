@@ -40,6 +40,8 @@ pub struct RawRequest {
     pub(crate) idle_timeout: Option<Duration>,
     /// Attempts that were made already.
     pub(crate) attempts: u32,
+    /// The endpoints they went to.
+    pub(crate) tried: Vec<u64>,
     /// The interceptors let the call through.
     pub(crate) begun: Arc<AtomicBool>,
 }
@@ -145,6 +147,7 @@ impl Channel {
             wait_for_ready: self.waits_for_ready(),
             idle_timeout: None,
             attempts: 0,
+            tried: Vec::new(),
             begun: Arc::default(),
         };
         // What the upstream server says is the answer, as it is.
@@ -181,6 +184,7 @@ impl Channel {
             wait_for_ready: self.waits_for_ready(),
             idle_timeout: None,
             attempts: 0,
+            tried: Vec::new(),
             begun: Arc::default(),
         };
         attempt::boxed(self.clone(), raw, Cx::current(), Chain::default()).await

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::sync::{Notify, watch};
+use tokio::task::{JoinError, JoinHandle};
 
 use super::state::ConnectivityState;
 use crate::mux::{MuxConfig, Role};
@@ -21,7 +21,7 @@ use crate::policy::backoff::Backoff;
 use crate::status::{HandlerRan, Origin, Status};
 use crate::time;
 use crate::transport::acceptor::NoCalls;
-use crate::transport::connect::Dialler;
+use crate::transport::connect::{Dialler, connect_any};
 use crate::transport::connection::Lifecycle;
 use crate::transport::driver;
 use crate::transport::error::WithCauses;
@@ -41,16 +41,16 @@ pub trait Connector: Send + Sync + 'static {
 /// A connection that lived as long proves that the server is well.
 const STABLE_AFTER: Duration = Duration::from_secs(1);
 
-/// Dials an address.
+/// Dials the addresses of an endpoint, one or several.
 #[derive(Debug)]
 pub(super) struct Dial {
-    pub(super) dialler: Dialler,
+    pub(super) diallers: Vec<Dialler>,
     pub(super) timeout: Duration,
 }
 
 impl Connector for Dial {
     fn connect(&self) -> Pin<Box<dyn Future<Output = Result<ByteStream, ConnectError>> + Send + '_>> {
-        Box::pin(self.dialler.connect(self.timeout))
+        Box::pin(connect_any(&self.diallers, self.timeout))
     }
 }
 
@@ -71,6 +71,7 @@ struct Shared {
     /// The drivers of connections that are leaving in order: their calls still run, whatever becomes of the connections after them. Each is there for
     /// calls of this process, and ends with the last of them.
     leaving: Mutex<Vec<Leaving>>,
+    on_change: Option<Arc<Notify>>,
     /// The connecting task runs. Its handle knows only later that it ended, when those who wait have been told already.
     running: AtomicBool,
 }
@@ -87,8 +88,19 @@ impl Leaving {
     }
 }
 
-/// The task that connects, or drives a connection; stopped with the channel.
-struct Task(JoinHandle<()>);
+/// A task that is stopped with its owner.
+pub(super) struct Task(JoinHandle<()>);
+
+impl Task {
+    pub(super) fn new(handle: JoinHandle<()>) -> Self {
+        Self(handle)
+    }
+
+    /// Waits for its end; an error is a panic.
+    pub(super) async fn join(&mut self) -> Result<(), JoinError> {
+        (&mut self.0).await
+    }
+}
 
 impl Drop for Task {
     fn drop(&mut self) {
@@ -102,6 +114,8 @@ pub(super) struct SubchannelConfig {
     pub(super) mux: MuxConfig,
     pub(super) backoff: Backoff,
     pub(super) connect_timeout: Duration,
+    /// Told of every change of state.
+    pub(super) on_change: Option<Arc<Notify>>,
 }
 
 impl Subchannel {
@@ -118,6 +132,7 @@ impl Subchannel {
                 last_failure: Mutex::new(None),
                 leaving: Mutex::new(Vec::new()),
                 running: AtomicBool::new(false),
+                on_change: config.on_change,
             }),
             task: Mutex::new(None),
         }
@@ -129,6 +144,22 @@ impl Subchannel {
 
     pub(super) fn state(&self) -> watch::Receiver<ConnectivityState> {
         self.shared.state.subscribe()
+    }
+
+    pub(super) fn state_now(&self) -> ConnectivityState {
+        *self.shared.state.borrow()
+    }
+
+    /// Stops connecting, if no call can be on a connection of its.
+    pub(super) fn rest(&self) {
+        if matches!(
+            self.state_now(),
+            ConnectivityState::Connecting | ConnectivityState::TransientFailure
+        ) && self.shared.current.load().is_none()
+        {
+            let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+            drop(task);
+        }
     }
 
     /// The connection for the next call, if there is one.
@@ -200,7 +231,7 @@ impl Subchannel {
     }
 
     /// Starts the connecting task unless it runs.
-    fn start(&self) -> Result<(), Status> {
+    pub(super) fn start(&self) -> Result<(), Status> {
         let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
         // Under the lock: the shutdown takes the task away after it has set the state.
         if self.shared.is_shut_down() {
@@ -214,7 +245,7 @@ impl Subchannel {
         })?;
         self.shared.running.store(true, Ordering::Release);
         let running = Running(Arc::clone(&self.shared));
-        *task = Some(Task(runtime.spawn(run(running))));
+        *task = Some(Task::new(runtime.spawn(run(running))));
         Ok(())
     }
 
@@ -227,6 +258,12 @@ impl Subchannel {
         let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
         drop(task);
         self.shared.stop_leaving();
+    }
+}
+
+impl Drop for Subchannel {
+    fn drop(&mut self) {
+        self.shut_down();
     }
 }
 
@@ -243,6 +280,7 @@ impl Drop for Running {
                 *state = ConnectivityState::Idle;
             }
         });
+        self.0.tell();
         if self.0.is_shut_down() {
             // It may have put one there after the shutdown looked.
             self.0.stop_leaving();
@@ -263,7 +301,7 @@ async fn run(running: Running) {
         match attempt.await.unwrap_or_else(|_| Err(shared.timed_out())) {
             Ok(stream) => {
                 let (connection, driver) = driver::start(stream, Role::Client, shared.config.clone(), NoCalls);
-                let task = Task(tokio::spawn(driver));
+                let task = Task::new(tokio::spawn(driver));
                 let began = time::now();
                 let watched = shared.watch(&connection, &mut failures).await;
                 let lived = time::now().saturating_duration_since(began);
@@ -424,20 +462,29 @@ impl Shared {
     }
 
     fn set_state(&self, new: ConnectivityState) {
-        self.state.send_if_modified(|state| {
+        let is_new = self.state.send_if_modified(|state| {
             if *state == new || *state == ConnectivityState::Shutdown {
                 return false;
             }
             *state = new;
             true
         });
+        if is_new {
+            self.tell();
+        }
+    }
+
+    fn tell(&self) {
+        if let Some(on_change) = &self.on_change {
+            on_change.notify_one();
+        }
     }
 }
 
-fn unreachable(message: String) -> Status {
+pub(super) fn unreachable(message: String) -> Status {
     Status::unavailable(message).with_origin(Origin::Transport).with_handler_ran(HandlerRan::No)
 }
 
-fn closed() -> Status {
+pub(super) fn closed() -> Status {
     Status::unavailable("the channel was closed").with_handler_ran(HandlerRan::No)
 }

@@ -59,8 +59,7 @@ async fn used_up_stream_ids_are_a_new_connection_and_no_failure() {
     };
     call().await.unwrap();
     {
-        let current = channel.current().unwrap();
-        let connection = current.as_ref().unwrap();
+        let connection = channel.current().unwrap();
         connection.batch(|mux| mux.skip_ids_to(StreamId(u32::MAX - 3)));
     }
     for _ in 0..5 {

@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::registration::RegistrationConfig;
 use super::router::{Collision, Fallback, Router};
 use super::shutdown::{Connections, Drain, Serving, Tasks};
 use super::watchdog::Watchdog;
 use super::{CONNECTIONS_MAX, HANDSHAKES_MAX, Shared, accept};
+use crate::discovery::{Instance, Registrar, RegistrarError};
 use crate::interceptor::{Chain, Interceptor};
 use crate::mux::MuxConfig;
 use crate::mux::config::ConfigError;
@@ -64,6 +66,9 @@ pub enum ServerError {
     /// There is nowhere to serve.
     #[error("the server listens nowhere; add an address with `.bind(..)`, or `start` it and hand connections over")]
     NoAddress,
+    /// The server cannot be registered as it is.
+    #[error(transparent)]
+    Registrar(#[from] RegistrarError),
     /// Signals cannot be listened to.
     #[error("cannot listen to signals")]
     Signals(#[source] io::Error),
@@ -103,6 +108,7 @@ pub struct ServerBuilder {
     handshakes_max: usize,
     drain: Drain,
     signals: bool,
+    registration: RegistrationConfig,
     wrong: Option<ServerError>,
 }
 
@@ -128,6 +134,7 @@ impl Default for ServerBuilder {
             handshakes_max: HANDSHAKES_MAX,
             drain: Drain::default(),
             signals: false,
+            registration: RegistrationConfig::default(),
             wrong: None,
         }
     }
@@ -301,6 +308,21 @@ impl ServerBuilder {
         self
     }
 
+    /// Registers the server's services as soon as it serves, and for as long; several registries are kept at once. At a shutdown its entry is marked as
+    /// draining first, and deleted after the lame-duck time.
+    #[must_use]
+    pub fn register(mut self, registrar: impl Registrar) -> Self {
+        self.registration.registrars.push(Arc::new(registrar));
+        self
+    }
+
+    /// Sets what the server says of itself in registries.
+    #[must_use]
+    pub fn instance(mut self, instance: Instance) -> Self {
+        self.registration.instance = instance;
+        self
+    }
+
     /// Starts the server; it runs until the returned handle is shut down or dropped. Without an address it serves what is handed over by
     /// [`Serving::accept`].
     ///
@@ -371,7 +393,9 @@ impl ServerBuilder {
             panics: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
         });
-        Ok(launch(shared, opened, self.drain, self.signals))
+        let mut serving = launch(shared, opened, self.drain, self.signals);
+        serving.register(self.registration)?;
+        Ok(serving)
     }
 
     /// Starts the server, logs what it bound, and runs it until it is told to end.
@@ -424,6 +448,7 @@ fn launch(shared: Arc<Shared>, opened: Vec<Listener>, drain: Drain, signals: boo
         closing,
         listeners,
         signals,
+        registration: None,
     }
 }
 

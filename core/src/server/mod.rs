@@ -9,6 +9,7 @@ pub mod builder;
 mod clock;
 mod connection;
 mod dispatch;
+mod registration;
 mod router;
 pub mod shutdown;
 mod slots;

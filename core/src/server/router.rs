@@ -1,6 +1,6 @@
 //! Method id -> service and method.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::future::Future;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -118,6 +118,11 @@ impl Router {
 
     pub(super) fn service(&self, index: usize) -> Option<&Arc<dyn Service>> {
         self.services.get(index)
+    }
+
+    /// The names of all services.
+    pub(super) fn names(&self) -> BTreeSet<String> {
+        self.routes.iter().map(|route| route.spec.service().to_owned()).collect()
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -14,6 +14,7 @@ use super::Shared;
 use super::accept;
 use super::builder::ServerError;
 use super::connection::Accepted;
+use super::registration::{Registration, RegistrationConfig};
 use crate::mux::config::{ConfigError, check_duration};
 use crate::time::{self, DurationError, IntoDuration};
 use crate::transport::Address;
@@ -285,6 +286,7 @@ pub struct Serving {
     pub(super) closing: watch::Sender<bool>,
     pub(super) listeners: Vec<JoinHandle<()>>,
     pub(super) signals: bool,
+    pub(super) registration: Option<Registration>,
 }
 
 impl Serving {
@@ -316,6 +318,12 @@ impl Serving {
     #[must_use]
     pub fn panics(&self) -> usize {
         self.shared.panics.load(Ordering::Relaxed)
+    }
+
+    /// Registers the server, at the ports that the system chose.
+    pub(super) fn register(&mut self, config: RegistrationConfig) -> Result<(), ServerError> {
+        self.registration = config.start(self.shared.router.names(), &self.addresses)?;
+        Ok(())
     }
 
     /// Serves a byte stream that was accepted elsewhere.
@@ -350,7 +358,13 @@ impl Serving {
     pub async fn shutdown(mut self) {
         let bound = time::now() + self.drain.bound;
         tracing::info!(connections = self.connections(), "shutting down");
+        if let Some(registration) = &self.registration {
+            registration.drain();
+        }
         tokio::time::sleep(self.drain.lame_duck).await;
+        if let Some(registration) = self.registration.take() {
+            registration.withdraw().await;
+        }
         self.closing.send_replace(true);
         for mut listener in self.listeners.drain(..) {
             // Closed before clients are told to leave: those that come back at once must be refused, not be left in a backlog. However it ended, its

@@ -1,0 +1,165 @@
+//! Chooses which of the ready endpoints takes a call.
+//!
+//! A [`Balancer`] is asked for a new [`Picker`] whenever the ready endpoints change, away from all calls; a picker is immutable, and calls share the newest
+//! one without a lock. What calls learn of an endpoint (how long they took, how many are under way) is in its [`Candidate::load`].
+//!
+//! Not here: connecting (`subchannel`), which endpoints there are (`discovery`), sending again (`attempt`).
+//! Source: gRFC A24 for the split; the load is `policy/load.rs`.
+
+mod least_request;
+mod p2c;
+mod pick_first;
+mod round_robin;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::member::Member;
+use crate::discovery::Endpoint;
+use crate::metadata::Metadata;
+use crate::policy::load::{Load, Typical};
+
+pub use least_request::LeastRequest;
+pub use p2c::PeakEwma;
+pub use pick_first::PickFirst;
+pub use round_robin::RoundRobin;
+
+/// A policy of choosing endpoints.
+///
+/// # Examples
+/// ```
+/// # mod sinew { pub use sinew_core::client::{Balancer, Candidate, PickArgs, Picker}; }
+/// use std::sync::Arc;
+///
+/// use sinew::{Balancer, Candidate, PickArgs, Picker};
+///
+/// /// Takes whoever has the fewest calls under way.
+/// #[derive(Debug)]
+/// struct FewestCalls;
+///
+/// struct Fewest(Vec<Candidate>);
+///
+/// impl Balancer for FewestCalls {
+///     fn picker(&self, ready: &[Candidate]) -> Arc<dyn Picker> {
+///         Arc::new(Fewest(ready.to_vec()))
+///     }
+/// }
+///
+/// impl Picker for Fewest {
+///     fn pick(&self, args: &PickArgs<'_>) -> Option<usize> {
+///         let free = self.0.iter().enumerate().filter(|(_, one)| !args.excludes(one));
+///         free.min_by_key(|(_, one)| one.in_flight()).map(|(index, _)| index)
+///     }
+/// }
+/// ```
+pub trait Balancer: Send + Sync + fmt::Debug + 'static {
+    /// A picker for these endpoints, all of which are connected and take calls. Never called with none.
+    fn picker(&self, ready: &[Candidate]) -> Arc<dyn Picker>;
+
+    /// Which endpoints to connect to (default: all).
+    fn connects_to(&self) -> ConnectsTo {
+        ConnectsTo::All
+    }
+}
+
+/// Chooses among the endpoints that it was made for.
+pub trait Picker: Send + Sync + 'static {
+    /// The position of the endpoint for one call, in the list that the balancer had. `None`, or a position outside, if there is none that is not excluded.
+    /// Called for every attempt, by many threads: no locks, no waiting.
+    fn pick(&self, args: &PickArgs<'_>) -> Option<usize>;
+}
+
+/// Which endpoints a balancer wants to be connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ConnectsTo {
+    /// All of them.
+    All,
+    /// One: the first that can be connected to, in the order of the list.
+    First,
+}
+
+/// An endpoint that takes calls.
+#[derive(Clone)]
+pub struct Candidate {
+    pub(super) member: Arc<Member>,
+    pub(super) endpoint: Endpoint,
+}
+
+impl Candidate {
+    /// What is known about it.
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Calls that are under way there, of this channel.
+    #[must_use]
+    pub fn in_flight(&self) -> u32 {
+        self.member.load.in_flight()
+    }
+
+    /// Its load as this channel sees it.
+    #[must_use]
+    pub fn load(&self) -> &Load {
+        &self.member.load
+    }
+
+    /// What is typical of the channel's endpoints.
+    #[must_use]
+    pub fn typical(&self) -> &Typical {
+        &self.member.typical
+    }
+}
+
+impl fmt::Debug for Candidate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Candidate")
+            .field("name", &self.endpoint.name())
+            .field("in_flight", &self.in_flight())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What is known of a call when its endpoint is chosen.
+#[derive(Clone, Copy, Debug)]
+pub struct PickArgs<'a> {
+    pub(super) now: Instant,
+    pub(super) method: u64,
+    pub(super) metadata: Option<&'a Metadata>,
+    pub(super) exclude: &'a [u64],
+}
+
+impl PickArgs<'_> {
+    /// The instant of the pick.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// The id of the method.
+    #[must_use]
+    pub fn method(&self) -> u64 {
+        self.method
+    }
+
+    /// The call's metadata; `None` if it has none.
+    #[must_use]
+    pub fn metadata(&self) -> Option<&Metadata> {
+        self.metadata
+    }
+
+    /// Whether an earlier attempt of this call went to `candidate`. If nobody else is there, it is asked again.
+    #[must_use]
+    pub fn excludes(&self, candidate: &Candidate) -> bool {
+        !self.exclude.is_empty() && self.exclude.contains(&candidate.member.id)
+    }
+}
+
+/// Each weight over their mean.
+fn shares(candidates: &[Candidate]) -> Vec<f64> {
+    let weight = |one: &Candidate| f64::from(one.endpoint.weight().max(1));
+    let mean = candidates.iter().map(weight).sum::<f64>() / candidates.len().max(1) as f64;
+    candidates.iter().map(|one| weight(one) / mean).collect()
+}

@@ -1,0 +1,90 @@
+//! One endpoint of a channel: its subchannel, and its load as this channel's calls see it.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::subchannel::Subchannel;
+use crate::code::Code;
+use crate::policy::load::{Load, Typical, Verdict};
+use crate::status::{HandlerRan, Origin, Status};
+use crate::time;
+use crate::transport::Connection;
+
+/// One endpoint of a channel.
+pub(super) struct Member {
+    /// Never used again within the process.
+    pub(super) id: u64,
+    pub(super) subchannel: Subchannel,
+    pub(super) load: Load,
+    pub(super) typical: Arc<Typical>,
+}
+
+/// A connection that was chosen for one attempt.
+pub(super) struct Picked {
+    pub(super) connection: Connection,
+    /// The member it belongs to, where there may be several.
+    pub(super) completion: Option<Completion>,
+}
+
+/// One attempt at a member, counted there until it is over. Keeps the member's connection alive, also when it is in no list any more.
+pub(super) struct Completion {
+    member: Arc<Member>,
+    began: Instant,
+    verdict: Verdict,
+}
+
+impl Picked {
+    /// The only connection there is.
+    pub(super) fn only(connection: Connection) -> Self {
+        Self {
+            connection,
+            completion: None,
+        }
+    }
+}
+
+impl Completion {
+    pub(super) fn begin(member: Arc<Member>, now: Instant) -> Self {
+        member.load.begin(now, &member.typical);
+        Self {
+            member,
+            began: now,
+            verdict: Verdict::GivenUp,
+        }
+    }
+
+    /// The attempt is about a stream, or is none after all.
+    pub(super) fn set_neutral(&mut self) {
+        self.verdict = Verdict::Neutral;
+    }
+
+    pub(super) fn member(&self) -> &Arc<Member> {
+        &self.member
+    }
+
+    /// The attempt is over: `failed` with that status, or with an answer.
+    pub(super) fn end(mut self, failed: Option<&Status>) {
+        self.verdict = failed.map_or(Verdict::Answered, verdict);
+    }
+}
+
+impl Drop for Completion {
+    fn drop(&mut self) {
+        let Self { member, began, verdict } = self;
+        member.load.end(*began, time::now(), *verdict, &member.typical);
+    }
+}
+
+/// What a status tells about the endpoint it came from.
+fn verdict(status: &Status) -> Verdict {
+    match status.code() {
+        // Its own fault, or its way's.
+        Code::Unknown | Code::Internal | Code::DataLoss => Verdict::Failed,
+        // It has more than it can do, or says so; whoever is about to leave, and took nothing up, is not worse for that.
+        Code::ResourceExhausted if status.origin() != Origin::Local => Verdict::Failed,
+        Code::Unavailable if status.handler_ran() != HandlerRan::No => Verdict::Failed,
+        Code::Cancelled | Code::ResourceExhausted | Code::Unavailable => Verdict::Neutral,
+        // It answered; or it did not in time, which counts with the time it took.
+        _ => Verdict::Answered,
+    }
+}

@@ -1,0 +1,244 @@
+//! The endpoints of a channel as the task of its pool knows them: who is there, who is connected, and what calls are to read.
+//!
+//! Driven by [`pool`](super::pool): lists and changes of state go in, a [`View`] comes out.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::balancer::{Candidate, ConnectsTo};
+use super::member::Member;
+use super::state::ConnectivityState;
+use super::subchannel::unreachable;
+use crate::discovery::{Endpoint, Resolution, ResolveError};
+use crate::policy::subset::{ALL_MAX, SUBSET_SIZE, subset};
+use crate::status::Status;
+use crate::transport::error::WithCauses;
+
+/// How long the first ready endpoint has to wait for the others before calls go to it: all that queued up would go to that one else.
+const GATHER: Duration = Duration::from_millis(50);
+
+/// The endpoints of a channel.
+pub(super) struct Members {
+    /// Those that the balancer may connect to.
+    members: Vec<Known>,
+    /// What subset this client takes.
+    seed: u64,
+    /// How many endpoints there are, and how many of them take calls.
+    counts: (usize, usize),
+    /// Why some endpoints are none.
+    refused: Option<Status>,
+    /// Why the list is what it is.
+    resolve_failure: Option<ResolveError>,
+    gathering: Gathering,
+    /// The one that takes all calls, where one does.
+    first: Option<u64>,
+    /// What the last view showed as ready.
+    shown: Vec<(u64, Endpoint)>,
+}
+
+/// What calls are to read.
+pub(super) enum View {
+    /// Nobody is ready.
+    Nobody {
+        /// Why.
+        failure: Option<Status>,
+        /// There is no hope for the moment.
+        is_hopeless: bool,
+    },
+    /// Somebody is, and waits for the others.
+    Gathering(Instant),
+    /// These are ready.
+    Ready(Vec<Candidate>),
+    /// The same as before.
+    Unchanged,
+}
+
+/// Whether those that are ready have waited for the others.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Gathering {
+    /// Nobody is ready.
+    None,
+    /// Somebody is.
+    Until(Instant),
+    /// They have.
+    Done,
+}
+
+struct Known {
+    endpoint: Endpoint,
+    member: Arc<Member>,
+}
+
+impl Known {
+    fn state(&self) -> ConnectivityState {
+        self.member.subchannel.state_now()
+    }
+}
+
+impl Members {
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            members: Vec::new(),
+            seed,
+            counts: (0, 0),
+            refused: None,
+            resolve_failure: None,
+            gathering: Gathering::None,
+            first: None,
+            shown: Vec::new(),
+        }
+    }
+
+    /// Calls that were begun at all of them, and that are under way.
+    pub(super) fn calls(&self) -> (u64, u64) {
+        let loads = self.members.iter().map(|known| &known.member.load);
+        loads.fold((0, 0), |(begun, running), load| {
+            (begun + load.begun(), running + u64::from(load.in_flight()))
+        })
+    }
+
+    /// Takes up what the resolver says: keeps who is still there, lets go of who is not, and takes in who is new, made by `make`.
+    pub(super) fn update(&mut self, list: &Resolution, make: impl Fn(&Endpoint) -> Result<Arc<Member>, Status>) {
+        self.resolve_failure = list.failure().cloned();
+        if list.version() == 0 {
+            return;
+        }
+        let usable: Vec<&Endpoint> = list.endpoints().iter().filter(|endpoint| endpoint.takes_calls()).collect();
+        self.counts = (list.endpoints().len(), usable.len());
+        let taken = subset(
+            usable.iter().map(|endpoint| endpoint.name()),
+            self.seed,
+            ALL_MAX,
+            SUBSET_SIZE,
+        );
+        let mut before: HashMap<String, Known> = std::mem::take(&mut self.members)
+            .into_iter()
+            .map(|known| (known.endpoint.name().to_owned(), known))
+            .collect();
+        self.refused = None;
+        for endpoint in taken.into_iter().map(|index| usable[index]) {
+            let known = before.remove(endpoint.name());
+            let kept = known.filter(|known| known.endpoint.is_same_instance(endpoint)).map(|known| known.member);
+            match kept.map_or_else(|| make(endpoint), Ok) {
+                Ok(member) => self.members.push(Known {
+                    endpoint: endpoint.clone(),
+                    member,
+                }),
+                Err(refused) => self.refused = Some(refused),
+            }
+        }
+        // Those that are left are let go: their calls keep them until they are done.
+    }
+
+    /// Connects whom the balancer wants connected, and tells who is ready.
+    pub(super) fn view(&mut self, connects_to: ConnectsTo, target: &str, now: Instant) -> View {
+        let wanted = self.connect(connects_to);
+        let is_ready = |&&index: &&usize| self.members[index].state() == ConnectivityState::Ready;
+        let ready: Vec<&Known> = wanted.iter().filter(is_ready).map(|&index| &self.members[index]).collect();
+        if ready.is_empty() {
+            self.gathering = Gathering::None;
+            self.shown.clear();
+            return View::Nobody {
+                failure: self.failure(target),
+                is_hopeless: self.is_hopeless(&wanted),
+            };
+        }
+        let settled = |&index: &usize| {
+            let state = self.members[index].state();
+            state == ConnectivityState::Ready || state == ConnectivityState::TransientFailure
+        };
+        let until = match self.gathering {
+            Gathering::None => now + GATHER,
+            Gathering::Until(until) => until,
+            Gathering::Done => now,
+        };
+        if now < until && !wanted.iter().all(settled) {
+            self.gathering = Gathering::Until(until);
+            return View::Gathering(until);
+        }
+        let shown = ready.iter().map(|known| (known.member.id, known.endpoint.clone())).collect();
+        self.gathering = Gathering::Done;
+        if self.shown == shown {
+            return View::Unchanged;
+        }
+        let candidate = |known: &Known| Candidate {
+            member: Arc::clone(&known.member),
+            endpoint: known.endpoint.clone(),
+        };
+        let candidates = ready.into_iter().map(candidate).collect();
+        self.shown = shown;
+        View::Ready(candidates)
+    }
+
+    /// Sees to it that the right ones connect; returns those that may be called.
+    fn connect(&mut self, connects_to: ConnectsTo) -> Vec<usize> {
+        let start = |index: usize| {
+            // Outside a runtime, or after its end, this task is none either.
+            let _started = self.members[index].member.subchannel.start();
+        };
+        let everybody = 0..self.members.len();
+        if connects_to == ConnectsTo::All {
+            everybody.clone().for_each(start);
+            return everybody.collect();
+        }
+        let state = |index: usize| self.members[index].state();
+        let is_first = |&index: &usize| Some(self.members[index].member.id) == self.first;
+        // Whoever has it keeps it, also if a better one comes back: nothing is gained by moving.
+        let mut found = everybody.clone().filter(|&index| state(index) == ConnectivityState::Ready).find(is_first);
+        let mut tried = Vec::new();
+        for index in everybody {
+            if found.is_some() {
+                break;
+            }
+            tried.push(index);
+            start(index);
+            match state(index) {
+                ConnectivityState::Ready => found = Some(index),
+                // The next one's turn; this one goes on trying.
+                ConnectivityState::TransientFailure => {}
+                _ => break,
+            }
+        }
+        let Some(found) = found else { return tried };
+        self.first = Some(self.members[found].member.id);
+        let others = self.members.iter().enumerate().filter(|&(index, _)| index != found);
+        others.for_each(|(_, other)| other.member.subchannel.rest());
+        vec![found]
+    }
+
+    /// Whether calls that do not wait have to fail.
+    fn is_hopeless(&self, wanted: &[usize]) -> bool {
+        if wanted.is_empty() {
+            return self.refused.is_some() || self.resolve_failure.is_some() || self.counts.0 > 0;
+        }
+        wanted.iter().all(|&index| self.members[index].state() == ConnectivityState::TransientFailure)
+    }
+
+    fn failure(&self, target: &str) -> Option<Status> {
+        let mut causes = self.members.iter().rev().filter_map(|known| known.member.subchannel.last_failure());
+        if let Some(last) = causes.next() {
+            let none = match self.members.len() {
+                1 => "the only endpoint".to_owned(),
+                count => format!("none of the {count} endpoints"),
+            };
+            let cause = last.message();
+            return Some(unreachable(format!("{none} of {target} can be reached: {cause}")).with_source(last));
+        }
+        if self.members.is_empty() && self.refused.is_some() {
+            return self.refused.clone();
+        }
+        if let (count @ 1.., 0) = self.counts {
+            return Some(unreachable(format!(
+                "all endpoints of {target}, {count} of them, are leaving or have weight 0"
+            )));
+        }
+        let failure = self.resolve_failure.as_ref().filter(|_| self.members.is_empty())?;
+        Some(unreachable(format!(
+            "no endpoint of {target} is known: {}",
+            WithCauses(failure)
+        )))
+    }
+}

@@ -1,0 +1,435 @@
+//! The endpoints of a target: found, connected, watched, and chosen between.
+//!
+//! One task follows the resolver's lists and the states of the subchannels, and publishes what calls read: the ready endpoints and a picker for them.
+//! Calls take no lock and never wait for that task while anybody is ready. It ends when nothing was called for long, and with its runtime; the next call
+//! begins it anew, with the last list as long as there is no newer.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch};
+
+use super::balancer::{Balancer, Candidate, PickArgs, Picker};
+use super::channel::Wanted;
+use super::member::{Completion, Member, Picked};
+use super::members::{Members, View};
+use super::state::ConnectivityState;
+use super::subchannel::{Subchannel, SubchannelConfig, Task, closed, unreachable};
+use crate::discovery::{Endpoint, Publisher, Resolution, ResolveError, Resolver};
+use crate::metadata::Metadata;
+use crate::policy::backoff::Backoff;
+use crate::policy::load::{Load, Typical};
+use crate::status::{HandlerRan, Status};
+use crate::time;
+
+/// The time without calls is looked at so many times before it counts as idle.
+const IDLE_LOOKS: u32 = 2;
+
+/// Makes the subchannel of an endpoint; `Err` if the client does not want to connect to it.
+pub(super) type Connect = dyn Fn(&Endpoint, Arc<Notify>) -> Result<SubchannelConfig, Status> + Send + Sync;
+
+pub(super) struct Pool {
+    shared: Arc<Shared>,
+    task: Mutex<Option<Task>>,
+}
+
+pub(super) struct PoolConfig {
+    pub(super) target: String,
+    pub(super) resolver: Arc<dyn Resolver>,
+    pub(super) balancer: Arc<dyn Balancer>,
+    pub(super) connect: Box<Connect>,
+    pub(super) connect_timeout: Duration,
+    pub(super) idle_timeout: Option<Duration>,
+    pub(super) backoff: Backoff,
+}
+
+struct Shared {
+    config: PoolConfig,
+    published: ArcSwapOption<Published>,
+    state: watch::Sender<ConnectivityState>,
+    failure: ArcSwap<Option<Status>>,
+    /// A subchannel has changed its state.
+    changed: Arc<Notify>,
+    typical: Arc<Typical>,
+    /// What tells this client from others.
+    seed: u64,
+    /// What the resolver said last.
+    last: Mutex<Option<Resolution>>,
+    /// All members that exist, for the end of the channel.
+    members: Mutex<Vec<Weak<Member>>>,
+    running: AtomicBool,
+}
+
+/// What calls read.
+struct Published {
+    candidates: Box<[Candidate]>,
+    picker: Arc<dyn Picker>,
+}
+
+impl Pool {
+    pub(super) fn new(config: PoolConfig) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                config,
+                published: ArcSwapOption::empty(),
+                state: watch::Sender::new(ConnectivityState::Idle),
+                failure: ArcSwap::from_pointee(None),
+                changed: Arc::new(Notify::new()),
+                typical: Arc::new(Typical::new(time::now())),
+                seed: fastrand::u64(..),
+                last: Mutex::new(None),
+                members: Mutex::default(),
+                running: AtomicBool::new(false),
+            }),
+            task: Mutex::new(None),
+        }
+    }
+
+    pub(super) fn target(&self) -> &str {
+        &self.shared.config.target
+    }
+
+    pub(super) fn state(&self) -> watch::Receiver<ConnectivityState> {
+        self.shared.state.subscribe()
+    }
+
+    /// Why nobody can be reached, if so.
+    pub(super) fn last_failure(&self) -> Option<Status> {
+        let failing = *self.shared.state.borrow() == ConnectivityState::TransientFailure;
+        failing.then(|| self.shared.failure())
+    }
+
+    /// Chooses a connection for an attempt, if there is one. Members in `exclude` are left out as long as there are others.
+    pub(super) fn pick(&self, method: u64, metadata: Option<&Metadata>, exclude: &[u64]) -> Option<Picked> {
+        let published = self.shared.published.load();
+        let published = published.as_deref()?;
+        let now = time::now();
+        let args = PickArgs {
+            now,
+            method,
+            metadata,
+            exclude,
+        };
+        let first = published.pick(&args);
+        if let Some(picked) = first.and_then(|candidate| candidate.begin(now)) {
+            return Some(picked);
+        }
+        // It lost its connection a moment ago, or all were tried.
+        let mut lost = exclude.to_vec();
+        let mut last = first;
+        while let Some(candidate) = last.filter(|one| !lost.contains(&one.member.id)) {
+            lost.push(candidate.member.id);
+            last = published.pick(&PickArgs { exclude: &lost, ..args });
+            if let Some(picked) = last.and_then(|candidate| candidate.begin(now)) {
+                return Some(picked);
+            }
+        }
+        if exclude.is_empty() {
+            return None;
+        }
+        published.pick(&PickArgs { exclude: &[], ..args }).and_then(|candidate| candidate.begin(now))
+    }
+
+    /// A connection for an attempt; waits until there is one.
+    ///
+    /// # Errors
+    /// UNAVAILABLE with the cause if nobody can be reached and `wait_for_ready` is off, or the channel is closed.
+    ///
+    /// # Cancel safety
+    /// Cancel safe; connecting goes on for others.
+    pub(super) async fn acquire(&self, wanted: &Wanted<'_>) -> Result<Picked, Status> {
+        let mut state = self.shared.state.subscribe();
+        loop {
+            let now = *state.borrow_and_update();
+            if let Some(picked) = self.pick(wanted.method, Some(wanted.metadata), wanted.tried) {
+                return Ok(picked);
+            }
+            match now {
+                ConnectivityState::Shutdown => return Err(closed()),
+                ConnectivityState::TransientFailure if !wanted.wait_for_ready => return Err(self.shared.failure()),
+                _ => self.start()?,
+            }
+            if state.changed().await.is_err() {
+                return Err(closed());
+            }
+        }
+    }
+
+    /// Connects and waits for READY, for the connect time-out at most.
+    ///
+    /// # Errors
+    /// UNAVAILABLE with the cause of the last failure.
+    pub(super) async fn connect(&self) -> Result<(), Status> {
+        let mut state = self.shared.state.subscribe();
+        let ready = async {
+            loop {
+                match *state.borrow_and_update() {
+                    ConnectivityState::Ready => return Ok(()),
+                    ConnectivityState::Shutdown => return Err(closed()),
+                    ConnectivityState::Idle | ConnectivityState::Connecting | ConnectivityState::TransientFailure => {
+                        self.start()?;
+                    }
+                }
+                if state.changed().await.is_err() {
+                    return Err(closed());
+                }
+            }
+        };
+        match tokio::time::timeout(self.shared.config.connect_timeout, ready).await {
+            Ok(result) => result,
+            Err(_) => Err(self.shared.failure()),
+        }
+    }
+
+    /// Starts the task unless it runs.
+    fn start(&self) -> Result<(), Status> {
+        let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        // Under the lock: the shutdown takes the task away after it has set the state.
+        if self.shared.is_shut_down() {
+            return Err(closed());
+        }
+        if self.shared.running.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let runtime = Handle::try_current().map_err(|_| {
+            Status::internal("calls need a tokio runtime; await them inside one").with_handler_ran(HandlerRan::No)
+        })?;
+        self.shared.running.store(true, Ordering::Release);
+        let running = Running(Arc::clone(&self.shared));
+        *task = Some(Task::new(runtime.spawn(run(running))));
+        Ok(())
+    }
+
+    /// Closes all connections for good.
+    pub(super) fn shut_down(&self) {
+        self.shared.state.send_replace(ConnectivityState::Shutdown);
+        self.shared.published.store(None);
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(task);
+        // Those that are in no list any more, too: their calls end as well.
+        let members = std::mem::take(&mut *self.shared.members());
+        members.iter().filter_map(Weak::upgrade).for_each(|member| member.subchannel.shut_down());
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shut_down();
+    }
+}
+
+impl Published {
+    fn pick(&self, args: &PickArgs<'_>) -> Option<&Candidate> {
+        self.picker.pick(args).and_then(|index| self.candidates.get(index))
+    }
+}
+
+impl Candidate {
+    /// Begins an attempt there, if it is still connected.
+    fn begin(&self, now: std::time::Instant) -> Option<Picked> {
+        let connection = self.member.subchannel.current();
+        connection.as_deref().map(|connection| Picked {
+            connection: connection.clone(),
+            completion: Some(Completion::begin(Arc::clone(&self.member), now)),
+        })
+    }
+}
+
+/// Tidies up when the task ends, also when its runtime goes down: the next call starts a new task on its own runtime.
+struct Running(Arc<Shared>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.published.store(None);
+        self.0.running.store(false, Ordering::Release);
+        self.0.state.send_modify(|state| {
+            if *state != ConnectivityState::Shutdown {
+                *state = ConnectivityState::Idle;
+            }
+        });
+    }
+}
+
+async fn run(running: Running) {
+    let shared = &running.0;
+    shared.set_state(ConnectivityState::Connecting);
+    let (publisher, mut lists) = Publisher::channel();
+    let resolving = resolve(Arc::clone(&shared.config.resolver), publisher, shared.config.backoff);
+    let _resolving = Task::new(tokio::spawn(resolving));
+    let mut members = Members::new(shared.seed);
+    let make = |endpoint: &Endpoint| shared.member(endpoint);
+    if let Some(last) = &*shared.last() {
+        members.update(last, make);
+    }
+    let mut idle = Idle::new(shared.config.idle_timeout);
+    loop {
+        let now = tokio::time::Instant::now();
+        let connects_to = shared.config.balancer.connects_to();
+        let gathering = shared.publish(members.view(connects_to, &shared.config.target, now));
+        // All of them are cancel safe: a list and a state can be looked at again, and a permit of the notification is kept.
+        tokio::select! {
+            _ = lists.changed() => {
+                let list = lists.latest();
+                members.update(&list, make);
+                if list.version() > 0 {
+                    *shared.last() = Some(list);
+                }
+            }
+            () = shared.changed.notified() => {}
+            () = tokio::time::sleep_until(gathering.unwrap_or(now)), if gathering.is_some() => {}
+            () = idle.look() => {
+                if idle.is_over(&members) {
+                    // The connections end with the members.
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Runs the resolver; one that panics is begun anew.
+async fn resolve(resolver: Arc<dyn Resolver>, publisher: Publisher, backoff: Backoff) {
+    let mut failures = 0;
+    loop {
+        let (resolver, watching) = (Arc::clone(&resolver), publisher.clone());
+        let mut task = Task::new(tokio::spawn(async move { resolver.watch(watching).await }));
+        if task.join().await.is_ok() {
+            // The last list stands, as long as there is somebody to read it.
+            return publisher.closed().await;
+        }
+        tracing::error!("the resolver panicked; it is begun anew after a while");
+        publisher.fail(ResolveError::new("the resolver panicked"));
+        // Full jitter is for many clients of one server; here it must be a while.
+        tokio::time::sleep(backoff.ceiling(failures)).await;
+        failures = failures.saturating_add(1);
+    }
+}
+
+/// Finds out that nothing was called for long.
+struct Idle {
+    look_every: Option<Duration>,
+    next: tokio::time::Instant,
+    begun: u64,
+    quiet_looks: u32,
+}
+
+impl Idle {
+    fn new(timeout: Option<Duration>) -> Self {
+        let look_every = timeout.map(|timeout| (timeout / IDLE_LOOKS).max(Duration::from_millis(1)));
+        Self {
+            look_every,
+            next: tokio::time::Instant::now() + look_every.unwrap_or_default(),
+            begun: 0,
+            quiet_looks: 0,
+        }
+    }
+
+    async fn look(&self) {
+        match self.look_every {
+            Some(_) => tokio::time::sleep_until(self.next).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn is_over(&mut self, members: &Members) -> bool {
+        self.next = tokio::time::Instant::now() + self.look_every.unwrap_or_default();
+        let (begun, running) = members.calls();
+        // Members that left the list took their calls along.
+        let is_quiet = begun <= self.begun && running == 0;
+        self.begun = begun;
+        self.quiet_looks = if is_quiet { self.quiet_looks + 1 } else { 0 };
+        self.quiet_looks >= IDLE_LOOKS
+    }
+}
+
+impl Shared {
+    /// A member for an endpoint that is new.
+    fn member(&self, endpoint: &Endpoint) -> Result<Arc<Member>, Status> {
+        static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+        let config = (self.config.connect)(endpoint, Arc::clone(&self.changed)).inspect_err(|refused| {
+            tracing::warn!(
+                endpoint = endpoint.name(),
+                cause = refused.message(),
+                "an endpoint is not used"
+            );
+        })?;
+        let member = Arc::new(Member {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            subchannel: Subchannel::new(config),
+            load: Load::default(),
+            typical: Arc::clone(&self.typical),
+        });
+        let mut members = self.members();
+        members.retain(|member| member.strong_count() > 0);
+        members.push(Arc::downgrade(&member));
+        Ok(member)
+    }
+
+    fn members(&self) -> MutexGuard<'_, Vec<Weak<Member>>> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Shows calls what they are to read; returns until when to wait for more.
+    fn publish(&self, view: View) -> Option<tokio::time::Instant> {
+        match view {
+            View::Nobody { failure, is_hopeless } => {
+                self.published.store(None);
+                self.failure.store(Arc::new(failure));
+                // Once that is a failure it stays one until somebody is ready.
+                if is_hopeless {
+                    self.set_state(ConnectivityState::TransientFailure);
+                } else if *self.state.borrow() != ConnectivityState::TransientFailure {
+                    self.set_state(ConnectivityState::Connecting);
+                }
+            }
+            View::Gathering(until) => return Some(until),
+            View::Ready(candidates) => {
+                let balancer = &self.config.balancer;
+                match catch_unwind(AssertUnwindSafe(|| balancer.picker(&candidates))) {
+                    Ok(picker) => self.published.store(Some(Arc::new(Published {
+                        candidates: candidates.into(),
+                        picker,
+                    }))),
+                    Err(_panic) => {
+                        tracing::error!(?balancer, "the balancer panicked; calls go on with its last picker");
+                    }
+                }
+                self.set_state(ConnectivityState::Ready);
+            }
+            // A member may have lost a connection and made another one.
+            View::Unchanged => self.set_state(ConnectivityState::Ready),
+        }
+        None
+    }
+
+    fn last(&self) -> MutexGuard<'_, Option<Resolution>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_shut_down(&self) -> bool {
+        *self.state.borrow() == ConnectivityState::Shutdown
+    }
+
+    fn failure(&self) -> Status {
+        let known = Option::clone(&self.failure.load());
+        known.unwrap_or_else(|| {
+            unreachable(format!(
+                "no endpoint of {} was found within {:?}",
+                self.config.target, self.config.connect_timeout
+            ))
+        })
+    }
+
+    /// Sets the state, and wakes who waits for a connection even if it is the same.
+    fn set_state(&self, new: ConnectivityState) {
+        self.state.send_modify(|state| {
+            if *state != ConnectivityState::Shutdown {
+                *state = new;
+            }
+        });
+    }
+}

@@ -1,0 +1,141 @@
+//! Targets as users write them: one address, or a way to find the endpoints of a service.
+
+use std::sync::Arc;
+
+use crate::discovery::{Endpoint, FixedList, MemRegistry, Resolver};
+use crate::status::{HandlerRan, Status};
+use crate::transport::Address;
+
+/// What a target's text says.
+pub(super) enum Target {
+    /// One address.
+    Address(Address),
+    /// A service whose endpoints have to be found.
+    Service(Service),
+}
+
+/// A service whose endpoints have to be found.
+pub(super) struct Service {
+    pub(super) resolver: Arc<dyn Resolver>,
+    /// What servers must prove to be; `None` where the target itself names the hosts.
+    pub(super) identity: Option<String>,
+    /// The target allows clear text beyond the machine.
+    pub(super) dangerous_plaintext: bool,
+}
+
+impl Target {
+    /// # Errors
+    /// INVALID_ARGUMENT tells what is wrong with the text.
+    pub(super) fn parse(text: &str) -> Result<Self, Status> {
+        let Some((scheme, rest)) = text.split_once(":///") else {
+            return text.parse().map(Self::Address).map_err(|error| wrong(&error));
+        };
+        let (path, dangerous_plaintext) = match rest.split_once('?') {
+            None => (rest, false),
+            Some((path, "dangerous_plaintext")) => (path, true),
+            Some((_, option)) => {
+                return Err(wrong(&format_args!(
+                    "unknown option {option:?} in {text:?}; the only one is `?dangerous_plaintext`"
+                )));
+            }
+        };
+        let service = match scheme {
+            "static" => Service {
+                resolver: Arc::new(fixed(text, path)?),
+                identity: None,
+                dangerous_plaintext,
+            },
+            "mem" => Service {
+                resolver: Arc::new(MemRegistry::shared().resolver(named(text, path)?)),
+                identity: Some(path.to_owned()),
+                dangerous_plaintext,
+            },
+            // A path of three slashes.
+            "unix" => return text.parse().map(Self::Address).map_err(|error| wrong(&error)),
+            _ => {
+                return Err(wrong(&format_args!(
+                    "unknown scheme in {text:?}; a service is found by static:///host:port,host:port or mem:///service"
+                )));
+            }
+        };
+        Ok(Self::Service(service))
+    }
+}
+
+fn fixed(text: &str, list: &str) -> Result<FixedList, Status> {
+    let mut endpoints = Vec::new();
+    for address in list.split(',').map(str::trim).filter(|address| !address.is_empty()) {
+        let address: Address = address.parse().map_err(|error| wrong(&error))?;
+        if address != address.clone().with_plaintext_allowed(false) {
+            return Err(wrong(&format_args!(
+                "{text:?}: `?dangerous_plaintext` goes to the end of the list, and holds for all of it"
+            )));
+        }
+        endpoints.push(Endpoint::new(address));
+    }
+    if endpoints.is_empty() {
+        return Err(wrong(&format_args!(
+            "{text:?} names no endpoint; expected static:///host:port,host:port"
+        )));
+    }
+    Ok(FixedList::new(endpoints))
+}
+
+fn named(text: &str, service: &str) -> Result<String, Status> {
+    if service.is_empty() {
+        return Err(wrong(&format_args!(
+            "{text:?} names no service; expected mem:///shop.Orders"
+        )));
+    }
+    Ok(service.to_owned())
+}
+
+pub(super) fn wrong(error: &dyn std::fmt::Display) -> Status {
+    Status::invalid_argument(error.to_string()).with_handler_ran(HandlerRan::No)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Target;
+
+    #[test]
+    fn targets_say_how_endpoints_are_found() {
+        for text in [
+            "127.0.0.1:1",
+            "unix:///run/x.sock",
+            "mem:here",
+            "mem://here",
+            "tcp://[::1]:1",
+        ] {
+            assert!(matches!(Target::parse(text), Ok(Target::Address(_))), "{text}");
+        }
+        for (text, identity, plaintext) in [
+            ("static:///127.0.0.1:1", None, false),
+            ("static:///a:1, tls://b:2,?dangerous_plaintext", None, true),
+            ("mem:///shop.Orders", Some("shop.Orders"), false),
+        ] {
+            let Ok(Target::Service(service)) = Target::parse(text) else {
+                panic!("{text}")
+            };
+            assert_eq!(
+                (service.identity.as_deref(), service.dangerous_plaintext),
+                (identity, plaintext)
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_told() {
+        for (text, told) in [
+            ("static:///", "names no endpoint"),
+            ("static:///a", "needs a host and a port"),
+            ("static:///a:1?dangerous_plaintext,b:2", "unknown option"),
+            ("mem:///", "names no service"),
+            ("ftp:///x", "unknown scheme"),
+            ("static:///a:1?fast", "the only one"),
+        ] {
+            let error = Target::parse(text).err().unwrap_or_else(|| panic!("{text}"));
+            assert!(error.message().contains(told), "{text}: {error}");
+        }
+    }
+}

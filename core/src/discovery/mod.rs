@@ -1,0 +1,18 @@
+//! Where the instances of a service are: who finds them, who announces them, and the words for both.
+//!
+//! A [`Resolver`] publishes the full list of endpoints as an immutable snapshot, one way, the latest wins; whoever owns the channel only reads. A
+//! [`Registrar`] is its mirror: it reads what an instance says of itself, and keeps a registry in accordance.
+//!
+//! Not here: connecting to endpoints and choosing between them (`client`).
+
+pub mod endpoint;
+mod instance;
+pub mod memory;
+pub mod registrar;
+pub mod resolver;
+
+pub use endpoint::{Endpoint, EndpointState};
+pub use instance::Instance;
+pub use memory::MemRegistry;
+pub use registrar::{Announcement, Announcements, Registrar, RegistrarError};
+pub use resolver::{FixedList, Publisher, Resolution, Resolutions, ResolveError, Resolver};

@@ -1,0 +1,94 @@
+//! A running server's place in registries: entered once it serves, marked when it is about to leave, taken out before it does.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+
+use super::builder::ServerError;
+use crate::discovery::registrar::Announcer;
+use crate::discovery::{Announcement, Instance, Registrar};
+use crate::transport::Address;
+use crate::transport::error::BindError;
+
+/// Time that registries have to take an instance out. One that cannot be reached keeps it until its lease is over, and clients find out by themselves.
+const WITHDRAW_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Where a server is to be registered, and as what.
+#[derive(Default)]
+pub(super) struct RegistrationConfig {
+    pub(super) registrars: Vec<Arc<dyn Registrar>>,
+    pub(super) instance: Instance,
+}
+
+/// A server's place in its registries. Dropping it leaves it to their time-outs.
+pub(super) struct Registration {
+    announcer: Announcer,
+    registrars: Vec<JoinHandle<()>>,
+}
+
+impl RegistrationConfig {
+    /// Registers a server of `services` that listens on `bound`.
+    ///
+    /// # Errors
+    /// What it would say is wrong; nothing is registered then.
+    pub(super) fn start(
+        self,
+        services: impl IntoIterator<Item = String>,
+        bound: &[Address],
+    ) -> Result<Option<Registration>, ServerError> {
+        if self.registrars.is_empty() {
+            return Ok(None);
+        }
+        let announcement = Announcement::new(services, self.instance.endpoint(bound).map_err(BindError::from)?);
+        for registrar in &self.registrars {
+            registrar.check(&announcement)?;
+        }
+        let announcer = Announcer::new(announcement);
+        let registrars = self.registrars.into_iter().map(|registrar| {
+            let announcements = announcer.subscribe();
+            tokio::spawn(async move { registrar.register(announcements).await })
+        });
+        Ok(Some(Registration {
+            registrars: registrars.collect(),
+            announcer,
+        }))
+    }
+}
+
+impl Registration {
+    /// Tells clients to make their new calls elsewhere.
+    pub(super) fn drain(&self) {
+        self.announcer.drain();
+    }
+
+    /// Takes the server out, within a bound.
+    pub(super) async fn withdraw(mut self) {
+        self.announcer.withdraw();
+        let all = async {
+            for registrar in &mut self.registrars {
+                // An error is its panic, which it has logged.
+                let _ended = registrar.await;
+            }
+        };
+        if tokio::time::timeout(WITHDRAW_TIMEOUT, all).await.is_err() {
+            tracing::warn!("a registry did not take the server out in time; its lease will end by itself");
+        }
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.registrars.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl fmt::Debug for RegistrationConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RegistrationConfig")
+            .field("registrars", &self.registrars.len())
+            .field("instance", &self.instance)
+            .finish()
+    }
+}
