@@ -64,6 +64,8 @@ pub use sinew_core::discovery::{
     Announcement, Announcements, Endpoint, EndpointState, FixedList, Instance, MemRegistry, Publisher, Registrar,
     RegistrarError, Resolution, ResolveError, Resolver,
 };
+#[cfg(feature = "etcd")]
+pub use sinew_core::discovery::{Etcd, EtcdError, EtcdResolver};
 pub use sinew_core::interceptor::{Interceptor, Next};
 pub use sinew_core::message::{
     AppError, CallError, FromStatus, Outcome, OutcomeCode, Reply, ReplyShape, SendError, StreamSender, Streaming, Wire,

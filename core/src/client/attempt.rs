@@ -32,10 +32,10 @@ pub(super) type BoxOutcome = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
 /// A call by the general way.
 pub(super) fn boxed(channel: Channel, request: RawRequest, parent: Option<Cx>, call_chain: Chain) -> BoxOutcome {
+    if channel.chain().is_empty() && call_chain.is_empty() && channel.local_calls().is_none() {
+        return Box::pin(run(channel, request));
+    }
     Box::pin(async move {
-        if channel.chain().is_empty() && call_chain.is_empty() && channel.local_calls().is_none() {
-            return run(channel, request).await;
-        }
         let begun = Arc::clone(&request.begun);
         let mut cx = context_of(&request, parent);
         let deadline = request.deadline;
@@ -81,7 +81,8 @@ impl Next for Last {
         self.request.metadata.merge(&cx.added_metadata());
         match self.channel.local_calls() {
             Some(calls) => calls.call(cx, self.request).await,
-            None => run(self.channel, self.request).await,
+            // In a box of its own, or local calls would carry its state around.
+            None => Box::pin(run(self.channel, self.request)).await,
         }
     }
 }

@@ -182,6 +182,7 @@ impl Channel {
     }
 
     /// The connection for an attempt, if one is there.
+    #[inline]
     pub(super) fn pick(&self, method: u64, metadata: &Metadata) -> Option<Picked> {
         match &*self.inner.target {
             Target::One(subchannel) => subchannel.current().as_deref().map(|one| Picked::only(one.clone())),
@@ -203,7 +204,11 @@ impl Channel {
                 let connection = subchannel.acquire(request.wait_for_ready).await?;
                 Ok(Picked::only(Connection::clone(&connection)))
             }
-            Target::Pool(pool) => pool.acquire(request).await,
+            Target::Pool(pool) => match pool.pick(request.method, Some(request.metadata), request.tried) {
+                Some(picked) => Ok(picked),
+                // Waiting is rare, and its state would make every call's larger.
+                None => Box::pin(pool.acquire(request)).await,
+            },
             Target::Local(_) => Err(Status::internal("a local channel has no connection")),
         }
     }

@@ -185,7 +185,7 @@ fn begin<T: ReplyShape, E: FromStatus>(call: &mut Call<T, E>, task: &Context<'_>
         && call.outbound.is_none()
         && call.channel.chain().is_empty()
         && call.options.as_ref().is_none_or(|options| options.chain.is_empty() && options.wrong.is_none());
-    if !plain || call.arguments.is_err() {
+    if !plain || call.arguments.is_err() || call.channel.local_calls().is_some() {
         return Begun::General;
     }
     let metadata = if call.options.is_none() && call.parent.is_none() {

@@ -27,6 +27,10 @@ impl Target {
     /// # Errors
     /// INVALID_ARGUMENT tells what is wrong with the text.
     pub(super) fn parse(text: &str) -> Result<Self, Status> {
+        let etcd = text.strip_prefix("etcd://").map(|rest| (rest, false));
+        if let Some((rest, is_encrypted)) = etcd.or_else(|| text.strip_prefix("etcds://").map(|rest| (rest, true))) {
+            return in_etcd(text, is_encrypted, rest).map(Self::Service);
+        }
         let Some((scheme, rest)) = text.split_once(":///") else {
             return text.parse().map(Self::Address).map_err(|error| wrong(&error));
         };
@@ -54,12 +58,34 @@ impl Target {
             "unix" => return text.parse().map(Self::Address).map_err(|error| wrong(&error)),
             _ => {
                 return Err(wrong(&format_args!(
-                    "unknown scheme in {text:?}; a service is found by static:///host:port,host:port or mem:///service"
+                    "unknown scheme in {text:?}; a service is found by static:///host:port,host:port, mem:///service or etcd://host:port/service"
                 )));
             }
         };
         Ok(Self::Service(service))
     }
+}
+
+#[cfg(feature = "etcd")]
+fn in_etcd(text: &str, is_encrypted: bool, rest: &str) -> Result<Service, Status> {
+    let (rest, dangerous_plaintext) = match rest.strip_suffix("?dangerous_plaintext") {
+        Some(rest) => (rest, true),
+        None => (rest, false),
+    };
+    let (etcd, service) =
+        crate::discovery::Etcd::parse_target(text, is_encrypted, rest).map_err(|error| wrong(&error))?;
+    Ok(Service {
+        resolver: Arc::new(etcd.resolver(&service)),
+        identity: Some(service),
+        dangerous_plaintext,
+    })
+}
+
+#[cfg(not(feature = "etcd"))]
+fn in_etcd(text: &str, _is_encrypted: bool, _rest: &str) -> Result<Service, Status> {
+    Err(wrong(&format_args!(
+        "{text:?} needs sinew's feature `etcd`, which this build has not"
+    )))
 }
 
 fn fixed(text: &str, list: &str) -> Result<FixedList, Status> {

@@ -82,6 +82,12 @@ impl Endpoint {
         self
     }
 
+    /// The same endpoint at other addresses.
+    #[cfg(feature = "etcd")]
+    pub(super) fn with_other_addresses(self, addresses: Vec<Address>) -> Self {
+        self.with(|facts| facts.addresses = addresses)
+    }
+
     /// Sets the stable name, which outlives restarts: what is hashed, and what tells endpoints of a list apart. Default: the first address.
     #[must_use]
     pub fn with_name(self, name: impl Into<String>) -> Self {

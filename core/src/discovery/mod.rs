@@ -6,12 +6,18 @@
 //! Not here: connecting to endpoints and choosing between them (`client`).
 
 pub mod endpoint;
+#[cfg(feature = "etcd")]
+pub mod etcd;
 mod instance;
 pub mod memory;
+#[cfg(feature = "etcd")]
+mod record;
 pub mod registrar;
 pub mod resolver;
 
 pub use endpoint::{Endpoint, EndpointState};
+#[cfg(feature = "etcd")]
+pub use etcd::{Etcd, EtcdError, EtcdResolver};
 pub use instance::Instance;
 pub use memory::MemRegistry;
 pub use registrar::{Announcement, Announcements, Registrar, RegistrarError};

@@ -21,6 +21,10 @@ const PENALTY: f64 = 128.0;
 const PENALTY_TAU: Duration = Duration::from_secs(1);
 /// After so many of these times it is dropped, since it would be all that tells idle endpoints apart.
 const PENALTY_TAUS: f64 = 5.0;
+/// Latencies up to so many times what is typical count alike. A caller with one call at a time would send all to the endpoint that happens to be the fastest else.
+const ALIKE: f64 = 2.0;
+/// And so do all up to this: a scheduler or an interrupt makes such differences, and one that lasts shows in the calls in flight.
+const ALIKE_MIN: Duration = Duration::from_millis(1);
 /// One of so many answers moves what is typical: it is shared by all threads.
 const TYPICAL_ONE_OF: u64 = 8;
 /// By how much one answer moves it.
@@ -199,13 +203,15 @@ impl Load {
         let at = typical.since_epoch(now);
         let in_flight = self.in_flight();
         let mut latency = f64::from_bits(self.latency.load(Ordering::Relaxed));
+        let alike = (typical.median() * ALIKE).max(nanos(ALIKE_MIN));
         if latency == 0.0 || (in_flight == 0 && self.is_stale(at)) {
-            latency = typical.median();
+            latency = alike;
         }
         if in_flight > 0 {
             let silent = at.saturating_sub(self.progress.load(Ordering::Relaxed)) as f64;
             latency = latency.max(silent);
         }
+        latency = latency.max(alike);
         let mut cost = latency * latency * (1.0 + f64::from(in_flight) / share);
         let failure = self.failure.load(Ordering::Relaxed);
         if failure > 0 {

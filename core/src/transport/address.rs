@@ -79,6 +79,29 @@ impl Address {
         self
     }
 
+    /// The number of the host, if it is one.
+    #[must_use]
+    pub fn host_ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp { host, .. } | Self::Tls { host, .. } | Self::Quic { host, .. } | Self::QuicTcp { host, .. } => {
+                host.parse().ok()
+            }
+            Self::Unix { .. } | Self::Mem { .. } => None,
+        }
+    }
+
+    /// The same port at another host.
+    #[cfg(feature = "etcd")]
+    pub(crate) fn with_host(mut self, ip: IpAddr) -> Self {
+        match &mut self {
+            Self::Tcp { host, .. } | Self::Tls { host, .. } | Self::Quic { host, .. } | Self::QuicTcp { host, .. } => {
+                *host = ip.to_string();
+            }
+            Self::Unix { .. } | Self::Mem { .. } => {}
+        }
+        self
+    }
+
     /// Whether QUIC is spoken there.
     #[must_use]
     pub fn is_quic(&self) -> bool {
