@@ -68,7 +68,9 @@ impl Channel {
         ChannelBuilder::default()
     }
 
-    /// Connects to `target` (`host:port`, `tcp://host:port`, `unix:path`, `mem:name`) and waits until the connection is ready.
+    /// Connects to `target` and waits until a connection is ready: one address (`host:port`, `tls://host:port`, `quic://host:port`, `unix:path`, `mem:name`),
+    /// several (`static:///host:port,host:port`), or a service that is found by its name (`mem:///shop.Orders`, and with the feature `etcd`
+    /// `etcd://host:port,host:port/prefix/shop.Orders`).
     ///
     /// # Errors
     /// INVALID_ARGUMENT if the target is malformed; UNAVAILABLE with the cause if it cannot be reached in time.
