@@ -353,18 +353,14 @@ impl Endpoints {
     }
 
     fn dialler(&self, address: Address) -> Result<Dialler, String> {
-        #[cfg_attr(
-            not(any(feature = "tls", feature = "quic")),
-            expect(unused_mut, reason = "nothing to leave out")
-        )]
-        let mut dial = self.dial.clone();
+        let dial = DialConfig {
+            #[cfg(feature = "quic")]
+            quic: self.dial.quic.clone().filter(|_| address.is_quic()),
+            ..self.dial.clone()
+        };
         #[cfg(feature = "tls")]
         if dial.tls.is_some() && !address.is_encrypted() {
             return Err(format!("{address} is not encrypted, which `.tls(..)` demands"));
-        }
-        #[cfg(feature = "quic")]
-        if !address.is_quic() {
-            dial.quic = None;
         }
         Dialler::new(address, dial).map_err(|error| WithCauses(&error).to_string())
     }

@@ -31,6 +31,8 @@ pub(super) struct Completion {
     member: Arc<Member>,
     began: Instant,
     verdict: Verdict,
+    /// How long it takes tells something.
+    is_timed: bool,
 }
 
 impl Picked {
@@ -50,12 +52,16 @@ impl Completion {
             member,
             began: now,
             verdict: Verdict::GivenUp,
+            is_timed: true,
         }
     }
 
     /// The attempt is about a stream, or is none after all.
     pub(super) fn set_neutral(&mut self) {
         self.verdict = Verdict::Neutral;
+        if std::mem::take(&mut self.is_timed) {
+            self.member.load.set_untimed();
+        }
     }
 
     pub(super) fn member(&self) -> &Arc<Member> {
@@ -65,13 +71,24 @@ impl Completion {
     /// The attempt is over: `failed` with that status, or with an answer.
     pub(super) fn end(mut self, failed: Option<&Status>) {
         self.verdict = failed.map_or(Verdict::Answered, verdict);
+        if !self.is_timed && self.verdict != Verdict::Failed {
+            self.verdict = Verdict::Neutral;
+        }
     }
 }
 
 impl Drop for Completion {
     fn drop(&mut self) {
-        let Self { member, began, verdict } = self;
-        member.load.end(*began, time::now(), *verdict, &member.typical);
+        let Self {
+            member,
+            began,
+            verdict,
+            is_timed,
+        } = self;
+        match is_timed {
+            true => member.load.end(*began, time::now(), *verdict, &member.typical),
+            false => member.load.end_untimed(*began, time::now(), *verdict, &member.typical),
+        }
     }
 }
 

@@ -32,6 +32,8 @@ pub(super) struct Members {
     refused: Option<Status>,
     /// Why the list is what it is.
     resolve_failure: Option<ResolveError>,
+    /// The resolver has said something; what is known may be from an earlier time else.
+    heard: bool,
     gathering: Gathering,
     /// The one that takes all calls, where one does.
     first: Option<u64>,
@@ -86,6 +88,7 @@ impl Members {
             counts: (0, 0),
             refused: None,
             resolve_failure: None,
+            heard: false,
             gathering: Gathering::None,
             first: None,
             shown: Vec::new(),
@@ -100,13 +103,29 @@ impl Members {
         })
     }
 
+    /// Forgets what was shown, so that it is shown again.
+    pub(super) fn show_again(&mut self) {
+        self.shown.clear();
+    }
+
+    /// Takes up a list of an earlier time, until the resolver says something.
+    pub(super) fn recall(&mut self, list: &Resolution, make: impl Fn(&Endpoint) -> Result<Arc<Member>, Status>) {
+        self.update(list, make);
+        self.heard = false;
+    }
+
     /// Takes up what the resolver says: keeps who is still there, lets go of who is not, and takes in who is new, made by `make`.
     pub(super) fn update(&mut self, list: &Resolution, make: impl Fn(&Endpoint) -> Result<Arc<Member>, Status>) {
         self.resolve_failure = list.failure().cloned();
+        self.heard = true;
         if list.version() == 0 {
             return;
         }
-        let usable: Vec<&Endpoint> = list.endpoints().iter().filter(|endpoint| endpoint.takes_calls()).collect();
+        let mut usable: Vec<&Endpoint> = list.endpoints().iter().filter(|endpoint| endpoint.takes_calls()).collect();
+        if usable.is_empty() {
+            // Those that are about to leave still serve: better than nobody.
+            usable = list.endpoints().iter().filter(|endpoint| endpoint.weight() > 0).collect();
+        }
         self.counts = (list.endpoints().len(), usable.len());
         let taken = subset(
             usable.iter().map(|endpoint| endpoint.name()),
@@ -211,6 +230,9 @@ impl Members {
 
     /// Whether calls that do not wait have to fail.
     fn is_hopeless(&self, wanted: &[usize]) -> bool {
+        if !self.heard {
+            return false;
+        }
         if wanted.is_empty() {
             return self.refused.is_some() || self.resolve_failure.is_some() || self.counts.0 > 0;
         }
@@ -232,7 +254,7 @@ impl Members {
         }
         if let (count @ 1.., 0) = self.counts {
             return Some(unreachable(format!(
-                "all endpoints of {target}, {count} of them, are leaving or have weight 0"
+                "all endpoints of {target}, {count} of them, have weight 0"
             )));
         }
         let failure = self.resolve_failure.as_ref().filter(|_| self.members.is_empty())?;

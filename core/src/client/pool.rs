@@ -13,7 +13,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 
-use super::balancer::{Balancer, Candidate, PickArgs, Picker};
+use super::balancer::{Balancer, Candidate, ConnectsTo, PickArgs, Picker};
 use super::channel::Wanted;
 use super::member::{Completion, Member, Picked};
 use super::members::{Members, View};
@@ -55,6 +55,7 @@ struct Shared {
     /// A subchannel has changed its state.
     changed: Arc<Notify>,
     typical: Arc<Typical>,
+    connects_to: ConnectsTo,
     /// What tells this client from others.
     seed: u64,
     /// What the resolver said last.
@@ -63,6 +64,9 @@ struct Shared {
     members: Mutex<Vec<Weak<Member>>>,
     running: AtomicBool,
 }
+
+/// The user's balancer panicked, and is asked again with the next change.
+struct BalancerPanicked;
 
 /// What calls read.
 struct Published {
@@ -74,6 +78,7 @@ impl Pool {
     pub(super) fn new(config: PoolConfig) -> Self {
         Self {
             shared: Arc::new(Shared {
+                connects_to: config.balancer.connects_to(),
                 config,
                 published: ArcSwapOption::empty(),
                 state: watch::Sender::new(ConnectivityState::Idle),
@@ -263,13 +268,18 @@ async fn run(running: Running) {
     let mut members = Members::new(shared.seed);
     let make = |endpoint: &Endpoint| shared.member(endpoint);
     if let Some(last) = &*shared.last() {
-        members.update(last, make);
+        members.recall(last, make);
     }
     let mut idle = Idle::new(shared.config.idle_timeout);
     loop {
         let now = tokio::time::Instant::now();
-        let connects_to = shared.config.balancer.connects_to();
-        let gathering = shared.publish(members.view(connects_to, &shared.config.target, now));
+        let gathering = match shared.publish(members.view(shared.connects_to, &shared.config.target, now)) {
+            Ok(gathering) => gathering,
+            Err(BalancerPanicked) => {
+                members.show_again();
+                None
+            }
+        };
         // All of them are cancel safe: a list and a state can be looked at again, and a permit of the notification is kept.
         tokio::select! {
             _ = lists.changed() => {
@@ -374,7 +384,7 @@ impl Shared {
     }
 
     /// Shows calls what they are to read; returns until when to wait for more.
-    fn publish(&self, view: View) -> Option<tokio::time::Instant> {
+    fn publish(&self, view: View) -> Result<Option<tokio::time::Instant>, BalancerPanicked> {
         match view {
             View::Nobody { failure, is_hopeless } => {
                 self.published.store(None);
@@ -386,7 +396,7 @@ impl Shared {
                     self.set_state(ConnectivityState::Connecting);
                 }
             }
-            View::Gathering(until) => return Some(until),
+            View::Gathering(until) => return Ok(Some(until)),
             View::Ready(candidates) => {
                 let balancer = &self.config.balancer;
                 match catch_unwind(AssertUnwindSafe(|| balancer.picker(&candidates))) {
@@ -395,7 +405,16 @@ impl Shared {
                         picker,
                     }))),
                     Err(_panic) => {
-                        tracing::error!(?balancer, "the balancer panicked; calls go on with its last picker");
+                        tracing::error!(
+                            ?balancer,
+                            "the balancer panicked; calls go on with its last picker, if there is one"
+                        );
+                        if self.published.load().is_none() {
+                            let failure = Status::internal("the balancer panicked").with_handler_ran(HandlerRan::No);
+                            self.failure.store(Arc::new(Some(failure)));
+                            self.set_state(ConnectivityState::TransientFailure);
+                        }
+                        return Err(BalancerPanicked);
                     }
                 }
                 self.set_state(ConnectivityState::Ready);
@@ -403,7 +422,7 @@ impl Shared {
             // A member may have lost a connection and made another one.
             View::Unchanged => self.set_state(ConnectivityState::Ready),
         }
-        None
+        Ok(None)
     }
 
     fn last(&self) -> MutexGuard<'_, Option<Resolution>> {

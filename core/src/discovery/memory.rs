@@ -72,6 +72,17 @@ impl MemRegistry {
         services.entry(service.to_owned()).or_default().subscribe()
     }
 
+    /// Changes what is listed of an endpoint, unless a successor of the same name stands there.
+    fn update(&self, service: &str, endpoint: &Endpoint) {
+        self.change(service, |list| {
+            let own =
+                |listed: &&mut Endpoint| listed.name() == endpoint.name() && listed.instance() == endpoint.instance();
+            if let Some(listed) = list.iter_mut().find(own) {
+                *listed = endpoint.clone();
+            }
+        });
+    }
+
     /// Takes an endpoint off, unless a successor of the same name stands there.
     fn remove_instance(&self, service: &str, endpoint: &Endpoint) {
         self.change(service, |list| {
@@ -89,7 +100,10 @@ impl Registrar for MemRegistry {
             };
             while let Some(announcement) = announcements.latest() {
                 for service in announcement.services() {
-                    self.put(service, announcement.endpoint().clone());
+                    match listed.now.is_empty() {
+                        true => self.put(service, announcement.endpoint().clone()),
+                        false => self.update(service, announcement.endpoint()),
+                    }
                 }
                 listed.now = announcement
                     .services()
@@ -190,6 +204,9 @@ mod tests {
             registrations.push(tokio::spawn(async move { registry.register(announcements).await }));
             tokio::task::yield_now().await;
         }
+        first.drain();
+        tokio::task::yield_now().await;
+        assert_eq!(registry.list("shop.Orders"), [endpoint("2")]);
         drop(first);
         registrations.remove(0).await.unwrap();
         assert_eq!(registry.list("shop.Orders"), [endpoint("2")]);

@@ -48,6 +48,8 @@ pub struct Typical {
 #[derive(Debug)]
 pub struct Load {
     in_flight: AtomicU32,
+    /// Those of them that are expected to end: no streams.
+    timed: AtomicU32,
     /// Calls that were begun.
     begun: AtomicU64,
     failed: AtomicU64,
@@ -123,6 +125,7 @@ impl Default for Load {
     fn default() -> Self {
         Self {
             in_flight: AtomicU32::new(0),
+            timed: AtomicU32::new(0),
             begun: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             progress: AtomicU64::new(0),
@@ -162,13 +165,26 @@ impl Load {
     /// A call begins.
     pub fn begin(&self, now: Instant, typical: &Typical) {
         self.begun.fetch_add(1, Ordering::Relaxed);
-        if self.in_flight.fetch_add(1, Ordering::Relaxed) == 0 {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        if self.timed.fetch_add(1, Ordering::Relaxed) == 0 {
             self.progress.store(typical.since_epoch(now), Ordering::Relaxed);
         }
     }
 
+    /// A call that was begun is about a stream, which lasts as long as it likes: it counts as one in flight, and its silence as nothing. Once for a call, which
+    /// then ends as neutral, or as failed.
+    pub fn set_untimed(&self) {
+        self.timed.fetch_sub(1, Ordering::Relaxed);
+    }
+
     /// A call that was begun at `began` is over. Every begin has one end.
     pub fn end(&self, began: Instant, now: Instant, verdict: Verdict, typical: &Typical) {
+        self.timed.fetch_sub(1, Ordering::Relaxed);
+        self.end_untimed(began, now, verdict, typical);
+    }
+
+    /// As [`end`](Self::end), of a call that is untimed.
+    pub fn end_untimed(&self, began: Instant, now: Instant, verdict: Verdict, typical: &Typical) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
         let at = typical.since_epoch(now);
         let latency = nanos(now.saturating_duration_since(began));
@@ -207,7 +223,7 @@ impl Load {
         if latency == 0.0 || (in_flight == 0 && self.is_stale(at)) {
             latency = alike;
         }
-        if in_flight > 0 {
+        if self.timed.load(Ordering::Relaxed) > 0 {
             let silent = at.saturating_sub(self.progress.load(Ordering::Relaxed)) as f64;
             latency = latency.max(silent);
         }

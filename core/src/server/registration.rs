@@ -13,7 +13,7 @@ use crate::transport::Address;
 use crate::transport::error::BindError;
 
 /// Time that registries have to take an instance out. One that cannot be reached keeps it until its lease is over, and clients find out by themselves.
-const WITHDRAW_TIMEOUT: Duration = Duration::from_secs(2);
+const WITHDRAW_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Where a server is to be registered, and as what.
 #[derive(Default)]

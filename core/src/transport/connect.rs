@@ -238,7 +238,7 @@ pub async fn connect_any(diallers: &[Dialler], timeout: Duration) -> Result<Byte
         return last.connect(timeout).await;
     }
     let until = Instant::now().checked_add(timeout);
-    let connected = first_of(diallers.iter().collect(), until, |one| one.connect(timeout)).await;
+    let connected = first_of(diallers.iter().collect(), until, |_| false, |one| one.connect(timeout)).await;
     connected.unwrap_or_else(|| {
         Err(ConnectError::TimedOut {
             address: last.address.to_string(),
@@ -283,13 +283,18 @@ where
             "the name has no address",
         )));
     }
-    let connected = first_of(alternating(&candidates), until, attempt).await;
+    let connected = first_of(alternating(&candidates), until, is_forbidden, attempt).await;
     connected.unwrap_or_else(|| {
         Err(ConnectError::TimedOut {
             address: format!("{scheme}://{}", HostPort(host, port)),
             after: timeout,
         })
     })
+}
+
+/// What is forbidden is not got around by another address of the same name.
+fn is_forbidden(error: &ConnectError) -> bool {
+    matches!(error, ConnectError::Plaintext { .. })
 }
 
 fn is_about_tls(error: &ConnectError) -> bool {
@@ -312,12 +317,17 @@ fn is_about_tls(error: &ConnectError) -> bool {
 async fn first_of<C, T, F>(
     candidates: Vec<C>,
     until: Option<Instant>,
+    is_final: fn(&ConnectError) -> bool,
     attempt: impl Fn(C) -> F,
 ) -> Option<Result<T, ConnectError>>
 where
     F: Future<Output = Result<T, ConnectError>>,
 {
-    let patience = until.map(|until| until.saturating_duration_since(Instant::now()).saturating_sub(TELL_BEFORE));
+    let patience = until.map(|until| {
+        until
+            .saturating_duration_since(Instant::now())
+            .saturating_sub(TELL_BEFORE.min(until.saturating_duration_since(Instant::now()) / 10))
+    });
     let count = u32::try_from(candidates.len().max(1)).unwrap_or(u32::MAX);
     let mut waiting = candidates.into_iter();
     let stagger = patience.map_or(STAGGER, |patience| STAGGER.min(patience / count));
@@ -332,10 +342,8 @@ where
             while let Some(running) = attempts.get_mut(index) {
                 match running.as_mut().poll(task) {
                     Poll::Pending => index += 1,
-                    // What is forbidden is not got around by another address of the same name.
-                    Poll::Ready(outcome @ (Ok(_) | Err(ConnectError::Plaintext { .. }))) => {
-                        return Poll::Ready(Some(outcome));
-                    }
+                    Poll::Ready(Ok(connected)) => return Poll::Ready(Some(Ok(connected))),
+                    Poll::Ready(Err(error)) if is_final(&error) => return Poll::Ready(Some(Err(error))),
                     Poll::Ready(Err(error)) => {
                         drop(attempts.swap_remove(index));
                         failed = true;
@@ -394,7 +402,7 @@ mod tests {
 
     use tokio::time::Instant;
 
-    use super::{alternating, first_of};
+    use super::{alternating, first_of, is_forbidden};
     use crate::transport::ConnectError;
 
     fn candidates(ports: std::ops::Range<u16>) -> Vec<SocketAddr> {
@@ -419,7 +427,7 @@ mod tests {
     async fn a_dead_address_leaves_time_for_the_others() {
         let began = Instant::now();
         let until = began + Duration::from_secs(1);
-        let connected = first_of(candidates(2..4), Some(until), |one| attempt(one, &[3])).await;
+        let connected = first_of(candidates(2..4), Some(until), is_forbidden, |one| attempt(one, &[3])).await;
         assert_eq!(connected.unwrap().unwrap(), 3);
         assert!(
             (250..260).contains(&began.elapsed().as_millis()),
@@ -429,7 +437,7 @@ mod tests {
         // One that is refused at once leaves its time to those behind it.
         let began = Instant::now();
         let until = began + Duration::from_secs(1);
-        let connected = first_of(candidates(1..5), Some(until), |one| attempt(one, &[4])).await;
+        let connected = first_of(candidates(1..5), Some(until), is_forbidden, |one| attempt(one, &[4])).await;
         assert_eq!(connected.unwrap().unwrap(), 4);
         assert!(
             (245..255).contains(&began.elapsed().as_millis()),
@@ -443,7 +451,7 @@ mod tests {
         let tried = Mutex::new(Vec::new());
         let began = Instant::now();
         let candidates = candidates(2..8);
-        let failed = first_of(candidates, Some(began + Duration::from_secs(1)), |one| {
+        let failed = first_of(candidates, Some(began + Duration::from_secs(1)), is_forbidden, |one| {
             tried.lock().unwrap().push((one.port(), began.elapsed().as_millis() / 100));
             attempt(one, &[])
         });
@@ -459,7 +467,7 @@ mod tests {
         );
         // 3 and 5 are refused at once.
         assert_eq!(*tried.lock().unwrap(), [(2, 0), (3, 1), (4, 1), (5, 3), (6, 3), (7, 4)]);
-        assert!(first_of(Vec::new(), None, |one| attempt(one, &[])).await.is_none());
+        assert!(first_of(Vec::new(), None, is_forbidden, |one| attempt(one, &[])).await.is_none());
     }
 
     #[tokio::test(start_paused = true)]
@@ -471,7 +479,7 @@ mod tests {
         assert_eq!(alternating(&[]), []);
         let began = Instant::now();
         let until = Some(began + Duration::from_secs(5));
-        let connected = first_of(alternating(&listed), until, |one| attempt(one, &[8, 10])).await;
+        let connected = first_of(alternating(&listed), until, is_forbidden, |one| attempt(one, &[8, 10])).await;
         assert_eq!(connected.unwrap().unwrap(), 8);
         assert!(
             (250..255).contains(&began.elapsed().as_millis()),
@@ -484,7 +492,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_failed_handshake_is_what_is_told() {
         let both = candidates(2..4);
-        let failed = first_of(both, None, async |one| {
+        let failed = first_of(both, None, is_forbidden, async |one| {
             if one.port() == 3 {
                 return attempt(one, &[]).await;
             }

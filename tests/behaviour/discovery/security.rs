@@ -85,3 +85,16 @@ async fn an_endpoint_without_an_address_is_not_used() {
     let refused = called(Channel::builder(), &[]).await;
     assert!(refused.message().contains("it has no address"), "{refused}");
 }
+
+/// Its clear text is refused, and does not stand in the way of what is offered beside it.
+#[tokio::test]
+async fn what_is_refused_of_an_endpoint_leaves_the_rest() {
+    let [name] = names();
+    let _node = Node::start(&name).await;
+    let registry = MemRegistry::new();
+    let addresses = ["tcp://192.0.2.1:1".to_owned(), format!("mem:{name}")];
+    let addresses = addresses.iter().map(|text| text.parse().unwrap());
+    registry.put("discovery.Who", Endpoint::with_addresses(addresses));
+    let channel = Channel::builder().resolver(registry.resolver("discovery.Who")).lazy("discovery.Who").unwrap();
+    assert_eq!(bounded(who(&channel).name().into_future()).await.unwrap(), name);
+}

@@ -19,6 +19,10 @@ use crate::transport::address::is_loopback;
 
 /// Within how much time instances come back whose leases were lost: all of them lost theirs at once, and all that write at once would bring etcd down again.
 const RETURN_WITHIN: Duration = Duration::from_secs(6);
+/// Time that a member has to end a lease.
+const REVOKE_TIMEOUT: Duration = Duration::from_millis(700);
+/// The code of gRPC for a lease that is no more.
+const NOT_FOUND: i32 = 5;
 /// A lease is renewed so many times within its time.
 const RENEWALS: u32 = 3;
 
@@ -36,10 +40,10 @@ impl Registrar for Etcd {
             // Boxed, because the client of etcd makes large futures.
             while let Err(error) = Box::pin(registration.keep(&turns)).await {
                 tracing::debug!(%error, "the registration in etcd cannot be kept for the moment");
-                if registration.announcements.latest().is_none() && registration.lease.is_none() {
+                if registration.announcements.latest().is_none() && !registration.may_stand() {
                     return;
                 }
-                pause().await;
+                registration.pause().await;
             }
         })
     }
@@ -84,6 +88,11 @@ struct Lease {
 }
 
 impl Registration<'_> {
+    /// Whether etcd may have it still.
+    fn may_stand(&self) -> bool {
+        self.lease.is_some_and(|lease| Instant::now() < lease.until)
+    }
+
     /// Keeps the registration by one member of the cluster, until it fails or the instance is withdrawn.
     async fn keep(&mut self, turns: &Turns) -> Result<(), ResolveError> {
         let (mut client, member) = turns.connect(self.config).await?;
@@ -163,7 +172,7 @@ impl Registration<'_> {
         let Some(announcement) = self.announcements.latest() else {
             return Ok(None);
         };
-        let endpoint = reachable(announcement.endpoint(), member).await;
+        let endpoint = reachable(announcement.endpoint(), member).await?;
         let value = record::to_json(&endpoint);
         let mut watch: Option<WatchStream> = None;
         for service in announcement.services() {
@@ -249,16 +258,31 @@ impl Registration<'_> {
     /// Takes the instance out: its keys go with its lease.
     async fn withdraw(&mut self, client: &mut Client, member: &Member) -> Result<(), ResolveError> {
         let Some(lease) = self.lease else { return Ok(()) };
-        if lease.until > Instant::now() {
-            let revoked = asked(member, "the end of a lease", client.lease_revoke(lease.id)).await;
-            // It may be over already.
-            let is_there = revoked.is_err() && self.is_there(client, member).await?;
-            if is_there {
-                revoked?;
+        // Also if it should be over by now: a new leader of etcd gives all leases their whole time again.
+        let revocation = async {
+            match client.lease_revoke(lease.id).await {
+                Ok(_) => Ok(()),
+                Err(etcd_client::Error::GRpcStatus(status)) if status.code() as i32 == NOT_FOUND => Ok(()),
+                Err(error) => Err(error),
             }
-        }
+        };
+        // Another member has to have its chance before the server is gone.
+        let patience = tokio::time::timeout(REVOKE_TIMEOUT, asked(member, "the end of a lease", revocation));
+        patience
+            .await
+            .unwrap_or_else(|_| Err(ResolveError::new("etcd did not take the instance out in time")))?;
         self.lease = None;
         Ok(())
+    }
+
+    /// Waits before the next attempt, unless there is something new to say.
+    async fn pause(&mut self) {
+        let is_withdrawn = self.announcements.latest().is_none();
+        // Both are cancel safe.
+        tokio::select! {
+            () = pause() => {}
+            () = self.announcements.changed(), if !is_withdrawn => {}
+        }
     }
 
     fn key(&self, service: &str, endpoint: &Endpoint) -> String {
@@ -268,35 +292,46 @@ impl Registration<'_> {
 
 /// The endpoint with addresses that mean the same elsewhere: wildcards become the address of the way to etcd, and what only this machine can reach is left out
 /// unless etcd is here, too.
-async fn reachable(endpoint: &Endpoint, member: &Member) -> Endpoint {
-    let source = source_address(member).await;
+///
+/// # Errors
+/// There is no way to etcd of the family that the server listens on, or no address is left.
+async fn reachable(endpoint: &Endpoint, member: &Member) -> Result<Endpoint, ResolveError> {
     let is_here = member.is_loopback();
     let mut addresses = Vec::new();
     for address in endpoint.addresses() {
-        let address = match (address.host_ip(), source) {
-            (Some(ip), Some(source)) if ip.is_unspecified() => address.clone().with_host(source),
-            _ => address.clone(),
+        let address = match address.host_ip().filter(IpAddr::is_unspecified) {
+            Some(any) => match source_address(member, any).await {
+                Some(source) => address.clone().with_host(source),
+                None => continue,
+            },
+            None => address.clone(),
         };
         if !is_in_process(&address) && (is_here || !is_on_this_machine(&address)) {
             addresses.push(address);
         }
     }
+    if addresses.is_empty() {
+        return Err(ResolveError::new(format!(
+            "none of the server's addresses can be reached from elsewhere, as seen from the way to etcd at {member}"
+        )));
+    }
     let name = match endpoint.name() == endpoint.addresses().first().map(ToString::to_string).unwrap_or_default() {
         true => addresses.first().map(ToString::to_string).unwrap_or_default(),
         false => endpoint.name().to_owned(),
     };
-    endpoint.clone().with_other_addresses(addresses).with_name(name)
+    Ok(endpoint.clone().with_other_addresses(addresses).with_name(name))
 }
 
-/// The address by which this machine reaches etcd; no packet is sent for it.
-async fn source_address(member: &Member) -> Option<IpAddr> {
+/// The address of the family of `any` by which this machine reaches etcd; no packet is sent for it. A socket for IPv6 takes IPv4 as well.
+async fn source_address(member: &Member, any: IpAddr) -> Option<IpAddr> {
     let lookup = tokio::net::lookup_host((member.host.as_str(), member.port));
-    let target: SocketAddr = tokio::time::timeout(REQUEST_TIMEOUT, lookup).await.ok()?.ok()?.next()?;
-    let any: IpAddr = match target {
+    let mut targets = tokio::time::timeout(REQUEST_TIMEOUT, lookup).await.ok()?.ok()?;
+    let target: SocketAddr = targets.find(|target| any.is_ipv6() || target.is_ipv4())?;
+    let from: IpAddr = match target {
         SocketAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
     };
-    let socket = tokio::net::UdpSocket::bind((any, 0)).await.ok()?;
+    let socket = tokio::net::UdpSocket::bind((from, 0)).await.ok()?;
     socket.connect(target).await.ok()?;
     socket.local_addr().ok().map(|address| address.ip())
 }

@@ -44,11 +44,16 @@ impl Resolver for EtcdResolver {
         Box::pin(async move {
             let turns = Turns::new();
             let mut mirror = Mirror::new(self.config.service_prefix(&self.service));
+            let mut failures = 0;
             loop {
                 // Boxed, because the client of etcd makes large futures.
                 let Err(error) = Box::pin(follow(&self.config, &turns, &mut mirror, &publisher)).await;
-                publisher.fail(error);
-                pause().await;
+                failures += 1;
+                // As long as nothing is known at all, every member is asked before that counts as a failure.
+                if mirror.was_read || failures >= self.config.members.len() {
+                    publisher.fail(error);
+                    pause().await;
+                }
             }
         })
     }
@@ -63,6 +68,8 @@ struct Mirror {
     /// All changes up to this one are taken up; 0 if the list has to be read as a whole.
     revision: i64,
     relist_at: Instant,
+    /// The list was read once.
+    was_read: bool,
     /// Records that could not be read.
     unreadable: u64,
 }
@@ -87,13 +94,15 @@ async fn follow(
     loop {
         if mirror.revision == 0 {
             mirror.list(&mut client, &member).await?;
-            publisher.publish(mirror.endpoints());
         }
+        // Also what was taken up by a watch that broke before it was published.
+        publisher.publish(mirror.endpoints());
         let options = WatchOptions::new().with_prefix().with_progress_notify();
         let options = options.with_start_revision(mirror.revision + 1);
         let mut watch = asked(&member, "watch", client.watch(mirror.prefix.clone(), Some(options))).await?;
         mirror.follow(&mut watch, &member, publisher).await?;
-        // The history is gone, or another one: everything anew, from the same member.
+        // The history is gone, or another one: everything anew, from the same member, and never as fast as it answers.
+        pause().await;
     }
 }
 
@@ -116,6 +125,7 @@ impl Mirror {
             cluster_id: 0,
             revision: 0,
             relist_at: Instant::now(),
+            was_read: false,
             unreadable: 0,
         }
     }
@@ -147,6 +157,7 @@ impl Mirror {
             }
         }
         self.known = keys;
+        self.was_read = true;
         self.revision = revision;
         self.relist_at = Instant::now() + RELIST.mul_f64(0.8 + 0.4 * fastrand::f64());
         Ok(())
@@ -188,7 +199,7 @@ impl Mirror {
                         News::Changes => publish_at = publish_at.or_else(|| Some(Instant::now() + COALESCE)),
                         // Until the next list is there, the last one stands.
                         News::Relist => return Ok(()),
-                        News::Nothing => if publish_at.is_none() { publisher.confirm() },
+                        News::Nothing => if publish_at.is_none() && !self.known.is_empty() { publisher.confirm() },
                     }
                 }
                 () = tokio::time::sleep_until(publish_at.unwrap_or(deadline)), if publish_at.is_some() => {

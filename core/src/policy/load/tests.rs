@@ -201,3 +201,24 @@ fn a_call_that_was_given_up_took_longer_than_that() {
     assert_eq!(call(ms(900), Verdict::GivenUp), Some(ms(900)));
     assert_eq!(load.failed(), 0);
 }
+
+/// A subscription is open for minutes, and nobody is worse for that.
+#[test]
+fn an_open_stream_is_no_silence() {
+    let began = time::now();
+    let (typical, streaming, idle) = (Typical::new(began), Load::default(), Load::default());
+    streaming.begin(began, &typical);
+    streaming.set_untimed();
+    let later = began + ms(60_000);
+    let ratio = streaming.cost(later, &typical, 1.0) / idle.cost(later, &typical, 1.0);
+    assert!(
+        (ratio - 2.0).abs() < 1e-9,
+        "{ratio}: one in flight more, and nothing else"
+    );
+    // A call next to it is timed by itself.
+    streaming.begin(later, &typical);
+    assert!(streaming.cost(later, &typical, 1.0) < 10.0 * idle.cost(later, &typical, 1.0));
+    streaming.end(later, later + ms(1), Verdict::Answered, &typical);
+    streaming.end_untimed(began, later, Verdict::Neutral, &typical);
+    assert_eq!(streaming.in_flight(), 0);
+}
