@@ -19,6 +19,7 @@ pub(crate) struct Cluster {
 struct Member {
     name: String,
     client_port: u16,
+    tls_port: u16,
     peer_port: u16,
     directory: PathBuf,
     process: Option<Child>,
@@ -41,6 +42,11 @@ impl Cluster {
     /// The members as `host:port`.
     pub(crate) fn addresses(&self) -> Vec<String> {
         self.members.iter().map(|member| format!("127.0.0.1:{}", member.client_port)).collect()
+    }
+
+    /// A member's address for TLS, if the extra arguments name a certificate.
+    pub(crate) fn tls_address(&self, index: usize) -> String {
+        format!("127.0.0.1:{}", self.members[index].tls_port)
     }
 
     /// Kills a member with SIGKILL.
@@ -98,11 +104,15 @@ impl Cluster {
         let peers = peers.join(",");
         let member = &mut self.members[index];
         let client = format!("http://127.0.0.1:{}", member.client_port);
+        let listen = match self.extra.iter().any(|argument| argument == "--cert-file") {
+            true => format!("{client},https://127.0.0.1:{}", member.tls_port),
+            false => client.clone(),
+        };
         let peer = format!("http://127.0.0.1:{}", member.peer_port);
         let process = Command::new("etcd")
             .args(["--name", &member.name, "--data-dir"])
             .arg(&member.directory)
-            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+            .args(["--listen-client-urls", &listen, "--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
             .args(["--initial-cluster", &peers, "--log-level", "error", "--unsafe-no-fsync"])
             .args(&self.extra)
@@ -180,6 +190,7 @@ impl Member {
         let name = unique("sinew-etcd");
         Self {
             client_port: free_port(),
+            tls_port: free_port(),
             peer_port: free_port(),
             directory: std::env::temp_dir().join(&name),
             name,

@@ -9,6 +9,8 @@ use super::{
 };
 use crate::cluster::Cluster;
 use crate::support::bounded;
+use crate::support::certs::Authority;
+use crate::support::fixture::unique;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs an etcd server"]
@@ -150,6 +152,37 @@ async fn users_log_in_and_again_when_their_token_is_over() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs an etcd server"]
+async fn etcd_is_spoken_to_in_tls() {
+    bounded(async {
+        let authority = Authority::new("of etcd");
+        let (chain, key) = authority.sign(&["127.0.0.1"]);
+        let directory = std::env::temp_dir().join(unique("sinew-etcd-tls"));
+        std::fs::create_dir(&directory).unwrap();
+        let [chain_file, key_file] = ["chain.pem", "key.pem"].map(|name| directory.join(name).display().to_string());
+        std::fs::write(&chain_file, &chain).unwrap();
+        std::fs::write(&key_file, &key).unwrap();
+        let cluster = Cluster::start(1, &["--cert-file", &chain_file, "--key-file", &key_file]).await;
+        let plain = Etcd::new([cluster.tls_address(0)]).unwrap().prefix("/test").unwrap();
+        let trusting = plain.clone().tls_roots_pem(authority.pem());
+        let _one = serve(&trusting, "one").await;
+        until_answering(&channel(&trusting), &["one"]).await;
+        // Whoever trusts others, or speaks clear text, is told.
+        for stranger in [plain.clone().tls(), plain] {
+            let builder = Channel::builder().connect_timeout("5s").resolver(stranger.resolver("etcd.Who"));
+            let refused = builder.lazy("etcd.Who").unwrap();
+            let error = WhoClient::from_channel(refused).name().await.unwrap_err();
+            assert!(
+                error.message().contains("no endpoint of etcd.Who is known: etcd at 127.0.0.1"),
+                "{error}"
+            );
+        }
+        std::fs::remove_dir_all(&directory).unwrap();
+    })
+    .await;
+}
+
 #[tokio::test]
 #[ignore = "needs an etcd server"]
 async fn an_address_that_nobody_else_can_reach_is_not_registered() {
@@ -159,6 +192,12 @@ async fn an_address_that_nobody_else_can_reach_is_not_registered() {
     assert!(
         matches!(&error, ServerError::Registrar(error) if error.to_string().contains("Instance::advertise")),
         "{error}"
+    );
+    let secret = elsewhere.clone().credentials("root", "secret");
+    let stranger = Channel::builder().resolver(secret.resolver("etcd.Who")).connect("etcd.Who").await.unwrap_err();
+    assert!(
+        stranger.message().contains("would leave this machine in clear text"),
+        "{stranger}"
     );
     let advertised = Instance::new().advertise("tls://192.0.2.7:7000");
     let serving = server("127.0.0.1:0").register(elsewhere).instance(advertised).start().await.unwrap();

@@ -40,7 +40,9 @@ const PORT_DEFAULT: u16 = 2379;
 /// use sinew::{Channel, Etcd};
 ///
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
-/// let etcd = Etcd::new(["10.0.0.1:2379", "10.0.0.2:2379"])?.prefix("/prod")?.credentials("billing", "secret");
+/// let authority = std::fs::read("etcd-authority.pem")?;
+/// let etcd = Etcd::new(["10.0.0.1:2379", "10.0.0.2:2379"])?.prefix("/prod")?;
+/// let etcd = etcd.tls_roots_pem(authority).credentials("billing", "secret");
 /// let channel = Channel::builder().resolver(etcd.resolver("shop.Orders")).connect("shop.Orders").await?;
 /// # Ok(())
 /// # }
@@ -121,7 +123,7 @@ impl Etcd {
         Ok(self.with(|config| config.prefix = prefix))
     }
 
-    /// Sets the user of etcd; tokens that expire are renewed.
+    /// Sets the user of etcd; tokens that expire are renewed. Beyond loopback this needs TLS.
     #[must_use]
     pub fn credentials(self, user: impl Into<String>, password: impl Into<String>) -> Self {
         self.with(|config| config.credentials = Some((user.into(), password.into())))
@@ -136,7 +138,13 @@ impl Etcd {
         })
     }
 
-    /// Speaks TLS, and shows a certificate.
+    /// Speaks TLS, and trusts the authorities that the system trusts; so do `etcds://` targets.
+    #[must_use]
+    pub fn tls(self) -> Self {
+        self.with(|config| config.tls = Some(system_trust()))
+    }
+
+    /// Speaks TLS, and shows a certificate; together with [`tls_roots_pem`](Self::tls_roots_pem) or after [`tls`](Self::tls), which say whom to trust.
     #[must_use]
     pub fn tls_identity_pem(self, chain: impl AsRef<[u8]>, key: impl AsRef<[u8]>) -> Self {
         self.with(|config| {
@@ -182,9 +190,13 @@ impl Etcd {
             )));
         }
         let etcd = Self::new(members.split(',').filter(|member| !member.is_empty()))?.prefix(prefix)?;
-        let etcd = etcd.with(|config| config.tls = is_encrypted.then(etcd_client::TlsOptions::default));
+        let etcd = etcd.with(|config| config.tls = is_encrypted.then(system_trust));
         Ok((etcd, service.to_owned()))
     }
+}
+
+fn system_trust() -> etcd_client::TlsOptions {
+    etcd_client::TlsOptions::new().with_enabled_roots()
 }
 
 impl Member {

@@ -39,7 +39,11 @@ impl Registrar for Etcd {
             let turns = Turns::new();
             // Boxed, because the client of etcd makes large futures.
             while let Err(error) = Box::pin(registration.keep(&turns)).await {
-                tracing::debug!(%error, "the registration in etcd cannot be kept for the moment");
+                if registration.may_stand() {
+                    tracing::debug!(%error, "the registration in etcd cannot be kept for the moment");
+                } else {
+                    tracing::warn!(%error, "the server is not registered in etcd");
+                }
                 if registration.announcements.latest().is_none() && !registration.may_stand() {
                     return;
                 }

@@ -43,6 +43,11 @@ async fn connect(config: &Config, member: &Member) -> Result<Client, ResolveErro
         .with_keep_alive_while_idle(true)
         .with_require_leader(true);
     if let Some((user, password)) = &config.credentials {
+        if config.tls.is_none() && !member.is_loopback() {
+            return Err(ResolveError::new(format!(
+                "the password for etcd at {member} would leave this machine in clear text; use etcds://, `Etcd::tls` or `Etcd::tls_roots_pem`"
+            )));
+        }
         options = options.with_user(user, password).with_auto_token_refresh(true);
     }
     if let Some(tls) = &config.tls {
