@@ -65,7 +65,8 @@ pub trait Balancer: Send + Sync + fmt::Debug + 'static {
 
 /// Chooses among the endpoints that it was made for.
 pub trait Picker: Send + Sync + 'static {
-    /// The position of the endpoint for one call, in the list that the balancer had. `None`, or a position outside, if there is none that is not excluded.
+    /// The position of the endpoint for one call, in the list that the balancer had. `None`, or a position outside, if there is none: the call then waits for the
+    /// endpoints to change, until its deadline. Those that are excluded may be taken if there is no other.
     /// Called for every attempt, by many threads: no locks, no waiting.
     fn pick(&self, args: &PickArgs<'_>) -> Option<usize>;
 }
