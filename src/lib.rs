@@ -64,7 +64,7 @@ pub use sinew_core::context::{
 };
 pub use sinew_core::discovery::{
     Announcement, Announcements, Endpoint, EndpointState, FixedList, Instance, MemRegistry, Publisher, Registrar,
-    RegistrarError, Resolution, ResolveError, Resolver,
+    RegistrarError, Resolution, Resolutions, ResolveError, Resolver,
 };
 #[cfg(feature = "etcd")]
 pub use sinew_core::discovery::{Etcd, EtcdError, EtcdResolver};

@@ -13,7 +13,7 @@
 )]
 
 #[path = "../support/mod.rs"]
-#[allow(
+#[expect(
     dead_code,
     unused_imports,
     unused_macros,

@@ -2,21 +2,39 @@
 
 use std::time::Duration;
 
-use super::{Traffic, channel, registry, serve, until_answering, until_registered};
-use crate::cluster::Cluster;
+use super::{serve, until_answering, until_registered};
 use crate::support::bounded;
+
+/// What all of them begin with.
+mod under_load {
+    use sinew::{Channel, Etcd, Serving};
+
+    use crate::cluster::Cluster;
+    use crate::{Traffic, channel, registry, serve, until_answering};
+
+    pub(super) async fn cluster(members: usize) -> (Cluster, Etcd) {
+        let cluster = Cluster::start(members, &[]).await;
+        let etcd = registry(&cluster);
+        (cluster, etcd)
+    }
+
+    /// Two servers, and calls to them.
+    pub(super) async fn servers(etcd: &Etcd) -> (Serving, Serving, Channel, Traffic) {
+        let (one, two) = (serve(etcd, "one").await, serve(etcd, "two").await);
+        let channel = channel(etcd);
+        until_answering(&channel, &["one", "two"]).await;
+        let traffic = Traffic::start(&channel);
+        (one, two, channel, traffic)
+    }
+}
 
 /// An outage of three leases: every key is gone, or about to be, when etcd is back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs an etcd server"]
 async fn etcd_is_killed_and_comes_back() {
     bounded(async {
-        let mut cluster = Cluster::start(1, &[]).await;
-        let etcd = registry(&cluster);
-        let (_one, _two) = (serve(&etcd, "one").await, serve(&etcd, "two").await);
-        let channel = channel(&etcd);
-        until_answering(&channel, &["one", "two"]).await;
-        let traffic = Traffic::start(&channel);
+        let (mut cluster, etcd) = under_load::cluster(1).await;
+        let (_one, _two, channel, traffic) = under_load::servers(&etcd).await;
         cluster.kill_all();
         tokio::time::sleep(Duration::from_secs(6)).await;
         cluster.restart().await;
@@ -33,12 +51,8 @@ async fn etcd_is_killed_and_comes_back() {
 #[ignore = "needs an etcd server"]
 async fn etcd_is_wiped() {
     bounded(async {
-        let mut cluster = Cluster::start(1, &[]).await;
-        let etcd = registry(&cluster);
-        let (_one, _two) = (serve(&etcd, "one").await, serve(&etcd, "two").await);
-        let channel = channel(&etcd);
-        until_answering(&channel, &["one", "two"]).await;
-        let traffic = Traffic::start(&channel);
+        let (mut cluster, etcd) = under_load::cluster(1).await;
+        let (_one, _two, channel, traffic) = under_load::servers(&etcd).await;
         cluster.kill_all();
         cluster.wipe(0);
         cluster.restart().await;
@@ -56,12 +70,8 @@ async fn etcd_is_wiped() {
 #[ignore = "needs an etcd server"]
 async fn etcd_is_stopped_and_goes_on() {
     bounded(async {
-        let cluster = Cluster::start(1, &[]).await;
-        let etcd = registry(&cluster);
-        let (_one, _two) = (serve(&etcd, "one").await, serve(&etcd, "two").await);
-        let channel = channel(&etcd);
-        until_answering(&channel, &["one", "two"]).await;
-        let traffic = Traffic::start(&channel);
+        let (cluster, etcd) = under_load::cluster(1).await;
+        let (_one, _two, channel, traffic) = under_load::servers(&etcd).await;
         cluster.signal(0, "-STOP");
         tokio::time::sleep(Duration::from_secs(10)).await;
         cluster.signal(0, "-CONT");
@@ -77,12 +87,8 @@ async fn etcd_is_stopped_and_goes_on() {
 #[ignore = "needs an etcd server"]
 async fn the_leader_of_a_cluster_is_killed() {
     bounded(async {
-        let mut cluster = Cluster::start(3, &[]).await;
-        let etcd = registry(&cluster);
-        let (_one, _two) = (serve(&etcd, "one").await, serve(&etcd, "two").await);
-        let channel = channel(&etcd);
-        until_answering(&channel, &["one", "two"]).await;
-        let traffic = Traffic::start(&channel);
+        let (mut cluster, etcd) = under_load::cluster(3).await;
+        let (_one, _two, channel, traffic) = under_load::servers(&etcd).await;
         let leader = cluster.leader().await;
         cluster.kill(leader);
         // Also by those who were connected to the one that is gone.
@@ -101,12 +107,8 @@ async fn the_leader_of_a_cluster_is_killed() {
 #[ignore = "needs an etcd server"]
 async fn etcd_compacts_what_was_missed() {
     bounded(async {
-        let mut cluster = Cluster::start(1, &[]).await;
-        let etcd = registry(&cluster);
-        let (_one, two) = (serve(&etcd, "one").await, serve(&etcd, "two").await);
-        let channel = channel(&etcd);
-        until_answering(&channel, &["one", "two"]).await;
-        let traffic = Traffic::start(&channel);
+        let (mut cluster, etcd) = under_load::cluster(1).await;
+        let (_one, two, channel, traffic) = under_load::servers(&etcd).await;
         for round in 0..3 {
             cluster.kill_all();
             cluster.restart().await;

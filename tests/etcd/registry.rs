@@ -184,7 +184,6 @@ async fn etcd_is_spoken_to_in_tls() {
 }
 
 #[tokio::test]
-#[ignore = "needs an etcd server"]
 async fn an_address_that_nobody_else_can_reach_is_not_registered() {
     let elsewhere = Etcd::new(["192.0.2.1"]).unwrap();
     let server = |bind: &str| Server::builder().service(WhoServer::new(Named(String::new()))).bind(bind);

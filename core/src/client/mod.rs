@@ -12,6 +12,7 @@ pub mod channel;
 pub mod future;
 mod member;
 mod members;
+mod on_demand;
 mod pool;
 pub mod raw;
 pub mod state;

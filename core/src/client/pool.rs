@@ -5,20 +5,20 @@
 //! begins it anew, with the last list as long as there is no newer.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 
 use super::balancer::{Balancer, Candidate, ConnectsTo, PickArgs, Picker};
 use super::channel::Wanted;
 use super::member::{Completion, Member, Picked};
 use super::members::{Members, View};
+use super::on_demand::{IsRunning, OnDemand, Task};
 use super::state::ConnectivityState;
-use super::subchannel::{Subchannel, SubchannelConfig, Task, closed, unreachable};
+use super::subchannel::{Subchannel, SubchannelConfig, closed, unreachable};
 use crate::discovery::{Endpoint, Publisher, Resolution, ResolveError, Resolver};
 use crate::metadata::Metadata;
 use crate::policy::backoff::Backoff;
@@ -34,7 +34,7 @@ pub(super) type Connect = dyn Fn(&Endpoint, Arc<Notify>) -> Result<SubchannelCon
 
 pub(super) struct Pool {
     shared: Arc<Shared>,
-    task: Mutex<Option<Task>>,
+    task: OnDemand,
 }
 
 pub(super) struct PoolConfig {
@@ -62,7 +62,7 @@ struct Shared {
     last: Mutex<Option<Resolution>>,
     /// All members that exist, for the end of the channel.
     members: Mutex<Vec<Weak<Member>>>,
-    running: AtomicBool,
+    running: IsRunning,
 }
 
 /// The user's balancer panicked, and is asked again with the next change.
@@ -76,6 +76,7 @@ struct Published {
 
 impl Pool {
     pub(super) fn new(config: PoolConfig) -> Self {
+        let task = OnDemand::default();
         Self {
             shared: Arc::new(Shared {
                 connects_to: config.balancer.connects_to(),
@@ -88,9 +89,9 @@ impl Pool {
                 seed: fastrand::u64(..),
                 last: Mutex::new(None),
                 members: Mutex::default(),
-                running: AtomicBool::new(false),
+                running: task.is_running(),
             }),
-            task: Mutex::new(None),
+            task,
         }
     }
 
@@ -192,29 +193,21 @@ impl Pool {
 
     /// Starts the task unless it runs.
     fn start(&self) -> Result<(), Status> {
-        let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
-        // Under the lock: the shutdown takes the task away after it has set the state.
-        if self.shared.is_shut_down() {
-            return Err(closed());
-        }
-        if self.shared.running.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        let runtime = Handle::try_current().map_err(|_| {
-            Status::internal("calls need a tokio runtime; await them inside one").with_handler_ran(HandlerRan::No)
-        })?;
-        self.shared.running.store(true, Ordering::Release);
-        let running = Running(Arc::clone(&self.shared));
-        *task = Some(Task::new(runtime.spawn(run(running))));
-        Ok(())
+        let check = || {
+            if self.shared.is_shut_down() {
+                Err(closed())
+            } else {
+                Ok(())
+            }
+        };
+        self.task.start(check, || run(Running(Arc::clone(&self.shared))))
     }
 
     /// Closes all connections for good.
     pub(super) fn shut_down(&self) {
         self.shared.state.send_replace(ConnectivityState::Shutdown);
         self.shared.published.store(None);
-        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
-        drop(task);
+        self.task.stop();
         // Those that are in no list any more, too: their calls end as well.
         let members = std::mem::take(&mut *self.shared.members());
         members.iter().filter_map(Weak::upgrade).for_each(|member| member.subchannel.shut_down());

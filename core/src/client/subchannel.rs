@@ -6,15 +6,14 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
-use tokio::task::{JoinError, JoinHandle};
 
+use super::on_demand::{IsRunning, OnDemand, Task};
 use super::state::ConnectivityState;
 use crate::mux::{MuxConfig, Role};
 use crate::policy::backoff::Backoff;
@@ -56,7 +55,7 @@ impl Connector for Dial {
 
 pub(super) struct Subchannel {
     shared: Arc<Shared>,
-    task: Mutex<Option<Task>>,
+    task: OnDemand,
 }
 
 struct Shared {
@@ -72,8 +71,7 @@ struct Shared {
     /// calls of this process, and ends with the last of them.
     leaving: Mutex<Vec<Leaving>>,
     on_change: Option<Arc<Notify>>,
-    /// The connecting task runs. Its handle knows only later that it ended, when those who wait have been told already.
-    running: AtomicBool,
+    running: IsRunning,
 }
 
 /// A connection that leaves in order.
@@ -84,27 +82,7 @@ struct Leaving {
 
 impl Leaving {
     fn is_over(&self) -> bool {
-        self.task.0.is_finished() && !self.connection.has_busy_siblings()
-    }
-}
-
-/// A task that is stopped with its owner.
-pub(super) struct Task(JoinHandle<()>);
-
-impl Task {
-    pub(super) fn new(handle: JoinHandle<()>) -> Self {
-        Self(handle)
-    }
-
-    /// Waits for its end; an error is a panic.
-    pub(super) async fn join(&mut self) -> Result<(), JoinError> {
-        (&mut self.0).await
-    }
-}
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        self.0.abort();
+        self.task.is_finished() && !self.connection.has_busy_siblings()
     }
 }
 
@@ -120,6 +98,7 @@ pub(super) struct SubchannelConfig {
 
 impl Subchannel {
     pub(super) fn new(config: SubchannelConfig) -> Self {
+        let task = OnDemand::default();
         Self {
             shared: Arc::new(Shared {
                 target: config.target,
@@ -131,10 +110,10 @@ impl Subchannel {
                 state: watch::Sender::new(ConnectivityState::Idle),
                 last_failure: Mutex::new(None),
                 leaving: Mutex::new(Vec::new()),
-                running: AtomicBool::new(false),
+                running: task.is_running(),
                 on_change: config.on_change,
             }),
-            task: Mutex::new(None),
+            task,
         }
     }
 
@@ -157,8 +136,7 @@ impl Subchannel {
             ConnectivityState::Connecting | ConnectivityState::TransientFailure
         ) && self.shared.current.load().is_none()
         {
-            let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
-            drop(task);
+            self.task.stop();
         }
     }
 
@@ -232,21 +210,14 @@ impl Subchannel {
 
     /// Starts the connecting task unless it runs.
     pub(super) fn start(&self) -> Result<(), Status> {
-        let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
-        // Under the lock: the shutdown takes the task away after it has set the state.
-        if self.shared.is_shut_down() {
-            return Err(closed());
-        }
-        if self.shared.running.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        let runtime = Handle::try_current().map_err(|_| {
-            Status::internal("calls need a tokio runtime; await them inside one").with_handler_ran(HandlerRan::No)
-        })?;
-        self.shared.running.store(true, Ordering::Release);
-        let running = Running(Arc::clone(&self.shared));
-        *task = Some(Task::new(runtime.spawn(run(running))));
-        Ok(())
+        let check = || {
+            if self.shared.is_shut_down() {
+                Err(closed())
+            } else {
+                Ok(())
+            }
+        };
+        self.task.start(check, || run(Running(Arc::clone(&self.shared))))
     }
 
     /// Closes the connection for good.
@@ -255,8 +226,7 @@ impl Subchannel {
         if let Some(connection) = self.shared.current.swap(None) {
             connection.close(ErrorCode::None, "the channel was closed");
         }
-        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
-        drop(task);
+        self.task.stop();
         self.shared.stop_leaving();
     }
 }

@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 
 use super::builder::ServerError;
 use crate::discovery::registrar::Announcer;
-use crate::discovery::{Announcement, Instance, Registrar};
+use crate::discovery::{Announcement, Instance, Registrar, RegistrarError};
 use crate::transport::Address;
 use crate::transport::error::BindError;
 
@@ -42,6 +42,12 @@ impl RegistrationConfig {
             return Ok(None);
         }
         let announcement = Announcement::new(services, self.instance.endpoint(bound).map_err(BindError::from)?);
+        if announcement.services().is_empty() {
+            return Err(RegistrarError::new(
+                "the server has a fallback alone, so there is no name to register it under",
+            )
+            .into());
+        }
         for registrar in &self.registrars {
             registrar.check(&announcement)?;
         }

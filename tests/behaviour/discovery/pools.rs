@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use sinew::{
-    Balancer, Candidate, Channel, Code, ConnectivityState, Endpoint, EndpointState, HandlerRan, Instance, LeastRequest,
-    MemRegistry, PickArgs, PickFirst, Picker, Publisher, Resolver, RoundRobin,
+    Balancer, Candidate, Channel, Code, ConnectivityState, Cx, Endpoint, EndpointState, HandlerRan, Instance,
+    LeastRequest, MemRegistry, PickArgs, PickFirst, Picker, Publisher, Resolver, RoundRobin, Server, ServerRequest,
 };
 
 use super::{Node, endpoint, fixed, names, registry_of, spread, who};
@@ -129,6 +129,17 @@ async fn servers_register_while_they_serve() {
         bounded(held).await.unwrap().unwrap();
     }
     bounded(ending).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_without_a_name_is_not_registered() {
+    let upstream = Channel::lazy("mem:nowhere").unwrap();
+    let proxy = move |cx: Cx, request: ServerRequest| {
+        let upstream = upstream.clone();
+        async move { upstream.forward(&cx, request).await }
+    };
+    let error = Server::builder().fallback(proxy).register(MemRegistry::new()).start().await.unwrap_err();
+    assert!(error.to_string().contains("no name to register it under"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]

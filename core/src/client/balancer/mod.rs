@@ -1,7 +1,7 @@
 //! Chooses which of the ready endpoints takes a call.
 //!
 //! A [`Balancer`] is asked for a new [`Picker`] whenever the ready endpoints change, away from all calls; a picker is immutable, and calls share the newest
-//! one without a lock. What calls learn of an endpoint (how long they took, how many are under way) is in its [`Candidate::load`].
+//! one without a lock. What calls learn of an endpoint (how long they took, how many are under way) is in its [`Candidate`].
 //!
 //! Not here: connecting (`subchannel`), which endpoints there are (`discovery`), sending again (`attempt`).
 //! Source: gRFC A24 for the split; the load is `policy/load.rs`.
@@ -13,12 +13,11 @@ mod round_robin;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::member::Member;
 use crate::discovery::Endpoint;
 use crate::metadata::Metadata;
-use crate::policy::load::{Load, Typical};
 
 pub use least_request::LeastRequest;
 pub use p2c::PeakEwma;
@@ -101,16 +100,17 @@ impl Candidate {
         self.member.load.in_flight()
     }
 
-    /// Its load as this channel sees it.
+    /// How long its answers took on average, as this channel saw them; `None` before the first.
     #[must_use]
-    pub fn load(&self) -> &Load {
-        &self.member.load
+    pub fn latency(&self) -> Option<Duration> {
+        self.member.load.latency()
     }
 
-    /// What is typical of the channel's endpoints.
+    /// What one more call would cost there, next to what it costs at others: by latency, calls in flight, silence and failures. `share` is its weight over
+    /// the mean weight.
     #[must_use]
-    pub fn typical(&self) -> &Typical {
-        &self.member.typical
+    pub fn cost(&self, now: Instant, share: f64) -> f64 {
+        self.member.load.cost(now, &self.member.typical, share)
     }
 }
 

@@ -11,9 +11,7 @@ pub struct PeakEwma;
 
 impl Balancer for PeakEwma {
     fn picker(&self, ready: &[Candidate]) -> Arc<dyn Picker> {
-        Arc::new(TwoChoices::new(ready, |one, share, args| {
-            one.load().cost(args.now, one.typical(), share)
-        }))
+        Arc::new(TwoChoices::new(ready, |one, share, args| one.cost(args.now, share)))
     }
 }
 

@@ -136,7 +136,6 @@ impl Registration<'_> {
         } else {
             tracing::info!(%member, "the lease in etcd is lost; the instance registers again");
             self.lease = None;
-            self.written = None;
         }
         Ok(self.lease)
     }
@@ -188,8 +187,7 @@ impl Registration<'_> {
                 client.put(key.clone(), value.clone(), Some(options)),
             )
             .await;
-            let put = put.inspect_err(|_| self.lease_may_be_gone())?;
-            let revision = put.header().map_or(0, etcd_client::ResponseHeader::revision);
+            let revision = put?.header().map_or(0, etcd_client::ResponseHeader::revision);
             let options = WatchOptions::new().with_start_revision(revision + 1);
             match &mut watch {
                 None => watch = Some(asked(member, "watch", client.watch(key, Some(options))).await?),
@@ -199,11 +197,6 @@ impl Registration<'_> {
         tracing::debug!(endpoint = endpoint.name(), %member, state = endpoint.state().as_str(), "registered in etcd");
         self.written = Some(announcement);
         Ok(watch)
-    }
-
-    /// A write that failed may have done so because its lease is over: that is found out by the next renewal.
-    fn lease_may_be_gone(&mut self) {
-        self.written = None;
     }
 
     /// Renews the lease, and looks after the keys, until something has to be written.

@@ -1,0 +1,78 @@
+//! Tasks of a channel: started when they are needed, on the runtime of whoever needs them, and stopped with their owner.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::runtime::Handle;
+use tokio::task::{JoinError, JoinHandle};
+
+use crate::status::{HandlerRan, Status};
+
+/// A task that is stopped with its owner.
+pub(super) struct Task(JoinHandle<()>);
+
+impl Task {
+    pub(super) fn new(handle: JoinHandle<()>) -> Self {
+        Self(handle)
+    }
+
+    /// Waits for its end; an error is a panic.
+    pub(super) async fn join(&mut self) -> Result<(), JoinError> {
+        (&mut self.0).await
+    }
+
+    pub(super) fn is_finished(&self) -> bool {
+        self.0.is_finished()
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Whether a task runs. Its handle knows only later that it ended, when those who wait have been told already; so the task clears this itself.
+pub(super) type IsRunning = Arc<AtomicBool>;
+
+/// A task that runs when it is needed.
+#[derive(Default)]
+pub(super) struct OnDemand {
+    task: Mutex<Option<Task>>,
+    is_running: IsRunning,
+}
+
+impl OnDemand {
+    /// For the task, to clear at its end.
+    pub(super) fn is_running(&self) -> IsRunning {
+        Arc::clone(&self.is_running)
+    }
+
+    /// Starts `task` unless it runs. `check` is asked under the lock that [`stop`](Self::stop) takes, which comes after the state says so.
+    ///
+    /// # Errors
+    /// That of `check`; INTERNAL outside a runtime.
+    pub(super) fn start<F: Future<Output = ()> + Send + 'static>(
+        &self,
+        check: impl FnOnce() -> Result<(), Status>,
+        task: impl FnOnce() -> F,
+    ) -> Result<(), Status> {
+        let mut slot = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        check()?;
+        if self.is_running.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let runtime = Handle::try_current().map_err(|_| {
+            Status::internal("calls need a tokio runtime; await them inside one").with_handler_ran(HandlerRan::No)
+        })?;
+        self.is_running.store(true, Ordering::Release);
+        *slot = Some(Task::new(runtime.spawn(task())));
+        Ok(())
+    }
+
+    /// Stops the task; it can be started again.
+    pub(super) fn stop(&self) {
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(task);
+    }
+}
