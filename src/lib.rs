@@ -63,7 +63,7 @@ pub use sinew_core::context::{
     CancelCause, Cancelled, Carry, Cx, CxParts, Draining, Identity, Peer, Side, TraceContext, TraceParseError,
 };
 pub use sinew_core::discovery::{
-    Announcement, Announcements, Endpoint, EndpointState, FixedList, Instance, MemRegistry, Publisher, Registrar,
+    Announcement, Announcements, Endpoint, EndpointState, FixedList, Instance, MemRegistry, MemResolver, Publisher, Registrar,
     RegistrarError, Resolution, Resolutions, ResolveError, Resolver,
 };
 #[cfg(feature = "etcd")]

@@ -1,6 +1,7 @@
 //! Services that have several endpoints: found, connected, chosen between, and lost.
 
 mod pools;
+mod removals;
 mod security;
 
 use std::collections::BTreeMap;

@@ -2,7 +2,7 @@
 //!
 //! Driven by [`pool`](super::pool): lists and changes of state go in, a [`View`] comes out.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::balancer::{Candidate, ConnectsTo};
 use super::member::Member;
+use super::removals::Removals;
 use super::state::ConnectivityState;
 use super::subchannel::unreachable;
 use crate::discovery::{Endpoint, Resolution, ResolveError};
@@ -24,6 +25,7 @@ const GATHER: Duration = Duration::from_millis(50);
 pub(super) struct Members {
     /// Those that the balancer may connect to.
     members: Vec<Known>,
+    removals: Removals,
     /// What subset this client takes.
     seed: u64,
     /// How many endpoints there are, and how many of them take calls.
@@ -81,9 +83,11 @@ impl Known {
 }
 
 impl Members {
-    pub(super) fn new(seed: u64) -> Self {
+    /// For a registry that may lose entries for as long as `removal_window`.
+    pub(super) fn new(seed: u64, removal_window: Option<Duration>) -> Self {
         Self {
             members: Vec::new(),
+            removals: Removals::new(removal_window),
             seed,
             counts: (0, 0),
             refused: None,
@@ -114,19 +118,48 @@ impl Members {
         self.heard = false;
     }
 
-    /// Takes up what the resolver says: keeps who is still there, lets go of who is not, and takes in who is new, made by `make`.
+    /// Takes up what the resolver says; who is new is made by `make`.
     pub(super) fn update(&mut self, list: &Resolution, make: impl Fn(&Endpoint) -> Result<Arc<Member>, Status>) {
         self.resolve_failure = list.failure().cloned();
         self.heard = true;
         if list.version() == 0 {
             return;
         }
-        let mut usable: Vec<&Endpoint> = list.endpoints().iter().filter(|endpoint| endpoint.takes_calls()).collect();
+        let serving = self.serving();
+        let serves = |endpoint: &Endpoint| serving.contains(endpoint.name());
+        self.removals.update(list.endpoints(), serves, Instant::now());
+        self.take_up(make);
+    }
+
+    /// Looks at the endpoints that are kept although the registry does not list them; returns when to look again.
+    pub(super) fn review(&mut self, make: impl Fn(&Endpoint) -> Result<Arc<Member>, Status>) -> Option<Instant> {
+        if self.removals.held() == 0 {
+            return None;
+        }
+        let serving = self.serving();
+        let serves = |endpoint: &Endpoint| serving.contains(endpoint.name());
+        let (next, let_go) = self.removals.review(serves, self.resolve_failure.is_none(), Instant::now());
+        if let_go {
+            self.take_up(make);
+        }
+        next
+    }
+
+    /// The names of those that are connected.
+    fn serving(&self) -> HashSet<String> {
+        let ready = self.members.iter().filter(|known| known.state() == ConnectivityState::Ready);
+        ready.map(|known| known.endpoint.name().to_owned()).collect()
+    }
+
+    /// Keeps who is still there, lets go of who is not, and takes in who is new, made by `make`.
+    fn take_up(&mut self, make: impl Fn(&Endpoint) -> Result<Arc<Member>, Status>) {
+        let count = self.removals.endpoints().count();
+        let mut usable: Vec<&Endpoint> = self.removals.endpoints().filter(|endpoint| endpoint.takes_calls()).collect();
         if usable.is_empty() {
             // Those that are about to leave still serve: better than nobody.
-            usable = list.endpoints().iter().filter(|endpoint| endpoint.weight() > 0).collect();
+            usable = self.removals.endpoints().filter(|endpoint| endpoint.weight() > 0).collect();
         }
-        self.counts = (list.endpoints().len(), usable.len());
+        self.counts = (count, usable.len());
         let taken = subset(
             usable.iter().map(|endpoint| endpoint.name()),
             self.seed,

@@ -15,6 +15,7 @@ mod members;
 mod on_demand;
 mod pool;
 pub mod raw;
+mod removals;
 pub mod state;
 mod subchannel;
 mod target;

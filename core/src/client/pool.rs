@@ -258,7 +258,7 @@ async fn run(running: Running) {
     let (publisher, mut lists) = Publisher::channel();
     let resolving = resolve(Arc::clone(&shared.config.resolver), publisher, shared.config.backoff);
     let _resolving = Task::new(tokio::spawn(resolving));
-    let mut members = Members::new(shared.seed);
+    let mut members = Members::new(shared.seed, shared.config.resolver.removal_window());
     let make = |endpoint: &Endpoint| shared.member(endpoint);
     if let Some(last) = &*shared.last() {
         members.recall(last, make);
@@ -266,6 +266,7 @@ async fn run(running: Running) {
     let mut idle = Idle::new(shared.config.idle_timeout);
     loop {
         let now = tokio::time::Instant::now();
+        let review = members.review(make);
         let gathering = match shared.publish(members.view(shared.connects_to, &shared.config.target, now)) {
             Ok(gathering) => gathering,
             Err(BalancerPanicked) => {
@@ -273,6 +274,7 @@ async fn run(running: Running) {
                 None
             }
         };
+        let look_again = gathering.into_iter().chain(review).min();
         // All of them are cancel safe: a list and a state can be looked at again, and a permit of the notification is kept.
         tokio::select! {
             _ = lists.changed() => {
@@ -283,7 +285,7 @@ async fn run(running: Running) {
                 }
             }
             () = shared.changed.notified() => {}
-            () = tokio::time::sleep_until(gathering.unwrap_or(now)), if gathering.is_some() => {}
+            () = tokio::time::sleep_until(look_again.unwrap_or(now)), if look_again.is_some() => {}
             () = idle.look() => {
                 if idle.is_over(&members) {
                     // The connections end with the members.

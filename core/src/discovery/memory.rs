@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -155,6 +156,11 @@ impl Resolver for MemResolver {
                 }
             }
         })
+    }
+
+    /// It has no leases to lose.
+    fn removal_window(&self) -> Option<Duration> {
+        None
     }
 }
 

@@ -19,6 +19,6 @@ pub use endpoint::{Endpoint, EndpointState};
 #[cfg(feature = "etcd")]
 pub use etcd::{Etcd, EtcdError, EtcdResolver};
 pub use instance::Instance;
-pub use memory::MemRegistry;
+pub use memory::{MemRegistry, MemResolver};
 pub use registrar::{Announcement, Announcements, Registrar, RegistrarError};
 pub use resolver::{FixedList, Publisher, Resolution, Resolutions, ResolveError, Resolver};

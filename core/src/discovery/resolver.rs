@@ -54,7 +54,18 @@ pub trait Resolver: Send + Sync + 'static {
     /// Publishes a list, and another whenever it changes. It is dropped with the channel, and begun anew when its runtime went down. If it returns, the last
     /// list stands for good; if it panics, it is begun anew after a while.
     fn watch(&self, publisher: Publisher) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
+
+    /// How long it takes a registry that lost its entries by a fault of its own to have them again (default 15 s: a lease of 10 s, and 5 s to register
+    /// anew). When more than half of a list vanishes within that time, endpoints that are connected and serve are kept until it is over, and
+    /// beyond it for as long as they do; those that announced before that they leave, or are not connected, go at once. `None` for a source
+    /// that means what it says, as a file does.
+    fn removal_window(&self) -> Option<Duration> {
+        Some(REMOVAL_WINDOW)
+    }
 }
+
+/// The lease of 10 s that entries have by default, and the time to register anew.
+const REMOVAL_WINDOW: Duration = Duration::from_secs(15);
 
 /// Why endpoints could not be found.
 #[derive(Clone, Debug)]
@@ -270,6 +281,10 @@ impl Resolver for FixedList {
     fn watch(&self, publisher: Publisher) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         publisher.publish(self.0.clone());
         Box::pin(std::future::ready(()))
+    }
+
+    fn removal_window(&self) -> Option<Duration> {
+        None
     }
 }
 

@@ -5,4 +5,5 @@ pub mod inline;
 pub mod load;
 pub mod loss;
 pub mod schedule;
+pub mod shrink;
 pub mod subset;

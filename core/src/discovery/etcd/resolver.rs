@@ -23,6 +23,8 @@ const KEYS_MAX: usize = 2 * ENDPOINTS_MAX;
 const COALESCE: Duration = Duration::from_millis(20);
 /// How often the watch is asked how far it is, and the time it has to answer: a member that was stopped, or cut off, says nothing.
 const PROBE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
+/// The time that instances have to register anew when their leases are gone.
+const REGISTER_ANEW: Duration = Duration::from_secs(5);
 /// How often the list is read as a whole, give or take a fifth: whatever was lost is found then.
 const RELIST: Duration = Duration::from_mins(5);
 
@@ -56,6 +58,10 @@ impl Resolver for EtcdResolver {
                 }
             }
         })
+    }
+
+    fn removal_window(&self) -> Option<Duration> {
+        Some(self.config.lease_ttl + REGISTER_ANEW)
     }
 }
 
