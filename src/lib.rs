@@ -56,18 +56,20 @@
 
 pub use sinew_core::client::{
     Balancer, Call, CallFuture, CallMeta, CallWithMeta, Candidate, Channel, ChannelBuilder, ConnectivityState,
-    Connector, ConnectsTo, LeastRequest, MetaFuture, PeakEwma, PickArgs, PickFirst, Picker, RoundRobin, StateChanges,
+    Connector, ConnectsTo, HealthCheck, HealthStatuses, LeastRequest, MetaFuture, PeakEwma, PickArgs, PickFirst,
+    Picker, RoundRobin, StateChanges,
 };
 pub use sinew_core::code::Code;
 pub use sinew_core::context::{
     CancelCause, Cancelled, Carry, Cx, CxParts, Draining, Identity, Peer, Side, TraceContext, TraceParseError,
 };
 pub use sinew_core::discovery::{
-    Announcement, Announcements, Endpoint, EndpointState, FixedList, Instance, MemRegistry, MemResolver, Publisher, Registrar,
-    RegistrarError, Resolution, Resolutions, ResolveError, Resolver,
+    Announcement, Announcements, Endpoint, EndpointState, FixedList, Instance, MemRegistry, MemResolver, Publisher,
+    Registrar, RegistrarError, Resolution, Resolutions, ResolveError, Resolver,
 };
 #[cfg(feature = "etcd")]
 pub use sinew_core::discovery::{Etcd, EtcdError, EtcdResolver};
+pub use sinew_core::health::{Health, HealthStatus};
 pub use sinew_core::interceptor::{Interceptor, Next};
 pub use sinew_core::message::{
     AppError, CallError, FromStatus, Outcome, OutcomeCode, Reply, ReplyShape, SendError, StreamSender, Streaming, Wire,

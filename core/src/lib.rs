@@ -16,6 +16,7 @@ pub mod message;
 pub mod interceptor;
 pub mod service;
 pub mod call;
+pub mod health;
 pub mod discovery;
 pub mod client;
 pub mod server;

@@ -1,5 +1,6 @@
 //! Services that have several endpoints: found, connected, chosen between, and lost.
 
+mod health;
 mod pools;
 mod removals;
 mod security;

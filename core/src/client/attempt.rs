@@ -227,7 +227,7 @@ fn not_opened(channel: &Channel, mut picked: Picked, error: OpenError) -> Status
 }
 
 /// Opens the call with what is left of its time; waits while the connection has as many as it takes.
-async fn open(connection: &Connection, mut request: OpenRequest<'_>) -> Result<StreamKey, OpenError> {
+pub(super) async fn open(connection: &Connection, mut request: OpenRequest<'_>) -> Result<StreamKey, OpenError> {
     let mut waiting = WaitingToOpen {
         connection,
         place: None,

@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 
 use super::balancer::{Balancer, PeakEwma};
 use super::channel::{self, Channel};
+use super::health::HealthCheck;
 use super::pool::{Pool, PoolConfig};
 use super::subchannel::{Connector, Dial, Subchannel, SubchannelConfig};
 use super::target::{Service, Target, wrong};
@@ -39,6 +40,7 @@ pub struct ChannelBuilder {
     chain: Chain,
     resolver: Option<Arc<dyn Resolver>>,
     balancer: Option<Arc<dyn Balancer>>,
+    health: Option<HealthCheck>,
     wrong: Option<String>,
 }
 
@@ -67,6 +69,7 @@ impl Default for ChannelBuilder {
             chain: Chain::default(),
             resolver: None,
             balancer: None,
+            health: None,
             wrong: None,
         }
     }
@@ -185,6 +188,13 @@ impl ChannelBuilder {
         self
     }
 
+    /// Sets how to find out which endpoints serve (default [`HealthCheck::watch`]), where the target stands for several.
+    #[must_use]
+    pub fn health_check(mut self, check: HealthCheck) -> Self {
+        self.health = Some(check);
+        self
+    }
+
     /// Makes the channel without connecting.
     ///
     /// # Errors
@@ -194,6 +204,8 @@ impl ChannelBuilder {
             Some(resolver) => Target::Service(Service {
                 resolver,
                 identity: Some(target.to_owned()),
+                // It may be a name for certificates alone.
+                name: None,
                 dangerous_plaintext: false,
             }),
             None => Target::parse(target)?,
@@ -208,6 +220,11 @@ impl ChannelBuilder {
         if let Some(balancer) = &self.balancer {
             return Err(wrong(&format_args!(
                 "{address} is one address, so `.balancer({balancer:?})` would do nothing; call a service, or leave it out"
+            )));
+        }
+        if self.health.is_some() {
+            return Err(wrong(&format_args!(
+                "{address} is one address, and called however it is, so `.health_check(..)` would do nothing; ask it by `Channel::health_of`, or leave it out"
             )));
         }
         if self.dangerous_plaintext {
@@ -227,6 +244,7 @@ impl ChannelBuilder {
     fn build_for_service(mut self, target: &str, service: Service) -> Result<Channel, Status> {
         self.check()?;
         self.dial.limits = self.mux.clone();
+        let health = self.health.take().unwrap_or_default().for_service(service.name.as_deref());
         self.dial.identity = service.identity;
         let endpoints = Endpoints {
             dial: std::mem::take(&mut self.dial),
@@ -238,6 +256,7 @@ impl ChannelBuilder {
             },
             backoff: self.backoff,
             connect_timeout: self.connect_timeout,
+            health,
         };
         let pool = Pool::new(PoolConfig {
             target: target.to_owned(),
@@ -264,6 +283,14 @@ impl ChannelBuilder {
         }
         self.mux.check().map_err(|error| wrong(&error))?;
         check_duration("connect_timeout", self.connect_timeout).map_err(|error| wrong(&error))?;
+        if let Some(health) = &self.health {
+            if let Some(error) = &health.wrong {
+                return Err(wrong(&format_args!("health_check: {error}")));
+            }
+            if let Some(every) = health.interval() {
+                check_duration("health_check", every).map_err(|error| wrong(&error))?;
+            }
+        }
         if let Some(timeout) = self.timeout {
             check_duration("timeout", timeout).map_err(|error| wrong(&error))?;
         }
@@ -282,6 +309,7 @@ impl ChannelBuilder {
             mux: self.mux,
             backoff: self.backoff,
             connect_timeout: self.connect_timeout,
+            health: HealthCheck::off(),
             on_change: None,
         });
         Ok(Channel::remote(
@@ -320,6 +348,7 @@ struct Endpoints {
     mux: MuxConfig,
     backoff: Backoff,
     connect_timeout: Duration,
+    health: HealthCheck,
 }
 
 impl Endpoints {
@@ -348,6 +377,7 @@ impl Endpoints {
             mux: self.mux.clone(),
             backoff: self.backoff,
             connect_timeout: self.connect_timeout,
+            health: self.health.clone(),
             on_change: Some(changed),
         })
     }

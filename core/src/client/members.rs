@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::balancer::{Candidate, ConnectsTo};
+use super::health::Standing;
 use super::member::Member;
 use super::removals::Removals;
 use super::state::ConnectivityState;
@@ -77,8 +78,28 @@ struct Known {
 }
 
 impl Known {
+    /// Where it stands, by its connection and by what it says.
     fn state(&self) -> ConnectivityState {
-        self.member.subchannel.state_now()
+        match (self.member.subchannel.state_now(), self.member.subchannel.standing()) {
+            (ConnectivityState::Ready, Standing::Unheard) => ConnectivityState::Connecting,
+            (ConnectivityState::Ready, Standing::Refuses(_) | Standing::Silent) => ConnectivityState::TransientFailure,
+            (state, _) => state,
+        }
+    }
+
+    /// It takes calls if nobody else does.
+    fn is_leaving(&self) -> bool {
+        self.member.subchannel.standing() == Standing::Leaves
+    }
+
+    /// Why it takes no calls, if that is known.
+    fn failure(&self) -> Option<Status> {
+        let subchannel = &self.member.subchannel;
+        if subchannel.state_now() != ConnectivityState::Ready {
+            return subchannel.last_failure();
+        }
+        let complaint = subchannel.standing().complaint()?;
+        Some(unreachable(format!("{} {complaint}", subchannel.target())))
     }
 }
 
@@ -147,7 +168,8 @@ impl Members {
 
     /// The names of those that are connected.
     fn serving(&self) -> HashSet<String> {
-        let ready = self.members.iter().filter(|known| known.state() == ConnectivityState::Ready);
+        let serves = |known: &&Known| known.state() == ConnectivityState::Ready && !known.is_leaving();
+        let ready = self.members.iter().filter(serves);
         ready.map(|known| known.endpoint.name().to_owned()).collect()
     }
 
@@ -189,7 +211,10 @@ impl Members {
     pub(super) fn view(&mut self, connects_to: ConnectsTo, target: &str, now: Instant) -> View {
         let wanted = self.connect(connects_to);
         let is_ready = |&&index: &&usize| self.members[index].state() == ConnectivityState::Ready;
-        let ready: Vec<&Known> = wanted.iter().filter(is_ready).map(|&index| &self.members[index]).collect();
+        let mut ready: Vec<&Known> = wanted.iter().filter(is_ready).map(|&index| &self.members[index]).collect();
+        if !ready.iter().all(|known| known.is_leaving()) {
+            ready.retain(|known| !known.is_leaving());
+        }
         if ready.is_empty() {
             self.gathering = Gathering::None;
             self.shown.clear();
@@ -237,9 +262,13 @@ impl Members {
             return everybody.collect();
         }
         let state = |index: usize| self.members[index].state();
+        let is_leaving = |index: usize| self.members[index].is_leaving();
         let is_first = |&index: &usize| Some(self.members[index].member.id) == self.first;
         // Whoever has it keeps it, also if a better one comes back: nothing is gained by moving.
-        let mut found = everybody.clone().filter(|&index| state(index) == ConnectivityState::Ready).find(is_first);
+        let mut found = everybody
+            .clone()
+            .filter(|&index| state(index) == ConnectivityState::Ready && !is_leaving(index))
+            .find(is_first);
         let mut tried = Vec::new();
         for index in everybody {
             if found.is_some() {
@@ -248,9 +277,9 @@ impl Members {
             tried.push(index);
             start(index);
             match state(index) {
-                ConnectivityState::Ready => found = Some(index),
-                // The next one's turn; this one goes on trying.
-                ConnectivityState::TransientFailure => {}
+                ConnectivityState::Ready if !is_leaving(index) => found = Some(index),
+                // The next one's turn; this one goes on trying, or serves until then.
+                ConnectivityState::Ready | ConnectivityState::TransientFailure => {}
                 _ => break,
             }
         }
@@ -273,7 +302,7 @@ impl Members {
     }
 
     fn failure(&self, target: &str) -> Option<Status> {
-        let mut causes = self.members.iter().rev().filter_map(|known| known.member.subchannel.last_failure());
+        let mut causes = self.members.iter().rev().filter_map(Known::failure);
         if let Some(last) = causes.next() {
             let none = match self.members.len() {
                 1 => "the only endpoint".to_owned(),

@@ -91,4 +91,3 @@ impl Removals {
         (next, self.held.len() < before)
     }
 }
-

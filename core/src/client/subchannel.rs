@@ -5,7 +5,7 @@
 //! TRANSIENT_FAILURE until READY, so that calls which do not wait fail instead of hanging in ever new attempts.
 
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,6 +13,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use tokio::sync::{Notify, watch};
 
+use super::health::{self, HealthCheck, Standing};
 use super::on_demand::{IsRunning, OnDemand, Task};
 use super::state::ConnectivityState;
 use crate::mux::{MuxConfig, Role};
@@ -71,6 +72,8 @@ struct Shared {
     /// calls of this process, and ends with the last of them.
     leaving: Mutex<Vec<Leaving>>,
     on_change: Option<Arc<Notify>>,
+    health: HealthCheck,
+    standing: Mutex<Standing>,
     running: IsRunning,
 }
 
@@ -92,6 +95,7 @@ pub(super) struct SubchannelConfig {
     pub(super) mux: MuxConfig,
     pub(super) backoff: Backoff,
     pub(super) connect_timeout: Duration,
+    pub(super) health: HealthCheck,
     /// Told of every change of state.
     pub(super) on_change: Option<Arc<Notify>>,
 }
@@ -110,6 +114,8 @@ impl Subchannel {
                 state: watch::Sender::new(ConnectivityState::Idle),
                 last_failure: Mutex::new(None),
                 leaving: Mutex::new(Vec::new()),
+                standing: Mutex::new(Standing::at_first(&config.health)),
+                health: config.health,
                 running: task.is_running(),
                 on_change: config.on_change,
             }),
@@ -127,6 +133,11 @@ impl Subchannel {
 
     pub(super) fn state_now(&self) -> ConnectivityState {
         *self.shared.state.borrow()
+    }
+
+    /// How the endpoint stands by what it said on its connection.
+    pub(super) fn standing(&self) -> Standing {
+        *self.shared.standing()
     }
 
     /// Stops connecting, if no call can be on a connection of its.
@@ -322,6 +333,15 @@ impl Shared {
         // Calls wait for a connection, not for READY.
         self.state.send_modify(|_| {});
         let mut lifecycle = connection.lifecycle();
+        self.stands(Standing::at_first(&self.health));
+        let mut health = pin!(health::follow(
+            connection.clone(),
+            &self.health,
+            self.connect_timeout,
+            |standing| {
+                self.stands(standing);
+            }
+        ));
         loop {
             let now = lifecycle.borrow_and_update().clone();
             match now {
@@ -361,10 +381,27 @@ impl Shared {
                     return Watched::Lost;
                 }
             }
-            if lifecycle.changed().await.is_err() {
+            // Both are cancel safe: one is kept, and a state can be looked at again.
+            let changed = tokio::select! {
+                biased;
+                changed = lifecycle.changed() => changed,
+                () = &mut health => continue,
+            };
+            if changed.is_err() {
                 self.retire(connection);
                 return Watched::Lost;
             }
+        }
+    }
+
+    fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stands(&self, new: Standing) {
+        let before = std::mem::replace(&mut *self.standing(), new);
+        if before != new {
+            self.tell();
         }
     }
 

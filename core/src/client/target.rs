@@ -19,6 +19,8 @@ pub(super) struct Service {
     pub(super) resolver: Arc<dyn Resolver>,
     /// What servers must prove to be; `None` where the target itself names the hosts.
     pub(super) identity: Option<String>,
+    /// The service as servers call it, if the target tells.
+    pub(super) name: Option<String>,
     /// The target allows clear text beyond the machine.
     pub(super) dangerous_plaintext: bool,
 }
@@ -47,11 +49,13 @@ impl Target {
             "static" => Service {
                 resolver: Arc::new(fixed(text, path)?),
                 identity: None,
+                name: None,
                 dangerous_plaintext,
             },
             "mem" => Service {
                 resolver: Arc::new(MemRegistry::shared().resolver(named(text, path)?)),
                 identity: Some(path.to_owned()),
+                name: Some(path.to_owned()),
                 dangerous_plaintext,
             },
             // A path of three slashes.
@@ -76,7 +80,8 @@ fn in_etcd(text: &str, is_encrypted: bool, rest: &str) -> Result<Service, Status
         crate::discovery::Etcd::parse_target(text, is_encrypted, rest).map_err(|error| wrong(&error))?;
     Ok(Service {
         resolver: Arc::new(etcd.resolver(&service)),
-        identity: Some(service),
+        identity: Some(service.clone()),
+        name: Some(service),
         dangerous_plaintext,
     })
 }

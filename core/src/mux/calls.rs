@@ -195,10 +195,15 @@ impl Mux {
         calls < self.peer.max_streams as usize && self.outbox.small.len() <= UNSENT_OPEN_BYTES_MAX
     }
 
+    /// Client: tells how many streams are open that hardly ever carry anything, and so are no company.
+    pub fn set_background_streams(&mut self, streams: usize) {
+        self.background = streams;
+    }
+
     /// Whether this is the only open stream: then its frames may leave without waiting for company.
     #[must_use]
     pub fn is_alone(&self) -> bool {
-        self.streams.len() <= 1 && self.ready.len() <= 1
+        self.streams.len() <= 1 + self.background && self.ready.len() <= 1
     }
 
     /// When an open call ends at the latest.

@@ -167,6 +167,8 @@ pub struct Mux {
     hello_received: bool,
     preface_received: bool,
     streams: Streams,
+    /// Streams that hardly ever carry anything.
+    background: usize,
     /// The newest stream that the peer (server role) or we (client role) opened.
     newest: StreamId,
     /// Handlers that still run though their stream is over; they count against `max_streams`.
@@ -210,6 +212,7 @@ impl Mux {
             hello_received: false,
             preface_received: false,
             streams: Streams::default(),
+            background: 0,
             newest: StreamId::CONNECTION,
             held: 0,
             input: frames::Input::default(),

@@ -78,14 +78,14 @@ impl Shrinking {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use super::{PARTS, Shrinking};
 
     #[test]
     fn half_is_believed_and_more_is_not() {
         for (length, lost, suspicious) in [(10, 5, false), (10, 6, true), (1, 1, true), (2, 1, false), (2, 2, true)] {
-            let (start, mut shrinking) = (Instant::now(), Shrinking::new(Duration::from_secs(15)));
+            let (start, mut shrinking) = (crate::time::now(), Shrinking::new(Duration::from_secs(15)));
             shrinking.note(start, length, lost);
             assert_eq!(shrinking.is_suspicious(start), suspicious, "{lost} of {length}");
         }
@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn leases_that_expire_one_after_the_other_add_up() {
-        let (start, mut shrinking) = (Instant::now(), Shrinking::new(Duration::from_secs(15)));
+        let (start, mut shrinking) = (crate::time::now(), Shrinking::new(Duration::from_secs(15)));
         // A hundred within a third of ten seconds.
         let suspicious = (0..100_u32).find(|&gone| {
             let now = start + Duration::from_secs(10) / 3 * gone / 100;
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn a_slow_change_is_none_and_the_window_is_bounded() {
-        let (start, mut shrinking) = (Instant::now(), Shrinking::new(Duration::from_secs(15)));
+        let (start, mut shrinking) = (crate::time::now(), Shrinking::new(Duration::from_secs(15)));
         for gone in 0..90_u32 {
             let now = start + Duration::from_secs(1) * gone;
             shrinking.note(now, 100 - gone as usize, 1);

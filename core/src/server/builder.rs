@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::health::ServerHealth;
 use super::registration::RegistrationConfig;
 use super::router::{Collision, Fallback, Router};
 use super::shutdown::{Connections, Drain, Serving, Tasks};
 use super::watchdog::Watchdog;
 use super::{CONNECTIONS_MAX, HANDSHAKES_MAX, Shared, accept};
 use crate::discovery::{Instance, Registrar, RegistrarError};
+use crate::health::Health;
 use crate::interceptor::{Chain, Interceptor};
 use crate::mux::MuxConfig;
 use crate::mux::config::ConfigError;
@@ -109,6 +111,7 @@ pub struct ServerBuilder {
     drain: Drain,
     signals: bool,
     registration: RegistrationConfig,
+    health: Health,
     wrong: Option<ServerError>,
 }
 
@@ -135,6 +138,7 @@ impl Default for ServerBuilder {
             drain: Drain::default(),
             signals: false,
             registration: RegistrationConfig::default(),
+            health: Health::default(),
             wrong: None,
         }
     }
@@ -323,6 +327,14 @@ impl ServerBuilder {
         self
     }
 
+    /// Sets what the server says of its health and its services' (default: all of them serve), to everybody who asks `sinew.Health`, and so to every client of
+    /// a service with several endpoints. Keep a clone to change it.
+    #[must_use]
+    pub fn health(mut self, health: Health) -> Self {
+        self.health = health;
+        self
+    }
+
     /// Starts the server; it runs until the returned handle is shut down or dropped. Without an address it serves what is handed over by
     /// [`Serving::accept`].
     ///
@@ -334,20 +346,15 @@ impl ServerBuilder {
         }
         self.mux.check()?;
         self.drain.check()?;
-        if self.connections_max == 0 {
-            return Err(ConfigError::new("max_connections", 0, "at least 1").into());
+        for (name, value) in [
+            ("max_connections", self.connections_max),
+            ("max_handshakes", self.handshakes_max),
+        ] {
+            if value == 0 {
+                return Err(ConfigError::new(name, 0, "at least 1").into());
+            }
         }
-        if self.handshakes_max == 0 {
-            return Err(ConfigError::new("max_handshakes", 0, "at least 1").into());
-        }
-        let mut router = Router::default();
-        for service in self.services {
-            router.add(service)?;
-        }
-        router.fallback = self.fallback;
-        if router.is_empty() {
-            return Err(ServerError::NoService);
-        }
+        let (router, health) = routes(self.services, self.fallback, self.health)?;
         let parsed: Result<Vec<Address>, _> = self.bind.iter().map(|text| text.parse()).collect();
         let addresses = parsed.map_err(BindError::from)?;
         #[cfg(feature = "tls")]
@@ -382,6 +389,7 @@ impl ServerBuilder {
         }
         let shared = Arc::new(Shared {
             router,
+            health,
             chain: self.chain,
             mux: self.mux,
             connections_max: self.connections_max,
@@ -418,6 +426,25 @@ impl ServerBuilder {
             }
         }
     }
+}
+
+/// The table of methods, the server's own among them.
+fn routes(
+    services: Vec<Arc<dyn Service>>,
+    fallback: Option<Arc<dyn Fallback>>,
+    said: Health,
+) -> Result<(Router, ServerHealth), ServerError> {
+    let mut router = Router::default();
+    for service in services {
+        router.add(service)?;
+    }
+    router.fallback = fallback;
+    if router.is_empty() {
+        return Err(ServerError::NoService);
+    }
+    let health = ServerHealth::new(said, router.names());
+    router.add_built_in(health.clone())?;
+    Ok((router, health))
 }
 
 fn launch(shared: Arc<Shared>, opened: Vec<Listener>, drain: Drain, signals: bool) -> Serving {

@@ -151,11 +151,15 @@ pub(super) struct HandlerTask {
 
 impl HandlerTask {
     pub(super) fn new(job: Job, connection: Connection, books: &Books, measured: bool, watched: bool) -> Self {
-        books.shared.running.fetch_add(1, Ordering::Relaxed);
+        let is_counted = !job.route.and_then(|at| books.shared.router.route(at)).is_some_and(|route| route.is_built_in);
+        if is_counted {
+            books.shared.running.fetch_add(1, Ordering::Relaxed);
+        }
         let finished = Finished {
             connection: connection.clone(),
             books: books.clone(),
             key: job.key,
+            is_counted,
         };
         Self {
             job: Some(job),
@@ -250,6 +254,8 @@ struct Finished {
     connection: Connection,
     books: Books,
     key: StreamKey,
+    /// Its handler counts as running.
+    is_counted: bool,
 }
 
 impl Finished {
@@ -267,7 +273,9 @@ impl Finished {
 
 impl Drop for Finished {
     fn drop(&mut self) {
-        self.books.shared.running.fetch_sub(1, Ordering::Relaxed);
+        if self.is_counted {
+            self.books.shared.running.fetch_sub(1, Ordering::Relaxed);
+        }
         let ours = self.books.calls.lock().remove(&self.key);
         if ours.is_none() {
             // The call was over before its handler: it was counted as one that runs on.

@@ -1,7 +1,7 @@
 //! The side that answers calls.
 //!
 //! `accept` takes connections, `streams` their further streams, `connection` takes calls off each of them, `router` finds the method, `dispatch` runs the handler,
-//! `clock` measures how long that takes, [`shutdown`] brings all of it to an end in order, and `watchdog` sees to it that a handler which
+//! `health` answers for the server itself, `clock` measures how long that takes, [`shutdown`] brings all of it to an end in order, and `watchdog` sees to it that a handler which
 //! blocks its thread blocks nobody else.
 
 mod accept;
@@ -9,6 +9,7 @@ pub mod builder;
 mod clock;
 mod connection;
 mod dispatch;
+mod health;
 mod registration;
 mod router;
 pub mod shutdown;
@@ -25,6 +26,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use crate::interceptor::Chain;
 use crate::mux::MuxConfig;
+use health::ServerHealth;
 use router::Router;
 use shutdown::Tasks;
 use watchdog::Watchdog;
@@ -38,6 +40,7 @@ const HANDSHAKES_MAX: usize = 1_024;
 /// What all connections of a server share.
 struct Shared {
     router: Router,
+    health: ServerHealth,
     chain: Chain,
     mux: MuxConfig,
     connections_max: usize,

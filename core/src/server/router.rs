@@ -34,6 +34,8 @@ pub(super) struct Route {
     pub(super) service: usize,
     pub(super) spec: &'static MethodSpec,
     pub(super) gate: InlineGate,
+    /// The server's own: outside its interceptors, its counts and its limits.
+    pub(super) is_built_in: bool,
 }
 
 #[derive(Default)]
@@ -74,6 +76,15 @@ impl std::error::Error for Collision {}
 
 impl Router {
     pub(super) fn add(&mut self, service: Arc<dyn Service>) -> Result<(), Collision> {
+        self.put(service, false)
+    }
+
+    /// Adds a service of the server itself.
+    pub(super) fn add_built_in(&mut self, service: impl Service) -> Result<(), Collision> {
+        self.put(Arc::new(service), true)
+    }
+
+    fn put(&mut self, service: Arc<dyn Service>, is_built_in: bool) -> Result<(), Collision> {
         let index = self.services.len();
         for spec in service.methods() {
             let route = self.routes.len();
@@ -82,6 +93,7 @@ impl Router {
                 service: index,
                 spec,
                 gate: InlineGate::default(),
+                is_built_in,
             });
             self.insert(spec.id(), spec.path(), route)?;
             for alias in spec.other_names() {
@@ -120,9 +132,10 @@ impl Router {
         self.services.get(index)
     }
 
-    /// The names of all services.
+    /// The names of all services but the server's own.
     pub(super) fn names(&self) -> BTreeSet<String> {
-        self.routes.iter().map(|route| route.spec.service().to_owned()).collect()
+        let own = self.routes.iter().filter(|route| !route.is_built_in);
+        own.map(|route| route.spec.service().to_owned()).collect()
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -15,6 +15,7 @@ use super::accept;
 use super::builder::ServerError;
 use super::connection::Accepted;
 use super::registration::{Registration, RegistrationConfig};
+use crate::health::Health;
 use crate::mux::config::{ConfigError, check_duration};
 use crate::time::{self, DurationError, IntoDuration};
 use crate::transport::Address;
@@ -314,6 +315,12 @@ impl Serving {
         self.shared.running.load(Ordering::Relaxed)
     }
 
+    /// What the server says of its health.
+    #[must_use]
+    pub fn health(&self) -> &Health {
+        &self.shared.health.said
+    }
+
     /// How many handlers panicked so far.
     #[must_use]
     pub fn panics(&self) -> usize {
@@ -361,6 +368,7 @@ impl Serving {
         if let Some(registration) = &self.registration {
             registration.drain();
         }
+        self.shared.health.set_draining();
         tokio::time::sleep(self.drain.lame_duck).await;
         if let Some(registration) = self.registration.take() {
             registration.withdraw().await;

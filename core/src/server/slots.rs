@@ -25,7 +25,7 @@ pub(super) fn slot_for(
     };
     let mut found = match (spare, shared.router.service(route.service)) {
         (Some((service, spare)), _) if service == route.service => spare,
-        (_, Some(service)) if shared.chain.is_empty() => service.slot(),
+        (_, Some(service)) if shared.chain.is_empty() || route.is_built_in => service.slot(),
         (_, Some(service)) => chained_slot(shared.chain.clone(), Arc::clone(service)),
         (_, None) => slot(|_, _, _| async { Err(Status::internal("the service is gone")) }),
     };

@@ -264,6 +264,11 @@ impl Connection {
         self.act(|mux| mux.take_failure(key))
     }
 
+    /// See [`Mux::set_background_streams`].
+    pub fn set_background_streams(&self, streams: usize) {
+        self.lock().mux.set_background_streams(streams);
+    }
+
     /// The next messages of a stream; see [`Mux::poll_chunk`].
     ///
     /// # Errors

@@ -94,7 +94,11 @@ async fn a_real_loss_is_believed_at_once() {
     lose(&registry, &names[..6]);
     let _one_returns = Node::start(&names[0]).await;
     tokio::time::sleep(2 * WINDOW).await;
-    assert_eq!(called(&channel, 10).await, names[6..], "nobody tries to reach those that are gone");
+    assert_eq!(
+        called(&channel, 10).await,
+        names[6..],
+        "nobody tries to reach those that are gone"
+    );
 }
 
 /// They are kept while they serve; once they do not, the registry is believed.
