@@ -55,17 +55,20 @@
 //! - **The end.** [`ServerBuilder::shutdown_on_signals`] and [`Serving::shutdown`]; [`Drain`] says how long.
 
 pub use sinew_core::client::{
-    Balancer, Call, CallFuture, CallMeta, CallWithMeta, Candidate, Channel, ChannelBuilder, ConnectivityState,
-    Connector, ConnectsTo, HealthCheck, HealthStatuses, LeastRequest, MetaFuture, PeakEwma, PickArgs, PickFirst,
-    Picker, RoundRobin, StateChanges,
+    Balancer, Call, CallFuture, CallMeta, CallWithMeta, Candidate, Channel, ChannelBuilder, ChannelSnapshot,
+    ConnectivityState, Connector, ConnectsTo, ConsistentHash, EndpointSnapshot, HealthCheck, HealthStatuses,
+    LeastRequest, ListSnapshot, MetaFuture, PeakEwma, PickArgs, PickFirst, Picker, RoundRobin, StateChanges,
 };
 pub use sinew_core::code::Code;
+#[cfg(feature = "etcd")]
+pub use sinew_core::config::EtcdConfig;
+pub use sinew_core::config::{ConfigPublisher, ConfigSource, FileConfig, Route, ServiceConfig, ServiceConfigError};
 pub use sinew_core::context::{
     CancelCause, Cancelled, Carry, Cx, CxParts, Draining, Identity, Peer, Side, TraceContext, TraceParseError,
 };
 pub use sinew_core::discovery::{
-    Announcement, Announcements, Endpoint, EndpointState, FixedList, Instance, MemRegistry, MemResolver, Publisher,
-    Registrar, RegistrarError, Resolution, Resolutions, ResolveError, Resolver,
+    Announcement, Announcements, Endpoint, EndpointState, FileResolver, FixedList, Instance, MemRegistry, MemResolver,
+    Publisher, Registrar, RegistrarError, Resolution, Resolutions, ResolveError, Resolver,
 };
 #[cfg(feature = "etcd")]
 pub use sinew_core::discovery::{Etcd, EtcdError, EtcdResolver};
@@ -79,7 +82,7 @@ pub use sinew_core::method::{Alias, ArgSpec, Encoding, Execution, MethodKind, Me
 pub use sinew_core::mux::MuxConfig as Limits;
 pub use sinew_core::mux::config::ConfigError;
 pub use sinew_core::policy::backoff::{Backoff, BackoffError};
-pub use sinew_core::server::{Collision, Drain, Fallback, Server, ServerBuilder, ServerError, Serving};
+pub use sinew_core::server::{Collision, Drain, Fallback, Server, ServerBuilder, ServerError, ServerSnapshot, Serving};
 pub use sinew_core::service::{Inbound, ServerRequest, Service};
 pub use sinew_core::status::{HandlerRan, Origin, Status};
 pub use sinew_core::time::{DurationError, IntoDuration};

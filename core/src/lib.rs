@@ -18,6 +18,7 @@ pub mod service;
 pub mod call;
 pub mod health;
 pub mod discovery;
+pub mod config;
 pub mod client;
 pub mod server;
 pub mod local;

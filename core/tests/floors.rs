@@ -13,7 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The units in their order: each may name the ones before it, and itself.
-const UNITS: [&str; 22] = [
+const UNITS: [&str; 23] = [
     "code",
     "metadata",
     "status",
@@ -30,6 +30,7 @@ const UNITS: [&str; 22] = [
     "call",
     "health",
     "discovery",
+    "config",
     "client",
     "server",
     "local",

@@ -1,9 +1,12 @@
 //! Services that have several endpoints: found, connected, chosen between, and lost.
 
+mod config;
 mod health;
+mod keys;
 mod pools;
 mod removals;
 mod security;
+mod snapshots;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -199,6 +199,7 @@ async fn choose(channel: &Channel, request: &mut RawRequest) -> Result<Picked, S
     let wanted = Wanted {
         method: request.method,
         metadata: &request.metadata,
+        route_key: request.route_key,
         tried: &request.tried,
         wait_for_ready: request.wait_for_ready,
     };

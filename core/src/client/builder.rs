@@ -8,11 +8,13 @@ use tokio::sync::Notify;
 
 use super::balancer::{Balancer, PeakEwma};
 use super::channel::{self, Channel};
+use super::config::Layers;
 use super::health::HealthCheck;
 use super::pool::{Pool, PoolConfig};
 use super::subchannel::{Connector, Dial, Subchannel, SubchannelConfig};
 use super::target::{Service, Target, wrong};
 use crate::call::DEADLINE_DEFAULT;
+use crate::config::{ConfigSource, ServiceConfig};
 use crate::discovery::{Endpoint, Resolver};
 use crate::interceptor::{Chain, Interceptor};
 use crate::mux::MuxConfig;
@@ -41,6 +43,8 @@ pub struct ChannelBuilder {
     resolver: Option<Arc<dyn Resolver>>,
     balancer: Option<Arc<dyn Balancer>>,
     health: Option<HealthCheck>,
+    config: Option<ServiceConfig>,
+    config_sources: Vec<Arc<dyn ConfigSource>>,
     wrong: Option<String>,
 }
 
@@ -70,6 +74,8 @@ impl Default for ChannelBuilder {
             resolver: None,
             balancer: None,
             health: None,
+            config: None,
+            config_sources: Vec::new(),
             wrong: None,
         }
     }
@@ -195,6 +201,33 @@ impl ChannelBuilder {
         self
     }
 
+    /// Sets how the service is to be called, where the target stands for several endpoints; the lowest layer, below those of
+    /// [`config_source`](Self::config_source).
+    #[must_use]
+    pub fn service_config(mut self, config: ServiceConfig) -> Self {
+        self.config = Some(config);
+        self
+    }
+
+    /// Adds a place where the service's configuration is followed, where the target stands for several endpoints; it lies over those added before, and that of
+    /// the target itself (`etcd://`) over all. The first calls of a channel wait for it, for a second at most.
+    #[must_use]
+    pub fn config_source(mut self, source: impl ConfigSource) -> Self {
+        self.config_sources.push(Arc::new(source));
+        self
+    }
+
+    /// Sets the time in which an endpoint that is new grows from a tenth of its share to all of it (default none: it has it at once), where the target stands for
+    /// several: for servers that have to fill caches first. Those that the channel finds at its start grow side by side.
+    #[must_use]
+    pub fn slow_start(mut self, window: impl IntoDuration) -> Self {
+        if let Some(window) = self.duration("slow_start", window.into_duration()) {
+            let config = self.config.take().unwrap_or_default();
+            self.config = Some(config.slow_start(window));
+        }
+        self
+    }
+
     /// Makes the channel without connecting.
     ///
     /// # Errors
@@ -206,6 +239,7 @@ impl ChannelBuilder {
                 identity: Some(target.to_owned()),
                 // It may be a name for certificates alone.
                 name: None,
+                config: None,
                 dangerous_plaintext: false,
             }),
             None => Target::parse(target)?,
@@ -220,6 +254,11 @@ impl ChannelBuilder {
         if let Some(balancer) = &self.balancer {
             return Err(wrong(&format_args!(
                 "{address} is one address, so `.balancer({balancer:?})` would do nothing; call a service, or leave it out"
+            )));
+        }
+        if self.config.is_some() || !self.config_sources.is_empty() {
+            return Err(wrong(&format_args!(
+                "{address} is one address, so `.service_config(..)`, `.config_source(..)` and `.slow_start(..)` would do nothing; call a service, as static:///{address}"
             )));
         }
         if self.health.is_some() {
@@ -245,6 +284,7 @@ impl ChannelBuilder {
         self.check()?;
         self.dial.limits = self.mux.clone();
         let health = self.health.take().unwrap_or_default().for_service(service.name.as_deref());
+        self.config_sources.extend(service.config);
         self.dial.identity = service.identity;
         let endpoints = Endpoints {
             dial: std::mem::take(&mut self.dial),
@@ -262,6 +302,7 @@ impl ChannelBuilder {
             target: target.to_owned(),
             resolver: service.resolver,
             balancer: self.balancer.take().unwrap_or_else(|| Arc::new(PeakEwma)),
+            layers: Layers::new(self.config.take().unwrap_or_default(), self.config_sources),
             connect: Box::new(move |endpoint, changed| endpoints.subchannel(endpoint, changed)),
             connect_timeout: self.connect_timeout,
             idle_timeout: self.mux.idle_timeout,

@@ -9,11 +9,13 @@ use std::time::{Duration, Instant};
 use super::channel::Channel;
 use super::future::{CallFuture, MetaFuture};
 use super::raw::RawRequest;
+use crate::config::MethodConfig;
 use crate::context::Cx;
 use crate::interceptor::{Chain, Interceptor};
 use crate::message::{FromStatus, MessageStream, ReplyShape, Streaming, Wire};
 use crate::metadata::Metadata;
 use crate::method::MethodSpec;
+use crate::policy::ring::hash;
 use crate::status::{HandlerRan, Status};
 use crate::time::IntoDuration;
 use crate::wire::args::ArgsWriter;
@@ -41,6 +43,7 @@ pub(super) struct Options {
     pub(super) metadata: Metadata,
     pub(super) wait_for_ready: bool,
     pub(super) detached: bool,
+    pub(super) route_key: Option<u64>,
     pub(super) chain: Chain,
     pub(super) wrong: Option<Status>,
 }
@@ -140,6 +143,13 @@ impl<T: ReplyShape, E: FromStatus> Call<T, E> {
         self
     }
 
+    /// Sets what the call is about, as a customer or a document: with the balancer [`ConsistentHash`](super::ConsistentHash), calls of one key go to one endpoint.
+    /// The bytes do not travel.
+    pub fn route_key(mut self, key: impl AsRef<[u8]>) -> Self {
+        self.options().route_key = Some(hash(key.as_ref()));
+        self
+    }
+
     /// Leaves the ambient context behind: no inherited deadline, trace or metadata, and no default deadline. A time-out of the method, or of
     /// [`timeout`](Self::timeout), still holds.
     pub fn detached(mut self) -> Self {
@@ -183,12 +193,26 @@ impl<T: ReplyShape, E> Call<T, E> {
             Some(options) => (options.timeout, options.detached),
             None => (None, false),
         };
-        let explicit = match (own, self.spec.timeout()) {
+        let (configured, for_all) = self.configured();
+        let explicit = match (own, configured.timeout.or_else(|| self.spec.timeout())) {
             (Some(own), Some(method)) => Some(own.min(method)),
             (own, method) => own.or(method),
         };
-        let default = if detached { None } else { self.channel.default_timeout() };
+        let default = if detached {
+            None
+        } else {
+            for_all.timeout.or_else(|| self.channel.default_timeout())
+        };
         (explicit, explicit.or(default))
+    }
+
+    /// What the service's configuration says of the method, and of all.
+    fn configured(&self) -> (MethodConfig, MethodConfig) {
+        let config = self.channel.config();
+        match config.as_deref() {
+            Some(Some(config)) => config.of_method(self.spec.name()),
+            Some(None) | None => Default::default(),
+        }
     }
 
     /// The earliest of all deadlines that hold, and whether it bounds a stream beyond its opening.
@@ -262,6 +286,8 @@ impl<T: ReplyShape, E> Call<T, E> {
             return Err(status);
         }
         let metadata = self.take_metadata();
+        let (configured, for_all) = self.configured();
+        let waits = configured.wait_for_ready.or(for_all.wait_for_ready);
         let options = self.options.take().unwrap_or_default();
         let request = RawRequest {
             spec: Some(self.spec),
@@ -274,8 +300,9 @@ impl<T: ReplyShape, E> Call<T, E> {
             metadata,
             deadline,
             bounds_stream,
-            wait_for_ready: options.wait_for_ready || self.channel.waits_for_ready(),
+            wait_for_ready: options.wait_for_ready || waits.unwrap_or_else(|| self.channel.waits_for_ready()),
             idle_timeout: options.idle_timeout,
+            route_key: options.route_key,
             attempts: 0,
             tried: Vec::new(),
             begun: Arc::default(),

@@ -10,8 +10,10 @@ use super::builder::ChannelBuilder;
 use super::member::{Completion, Picked};
 use super::pool::Pool;
 use super::raw::RawRequest;
+use super::snapshot::ChannelSnapshot;
 use super::state::{ConnectivityState, StateChanges};
 use super::subchannel::Subchannel;
+use crate::config::ServiceConfig;
 use crate::context::Cx;
 use crate::interceptor::{Chain, Interceptor};
 use crate::message::Outcome;
@@ -155,6 +157,43 @@ impl Channel {
         }
     }
 
+    /// What is known of the channel and its endpoints now.
+    ///
+    /// # Examples
+    /// ```
+    /// # mod sinew { pub use sinew_core::client::Channel; }
+    /// # fn main() -> Result<(), sinew_core::status::Status> {
+    /// let channel = sinew::Channel::lazy("static:///127.0.0.1:7000,127.0.0.1:7001")?;
+    /// for endpoint in channel.snapshot().endpoints {
+    ///     println!("{} is {:?}, {} calls under way", endpoint.endpoint.name(), endpoint.state, endpoint.in_flight);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn snapshot(&self) -> ChannelSnapshot {
+        if let Target::Pool(pool) = &*self.inner.target {
+            return pool.snapshot();
+        }
+        ChannelSnapshot {
+            target: self.target().to_owned(),
+            state: self.state(),
+            failure: self.last_failure().map(|failure| failure.message().to_owned()),
+            list: None,
+            endpoints: Vec::new(),
+            refused: Vec::new(),
+            config_failures: Vec::new(),
+        }
+    }
+
+    fn target(&self) -> &str {
+        match &*self.inner.target {
+            Target::One(subchannel) => subchannel.target(),
+            Target::Pool(pool) => pool.target(),
+            Target::Local(_) => "local",
+        }
+    }
+
     /// Closes the channel and all its clones for good; running calls end with UNAVAILABLE.
     pub fn shut_down(&self) {
         match &*self.inner.target {
@@ -172,6 +211,14 @@ impl Channel {
         self.inner.timeout
     }
 
+    /// The service's configuration for calls, if there is one.
+    pub(super) fn config(&self) -> Option<arc_swap::Guard<Option<Arc<ServiceConfig>>>> {
+        match &*self.inner.target {
+            Target::Pool(pool) => Some(pool.config_for_calls()),
+            Target::One(_) | Target::Local(_) => None,
+        }
+    }
+
     pub(super) fn waits_for_ready(&self) -> bool {
         self.inner.wait_for_ready
     }
@@ -185,10 +232,10 @@ impl Channel {
 
     /// The connection for an attempt, if one is there.
     #[inline]
-    pub(super) fn pick(&self, method: u64, metadata: &Metadata) -> Option<Picked> {
+    pub(super) fn pick(&self, wanted: &Wanted<'_>) -> Option<Picked> {
         match &*self.inner.target {
             Target::One(subchannel) => subchannel.current().as_deref().map(|one| Picked::only(one.clone())),
-            Target::Pool(pool) => pool.pick(method, Some(metadata), &[]),
+            Target::Pool(pool) => pool.pick(wanted),
             Target::Local(_) => None,
         }
     }
@@ -206,7 +253,7 @@ impl Channel {
                 let connection = subchannel.acquire(request.wait_for_ready).await?;
                 Ok(Picked::only(Connection::clone(&connection)))
             }
-            Target::Pool(pool) => match pool.pick(request.method, Some(request.metadata), request.tried) {
+            Target::Pool(pool) => match pool.pick(request) {
                 Some(picked) => Ok(picked),
                 // Waiting is rare, and its state would make every call's larger.
                 None => Box::pin(pool.acquire(request)).await,
@@ -247,6 +294,7 @@ impl Channel {
 pub(super) struct Wanted<'a> {
     pub(super) method: u64,
     pub(super) metadata: &'a Metadata,
+    pub(super) route_key: Option<u64>,
     /// Members that were tried already.
     pub(super) tried: &'a [u64],
     pub(super) wait_for_ready: bool,
@@ -254,13 +302,8 @@ pub(super) struct Wanted<'a> {
 
 impl fmt::Debug for Channel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let target = match &*self.inner.target {
-            Target::One(subchannel) => subchannel.target(),
-            Target::Pool(pool) => pool.target(),
-            Target::Local(_) => "local",
-        };
         f.debug_struct("Channel")
-            .field("target", &target)
+            .field("target", &self.target())
             .field("state", &self.state())
             .finish_non_exhaustive()
     }

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use super::attempt::{self, BoxOutcome};
 use super::call::{Call, CallMeta};
+use super::channel::Wanted;
 use super::member::{Completion, Picked};
 use crate::call::{UNKNOWN_METHOD, open_status, stream_status};
 use crate::code::Code;
@@ -252,7 +253,13 @@ fn begin<T: ReplyShape, E: FromStatus>(call: &mut Call<T, E>, task: &Context<'_>
 
 /// The connection, or a stream of it, that is there for the call.
 fn choose<T, E>(call: &Call<T, E>, metadata: &Metadata) -> Option<Picked> {
-    let mut picked = call.channel.pick(call.spec.id(), metadata)?;
+    let mut picked = call.channel.pick(&Wanted {
+        method: call.spec.id(),
+        metadata,
+        route_key: call.options.as_ref().and_then(|options| options.route_key),
+        tried: &[],
+        wait_for_ready: false,
+    })?;
     if picked.connection.is_early() && !call.spec.is_idempotent() {
         return None;
     }

@@ -340,6 +340,7 @@ impl Channel {
             bounds_stream: false,
             wait_for_ready: self.waits_for_ready(),
             idle_timeout: None,
+            route_key: None,
             attempts: 0,
             tried: Vec::new(),
             begun: std::sync::Arc::default(),

@@ -1,9 +1,11 @@
 //! One endpoint of a channel: its subchannel, and its load as this channel's calls see it.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use super::subchannel::Subchannel;
+use super::health::Standing;
+use super::state::ConnectivityState;
+use super::subchannel::{Subchannel, unreachable};
 use crate::code::Code;
 use crate::policy::load::{Load, Typical, Verdict};
 use crate::status::{HandlerRan, Origin, Status};
@@ -16,6 +18,8 @@ pub(super) struct Member {
     pub(super) id: u64,
     pub(super) subchannel: Subchannel,
     pub(super) load: Load,
+    /// When it was ready for the first time.
+    pub(super) ready_since: OnceLock<tokio::time::Instant>,
     pub(super) typical: Arc<Typical>,
 }
 
@@ -33,6 +37,26 @@ pub(super) struct Completion {
     verdict: Verdict,
     /// How long it takes tells something.
     is_timed: bool,
+}
+
+impl Member {
+    /// Where it stands, by its connection and by what it says.
+    pub(super) fn state(&self) -> ConnectivityState {
+        match (self.subchannel.state_now(), self.subchannel.standing()) {
+            (ConnectivityState::Ready, Standing::Unheard) => ConnectivityState::Connecting,
+            (ConnectivityState::Ready, Standing::Refuses(_) | Standing::Silent) => ConnectivityState::TransientFailure,
+            (state, _) => state,
+        }
+    }
+
+    /// Why it takes no calls, if that is known.
+    pub(super) fn failure(&self) -> Option<Status> {
+        if self.subchannel.state_now() != ConnectivityState::Ready {
+            return self.subchannel.last_failure();
+        }
+        let complaint = self.subchannel.standing().complaint()?;
+        Some(unreachable(format!("{} {complaint}", self.subchannel.target())))
+    }
 }
 
 impl Picked {

@@ -12,10 +12,13 @@ use super::balancer::{Candidate, ConnectsTo};
 use super::health::Standing;
 use super::member::Member;
 use super::removals::Removals;
+use super::snapshot::Board;
 use super::state::ConnectivityState;
 use super::subchannel::unreachable;
+use crate::config::ServiceConfig;
 use crate::discovery::{Endpoint, Resolution, ResolveError};
 use crate::policy::subset::{ALL_MAX, SUBSET_SIZE, subset};
+use crate::policy::warmup::Warmup;
 use crate::status::Status;
 use crate::transport::error::WithCauses;
 
@@ -31,17 +34,22 @@ pub(super) struct Members {
     seed: u64,
     /// How many endpoints there are, and how many of them take calls.
     counts: (usize, usize),
-    /// Why some endpoints are none.
-    refused: Option<Status>,
+    /// Endpoints that are not connected to, and why.
+    refused: Vec<(String, Status)>,
     /// Why the list is what it is.
     resolve_failure: Option<ResolveError>,
     /// The resolver has said something; what is known may be from an earlier time else.
     heard: bool,
     gathering: Gathering,
+    config: Arc<ServiceConfig>,
+    /// When an endpoint that is new has more weight.
+    weights_change_at: Option<Instant>,
     /// The one that takes all calls, where one does.
     first: Option<u64>,
+    /// The endpoints are others than before.
+    is_changed: bool,
     /// What the last view showed as ready.
-    shown: Vec<(u64, Endpoint)>,
+    shown: Vec<(u64, Endpoint, u32)>,
 }
 
 /// What calls are to read.
@@ -78,44 +86,32 @@ struct Known {
 }
 
 impl Known {
-    /// Where it stands, by its connection and by what it says.
     fn state(&self) -> ConnectivityState {
-        match (self.member.subchannel.state_now(), self.member.subchannel.standing()) {
-            (ConnectivityState::Ready, Standing::Unheard) => ConnectivityState::Connecting,
-            (ConnectivityState::Ready, Standing::Refuses(_) | Standing::Silent) => ConnectivityState::TransientFailure,
-            (state, _) => state,
-        }
+        self.member.state()
     }
 
     /// It takes calls if nobody else does.
     fn is_leaving(&self) -> bool {
         self.member.subchannel.standing() == Standing::Leaves
     }
-
-    /// Why it takes no calls, if that is known.
-    fn failure(&self) -> Option<Status> {
-        let subchannel = &self.member.subchannel;
-        if subchannel.state_now() != ConnectivityState::Ready {
-            return subchannel.last_failure();
-        }
-        let complaint = subchannel.standing().complaint()?;
-        Some(unreachable(format!("{} {complaint}", subchannel.target())))
-    }
 }
 
 impl Members {
     /// For a registry that may lose entries for as long as `removal_window`.
-    pub(super) fn new(seed: u64, removal_window: Option<Duration>) -> Self {
+    pub(super) fn new(seed: u64, removal_window: Option<Duration>, config: Arc<ServiceConfig>) -> Self {
         Self {
             members: Vec::new(),
             removals: Removals::new(removal_window),
             seed,
             counts: (0, 0),
-            refused: None,
+            refused: Vec::new(),
             resolve_failure: None,
             heard: false,
             gathering: Gathering::None,
+            config,
+            weights_change_at: None,
             first: None,
+            is_changed: true,
             shown: Vec::new(),
         }
     }
@@ -128,9 +124,42 @@ impl Members {
         })
     }
 
+    /// What is known, for snapshots.
+    pub(super) fn board(&self) -> Board {
+        let refused = self.refused.iter().map(|(name, why)| (name.clone(), why.message().to_owned()));
+        Board {
+            members: self.members.iter().map(|known| (known.endpoint.clone(), Arc::downgrade(&known.member))).collect(),
+            listed: self.counts.0 - self.removals.held(),
+            kept: self.removals.held(),
+            refused: refused.collect(),
+        }
+    }
+
+    /// Whether the endpoints are others than when this was asked last.
+    pub(super) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.is_changed)
+    }
+
     /// Forgets what was shown, so that it is shown again.
     pub(super) fn show_again(&mut self) {
         self.shown.clear();
+    }
+
+    /// Takes up another configuration.
+    pub(super) fn configure(
+        &mut self,
+        config: Arc<ServiceConfig>,
+        make: impl Fn(&Endpoint) -> Result<Arc<Member>, Status>,
+    ) {
+        self.config = config;
+        // The balancer or the routes may be others.
+        self.show_again();
+        self.take_up(make);
+    }
+
+    /// When to look at the weights again.
+    pub(super) fn weights_change_at(&self) -> Option<Instant> {
+        self.weights_change_at
     }
 
     /// Takes up a list of an earlier time, until the resolver says something.
@@ -175,25 +204,22 @@ impl Members {
 
     /// Keeps who is still there, lets go of who is not, and takes in who is new, made by `make`.
     fn take_up(&mut self, make: impl Fn(&Endpoint) -> Result<Arc<Member>, Status>) {
-        let count = self.removals.endpoints().count();
-        let mut usable: Vec<&Endpoint> = self.removals.endpoints().filter(|endpoint| endpoint.takes_calls()).collect();
+        let listed: Vec<Endpoint> = self.removals.endpoints().map(|endpoint| self.weighed(endpoint)).collect();
+        let reached = |endpoint: &&Endpoint| endpoint.weight() > 0 && self.config.route_to(endpoint).is_some();
+        let mut usable: Vec<&Endpoint> = listed.iter().filter(reached).filter(|one| one.takes_calls()).collect();
         if usable.is_empty() {
             // Those that are about to leave still serve: better than nobody.
-            usable = self.removals.endpoints().filter(|endpoint| endpoint.weight() > 0).collect();
+            usable = listed.iter().filter(reached).collect();
         }
-        self.counts = (count, usable.len());
-        let taken = subset(
-            usable.iter().map(|endpoint| endpoint.name()),
-            self.seed,
-            ALL_MAX,
-            SUBSET_SIZE,
-        );
+        self.is_changed = true;
+        self.counts = (listed.len(), usable.len());
+        let taken = self.subset(&usable);
         let mut before: HashMap<String, Known> = std::mem::take(&mut self.members)
             .into_iter()
             .map(|known| (known.endpoint.name().to_owned(), known))
             .collect();
-        self.refused = None;
-        for endpoint in taken.into_iter().map(|index| usable[index]) {
+        self.refused.clear();
+        for endpoint in taken {
             let known = before.remove(endpoint.name());
             let kept = known.filter(|known| known.endpoint.is_same_instance(endpoint)).map(|known| known.member);
             match kept.map_or_else(|| make(endpoint), Ok) {
@@ -201,10 +227,30 @@ impl Members {
                     endpoint: endpoint.clone(),
                     member,
                 }),
-                Err(refused) => self.refused = Some(refused),
+                Err(refused) => self.refused.push((endpoint.name().to_owned(), refused)),
             }
         }
         // Those that are left are let go: their calls keep them until they are done.
+    }
+
+    /// An endpoint with the weight that the configuration gives it.
+    fn weighed(&self, endpoint: &Endpoint) -> Endpoint {
+        match self.config.weights.get(endpoint.name()) {
+            Some(weight) => endpoint.clone().with_weight(*weight),
+            None => endpoint.clone(),
+        }
+    }
+
+    /// Those that this client connects to: of each route some, where there are many.
+    fn subset<'e>(&self, usable: &[&'e Endpoint]) -> Vec<&'e Endpoint> {
+        let mut taken = Vec::new();
+        for route in 0..self.config.route_weights().len() {
+            let led_to = usable.iter().filter(|endpoint| self.config.route_to(endpoint) == Some(route));
+            let group: Vec<&Endpoint> = led_to.copied().collect();
+            let names = group.iter().map(|endpoint| endpoint.name());
+            taken.extend(subset(names, self.seed, ALL_MAX, SUBSET_SIZE).into_iter().map(|index| group[index]));
+        }
+        taken
     }
 
     /// Connects whom the balancer wants connected, and tells who is ready.
@@ -217,6 +263,7 @@ impl Members {
         }
         if ready.is_empty() {
             self.gathering = Gathering::None;
+            self.weights_change_at = None;
             self.shown.clear();
             return View::Nobody {
                 failure: self.failure(target),
@@ -236,16 +283,24 @@ impl Members {
             self.gathering = Gathering::Until(until);
             return View::Gathering(until);
         }
-        let shown = ready.iter().map(|known| (known.member.id, known.endpoint.clone())).collect();
+        let warmup = Warmup::new(self.config.slow_start);
+        let ages: Vec<Duration> = ready
+            .iter()
+            .map(|known| now.duration_since(*known.member.ready_since.get_or_init(|| now)))
+            .collect();
+        let candidate = |(known, weight): (&&Known, u32)| Candidate {
+            member: Arc::clone(&known.member),
+            endpoint: known.endpoint.clone(),
+            weight,
+        };
+        let weights = warmup.weights(ready.iter().map(|known| known.endpoint.weight()), &ages);
+        let candidates: Vec<Candidate> = ready.iter().zip(weights).map(candidate).collect();
+        self.weights_change_at = warmup.next_change(&ages).map(|ahead| now + ahead);
         self.gathering = Gathering::Done;
+        let shown = candidates.iter().map(|one| (one.member.id, one.endpoint.clone(), one.weight)).collect();
         if self.shown == shown {
             return View::Unchanged;
         }
-        let candidate = |known: &Known| Candidate {
-            member: Arc::clone(&known.member),
-            endpoint: known.endpoint.clone(),
-        };
-        let candidates = ready.into_iter().map(candidate).collect();
         self.shown = shown;
         View::Ready(candidates)
     }
@@ -296,13 +351,13 @@ impl Members {
             return false;
         }
         if wanted.is_empty() {
-            return self.refused.is_some() || self.resolve_failure.is_some() || self.counts.0 > 0;
+            return !self.refused.is_empty() || self.resolve_failure.is_some() || self.counts.0 > 0;
         }
         wanted.iter().all(|&index| self.members[index].state() == ConnectivityState::TransientFailure)
     }
 
     fn failure(&self, target: &str) -> Option<Status> {
-        let mut causes = self.members.iter().rev().filter_map(Known::failure);
+        let mut causes = self.members.iter().rev().filter_map(|known| known.member.failure());
         if let Some(last) = causes.next() {
             let none = match self.members.len() {
                 1 => "the only endpoint".to_owned(),
@@ -311,12 +366,12 @@ impl Members {
             let cause = last.message();
             return Some(unreachable(format!("{none} of {target} can be reached: {cause}")).with_source(last));
         }
-        if self.members.is_empty() && self.refused.is_some() {
-            return self.refused.clone();
+        if let Some((_, refused)) = self.refused.last().filter(|_| self.members.is_empty()) {
+            return Some(refused.clone());
         }
         if let (count @ 1.., 0) = self.counts {
             return Some(unreachable(format!(
-                "all endpoints of {target}, {count} of them, have weight 0"
+                "all endpoints of {target}, {count} of them, have weight 0, or no route leads to them"
             )));
         }
         let failure = self.resolve_failure.as_ref().filter(|_| self.members.is_empty())?;

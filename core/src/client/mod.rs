@@ -9,6 +9,7 @@ pub mod balancer;
 pub mod builder;
 pub mod call;
 pub mod channel;
+mod config;
 pub mod future;
 pub mod health;
 mod member;
@@ -17,17 +18,21 @@ mod on_demand;
 mod pool;
 pub mod raw;
 mod removals;
+pub mod snapshot;
 pub mod state;
 mod subchannel;
 mod target;
 
-pub use balancer::{Balancer, Candidate, ConnectsTo, LeastRequest, PeakEwma, PickArgs, PickFirst, Picker, RoundRobin};
+pub use balancer::{
+    Balancer, Candidate, ConnectsTo, ConsistentHash, LeastRequest, PeakEwma, PickArgs, PickFirst, Picker, RoundRobin,
+};
 pub use builder::ChannelBuilder;
 pub use call::{Call, CallMeta, CallWithMeta};
 pub use channel::{Channel, LocalCalls};
 pub use future::{CallFuture, MetaFuture};
 pub use health::{HealthCheck, HealthStatuses};
 pub use raw::RawRequest;
+pub use snapshot::{ChannelSnapshot, EndpointSnapshot, ListSnapshot};
 pub use state::{ConnectivityState, StateChanges};
 pub use subchannel::Connector;
 

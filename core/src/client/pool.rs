@@ -6,25 +6,28 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{Notify, watch};
 
-use super::balancer::{Balancer, Candidate, ConnectsTo, PickArgs, Picker};
+use super::balancer::{Balancer, Candidate, PickArgs, Picker, routed};
 use super::channel::Wanted;
+use super::config::{self, Layers};
 use super::member::{Completion, Member, Picked};
 use super::members::{Members, View};
 use super::on_demand::{IsRunning, OnDemand, Task};
+use super::snapshot::{Board, ChannelSnapshot, ListSnapshot};
 use super::state::ConnectivityState;
 use super::subchannel::{Subchannel, SubchannelConfig, closed, unreachable};
+use crate::config::ServiceConfig;
 use crate::discovery::{Endpoint, Publisher, Resolution, ResolveError, Resolver};
-use crate::metadata::Metadata;
 use crate::policy::backoff::Backoff;
 use crate::policy::load::{Load, Typical};
 use crate::status::{HandlerRan, Status};
 use crate::time;
+use crate::transport::error::WithCauses;
 
 /// The time without calls is looked at so many times before it counts as idle.
 const IDLE_LOOKS: u32 = 2;
@@ -40,7 +43,9 @@ pub(super) struct Pool {
 pub(super) struct PoolConfig {
     pub(super) target: String,
     pub(super) resolver: Arc<dyn Resolver>,
+    /// Unless the configuration names another.
     pub(super) balancer: Arc<dyn Balancer>,
+    pub(super) layers: Layers,
     pub(super) connect: Box<Connect>,
     pub(super) connect_timeout: Duration,
     pub(super) idle_timeout: Option<Duration>,
@@ -55,13 +60,14 @@ struct Shared {
     /// A subchannel has changed its state.
     changed: Arc<Notify>,
     typical: Arc<Typical>,
-    connects_to: ConnectsTo,
     /// What tells this client from others.
     seed: u64,
     /// What the resolver said last.
     last: Mutex<Option<Resolution>>,
     /// All members that exist, for the end of the channel.
     members: Mutex<Vec<Weak<Member>>>,
+    /// For snapshots.
+    board: ArcSwap<Board>,
     running: IsRunning,
 }
 
@@ -79,7 +85,6 @@ impl Pool {
         let task = OnDemand::default();
         Self {
             shared: Arc::new(Shared {
-                connects_to: config.balancer.connects_to(),
                 config,
                 published: ArcSwapOption::empty(),
                 state: watch::Sender::new(ConnectivityState::Idle),
@@ -89,6 +94,7 @@ impl Pool {
                 seed: fastrand::u64(..),
                 last: Mutex::new(None),
                 members: Mutex::default(),
+                board: ArcSwap::from_pointee(Board::default()),
                 running: task.is_running(),
             }),
             task,
@@ -103,21 +109,50 @@ impl Pool {
         self.shared.state.subscribe()
     }
 
+    /// How calls are to be made, if that is not the default.
+    pub(super) fn config_for_calls(&self) -> arc_swap::Guard<Option<Arc<ServiceConfig>>> {
+        self.shared.config.layers.for_calls()
+    }
+
+    /// What is known now.
+    pub(super) fn snapshot(&self) -> ChannelSnapshot {
+        let (shared, board) = (&self.shared, self.shared.board.load());
+        let list = shared.last().as_ref().map(|list| ListSnapshot {
+            version: list.version(),
+            listed: board.listed,
+            kept: board.kept,
+            age: list.age(),
+            is_stale: list.is_stale(),
+            failure: list.failure().map(|failure| WithCauses(failure).to_string()),
+        });
+        ChannelSnapshot {
+            target: self.target().to_owned(),
+            state: *shared.state.borrow(),
+            failure: self.last_failure().map(|failure| failure.message().to_owned()),
+            list,
+            endpoints: board.endpoints(),
+            refused: board.refused.clone(),
+            config_failures: shared.config.layers.failures().iter().map(ToString::to_string).collect(),
+        }
+    }
+
     /// Why nobody can be reached, if so.
     pub(super) fn last_failure(&self) -> Option<Status> {
         let failing = *self.shared.state.borrow() == ConnectivityState::TransientFailure;
         failing.then(|| self.shared.failure())
     }
 
-    /// Chooses a connection for an attempt, if there is one. Members in `exclude` are left out as long as there are others.
-    pub(super) fn pick(&self, method: u64, metadata: Option<&Metadata>, exclude: &[u64]) -> Option<Picked> {
+    /// Chooses a connection for an attempt, if there is one. Members that were tried are left out as long as there are others.
+    pub(super) fn pick(&self, wanted: &Wanted<'_>) -> Option<Picked> {
         let published = self.shared.published.load();
         let published = published.as_deref()?;
         let now = time::now();
+        let exclude = wanted.tried;
         let args = PickArgs {
             now,
-            method,
-            metadata,
+            method: wanted.method,
+            metadata: Some(wanted.metadata),
+            route_key: wanted.route_key,
             exclude,
         };
         let first = published.pick(&args);
@@ -151,7 +186,7 @@ impl Pool {
         let mut state = self.shared.state.subscribe();
         loop {
             let now = *state.borrow_and_update();
-            if let Some(picked) = self.pick(wanted.method, Some(wanted.metadata), wanted.tried) {
+            if let Some(picked) = self.pick(wanted) {
                 return Ok(picked);
             }
             match now {
@@ -258,7 +293,11 @@ async fn run(running: Running) {
     let (publisher, mut lists) = Publisher::channel();
     let resolving = resolve(Arc::clone(&shared.config.resolver), publisher, shared.config.backoff);
     let _resolving = Task::new(tokio::spawn(resolving));
-    let mut members = Members::new(shared.seed, shared.config.resolver.removal_window());
+    let mut layers = shared.config.layers.follow();
+    let mut config = shared.config.layers.merged();
+    let mut balancer = shared.balancer(&config);
+    let window = shared.config.resolver.removal_window();
+    let mut members = Members::new(shared.seed, window, Arc::clone(&config));
     let make = |endpoint: &Endpoint| shared.member(endpoint);
     if let Some(last) = &*shared.last() {
         members.recall(last, make);
@@ -267,14 +306,21 @@ async fn run(running: Running) {
     loop {
         let now = tokio::time::Instant::now();
         let review = members.review(make);
-        let gathering = match shared.publish(members.view(shared.connects_to, &shared.config.target, now)) {
+        if members.take_changed() {
+            shared.board.store(Arc::new(members.board()));
+        }
+        let view = match layers.waits_until(now) {
+            Some(until) => View::Gathering(until),
+            None => members.view(balancer.connects_to(), &shared.config.target, now),
+        };
+        let gathering = match shared.publish(view, &config, &*balancer) {
             Ok(gathering) => gathering,
             Err(BalancerPanicked) => {
                 members.show_again();
                 None
             }
         };
-        let look_again = gathering.into_iter().chain(review).min();
+        let look_again = gathering.into_iter().chain(review).chain(members.weights_change_at()).min();
         // All of them are cancel safe: a list and a state can be looked at again, and a permit of the notification is kept.
         tokio::select! {
             _ = lists.changed() => {
@@ -285,6 +331,11 @@ async fn run(running: Running) {
                 }
             }
             () = shared.changed.notified() => {}
+            () = layers.changed() => {
+                config = shared.config.layers.merged();
+                balancer = shared.balancer(&config);
+                members.configure(Arc::clone(&config), make);
+            }
             () = tokio::time::sleep_until(look_again.unwrap_or(now)), if look_again.is_some() => {}
             () = idle.look() => {
                 if idle.is_over(&members) {
@@ -366,6 +417,7 @@ impl Shared {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             subchannel: Subchannel::new(config),
             load: Load::default(),
+            ready_since: OnceLock::new(),
             typical: Arc::clone(&self.typical),
         });
         let mut members = self.members();
@@ -374,12 +426,22 @@ impl Shared {
         Ok(member)
     }
 
+    /// The balancer that holds.
+    fn balancer(&self, config: &ServiceConfig) -> Arc<dyn Balancer> {
+        config.balancer.as_ref().map_or_else(|| Arc::clone(&self.config.balancer), config::balancer)
+    }
+
     fn members(&self) -> MutexGuard<'_, Vec<Weak<Member>>> {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Shows calls what they are to read; returns until when to wait for more.
-    fn publish(&self, view: View) -> Result<Option<tokio::time::Instant>, BalancerPanicked> {
+    fn publish(
+        &self,
+        view: View,
+        config: &ServiceConfig,
+        balancer: &dyn Balancer,
+    ) -> Result<Option<tokio::time::Instant>, BalancerPanicked> {
         match view {
             View::Nobody { failure, is_hopeless } => {
                 self.published.store(None);
@@ -393,8 +455,7 @@ impl Shared {
             }
             View::Gathering(until) => return Ok(Some(until)),
             View::Ready(candidates) => {
-                let balancer = &self.config.balancer;
-                match catch_unwind(AssertUnwindSafe(|| balancer.picker(&candidates))) {
+                match catch_unwind(AssertUnwindSafe(|| routed::picker(&candidates, config, balancer))) {
                     Ok(picker) => self.published.store(Some(Arc::new(Published {
                         candidates: candidates.into(),
                         picker,

@@ -36,6 +36,8 @@ pub struct RawRequest {
     /// The deadline bounds the whole stream, not only its opening.
     pub(crate) bounds_stream: bool,
     pub(crate) wait_for_ready: bool,
+    /// What the call is about, for balancers.
+    pub(crate) route_key: Option<u64>,
     /// How long each direction of a stream may wait.
     pub(crate) idle_timeout: Option<Duration>,
     /// Attempts that were made already.
@@ -146,6 +148,7 @@ impl Channel {
             bounds_stream: true,
             wait_for_ready: self.waits_for_ready(),
             idle_timeout: None,
+            route_key: None,
             attempts: 0,
             tried: Vec::new(),
             begun: Arc::default(),
@@ -183,6 +186,7 @@ impl Channel {
             bounds_stream: true,
             wait_for_ready: self.waits_for_ready(),
             idle_timeout: None,
+            route_key: None,
             attempts: 0,
             tried: Vec::new(),
             begun: Arc::default(),

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::discovery::{Endpoint, FixedList, MemRegistry, Resolver};
+use crate::config::ConfigSource;
+use crate::discovery::{Endpoint, FileResolver, FixedList, MemRegistry, Resolver};
 use crate::status::{HandlerRan, Status};
 use crate::transport::Address;
 
@@ -21,6 +22,8 @@ pub(super) struct Service {
     pub(super) identity: Option<String>,
     /// The service as servers call it, if the target tells.
     pub(super) name: Option<String>,
+    /// Where its configuration is, if the target tells.
+    pub(super) config: Option<Arc<dyn ConfigSource>>,
     /// The target allows clear text beyond the machine.
     pub(super) dangerous_plaintext: bool,
 }
@@ -50,19 +53,28 @@ impl Target {
                 resolver: Arc::new(fixed(text, path)?),
                 identity: None,
                 name: None,
+                config: None,
                 dangerous_plaintext,
             },
             "mem" => Service {
                 resolver: Arc::new(MemRegistry::shared().resolver(named(text, path)?)),
                 identity: Some(path.to_owned()),
                 name: Some(path.to_owned()),
+                config: None,
+                dangerous_plaintext,
+            },
+            "file" => Service {
+                resolver: Arc::new(FileResolver::new(in_file(text, path)?)),
+                identity: None,
+                name: None,
+                config: None,
                 dangerous_plaintext,
             },
             // A path of three slashes.
             "unix" => return text.parse().map(Self::Address).map_err(|error| wrong(&error)),
             _ => {
                 return Err(wrong(&format_args!(
-                    "unknown scheme in {text:?}; a service is found by static:///host:port,host:port, mem:///service or etcd://host:port/service"
+                    "unknown scheme in {text:?}; a service is found by static:///host:port,host:port, file:///path, mem:///service or etcd://host:port/service"
                 )));
             }
         };
@@ -81,6 +93,7 @@ fn in_etcd(text: &str, is_encrypted: bool, rest: &str) -> Result<Service, Status
     Ok(Service {
         resolver: Arc::new(etcd.resolver(&service)),
         identity: Some(service.clone()),
+        config: Some(Arc::new(etcd.config(&service))),
         name: Some(service),
         dangerous_plaintext,
     })
@@ -110,6 +123,15 @@ fn fixed(text: &str, list: &str) -> Result<FixedList, Status> {
         )));
     }
     Ok(FixedList::new(endpoints))
+}
+
+fn in_file(text: &str, path: &str) -> Result<String, Status> {
+    if path.is_empty() {
+        return Err(wrong(&format_args!(
+            "{text:?} names no file; expected file:///etc/shop/orders.json"
+        )));
+    }
+    Ok(format!("/{path}"))
 }
 
 fn named(text: &str, service: &str) -> Result<String, Status> {
@@ -164,6 +186,7 @@ mod tests {
             ("mem:///", "names no service"),
             ("ftp:///x", "unknown scheme"),
             ("static:///a:1?fast", "the only one"),
+            ("file:///", "names no file"),
         ] {
             let error = Target::parse(text).err().unwrap_or_else(|| panic!("{text}"));
             assert!(error.message().contains(told), "{text}: {error}");

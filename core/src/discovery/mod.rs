@@ -8,16 +8,19 @@
 pub mod endpoint;
 #[cfg(feature = "etcd")]
 pub mod etcd;
+pub mod file;
 mod instance;
 pub mod memory;
-#[cfg(feature = "etcd")]
 mod record;
+pub(crate) mod nearest;
 pub mod registrar;
 pub mod resolver;
+pub(crate) mod watched_file;
 
 pub use endpoint::{Endpoint, EndpointState};
 #[cfg(feature = "etcd")]
 pub use etcd::{Etcd, EtcdError, EtcdResolver};
+pub use file::FileResolver;
 pub use instance::Instance;
 pub use memory::{MemRegistry, MemResolver};
 pub use registrar::{Announcement, Announcements, Registrar, RegistrarError};

@@ -1,19 +1,25 @@
-//! An endpoint as registries store it: JSON, of which readers take what they know.
+//! An endpoint as registries and files store it: JSON, of which readers take what they know.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::endpoint::{Endpoint, EndpointState};
+use super::nearest::nearest;
 use crate::transport::Address;
+use crate::transport::error::AddressError;
 
 /// Bytes that a record may have; a longer one is left out of the list. Far more than any has, and a bound on what a bad one costs.
+#[cfg(any(feature = "etcd", test))]
 pub(super) const RECORD_BYTES_MAX: usize = 64 * 1024;
 /// The version of the format; readers take later ones as far as they understand them.
+#[cfg(any(feature = "etcd", test))]
 const VERSION: u32 = 1;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Record {
+    #[serde(default)]
     v: u32,
     addresses: Vec<String>,
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -41,6 +47,7 @@ fn is_zero(number: &u64) -> bool {
 }
 
 /// The endpoint as a registry stores it.
+#[cfg(any(feature = "etcd", test))]
 pub(super) fn to_json(endpoint: &Endpoint) -> Vec<u8> {
     let record = Record {
         v: VERSION,
@@ -62,6 +69,7 @@ pub(super) fn to_json(endpoint: &Endpoint) -> Vec<u8> {
 ///
 /// # Errors
 /// What is wrong with it.
+#[cfg(any(feature = "etcd", test))]
 pub(super) fn from_json(bytes: &[u8]) -> Result<Endpoint, String> {
     if bytes.len() > RECORD_BYTES_MAX {
         return Err(format!(
@@ -69,7 +77,53 @@ pub(super) fn from_json(bytes: &[u8]) -> Result<Endpoint, String> {
             bytes.len()
         ));
     }
-    let record: Record = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    endpoint(serde_json::from_slice(bytes).map_err(|error| error.to_string())?)
+}
+
+/// The endpoints in a list of addresses and records.
+///
+/// # Errors
+/// What is wrong with which.
+pub(super) fn list_from_json(text: &str) -> Result<Vec<Endpoint>, String> {
+    let entries: Vec<Value> = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let numbered = entries.into_iter().enumerate();
+    numbered
+        .map(|(at, entry)| entry_of(entry).map_err(|error| format!("entry {}: {error}", at + 1)))
+        .collect()
+}
+
+/// An entry of a list that people write: they misspell keys, which other versions do not.
+fn entry_of(entry: Value) -> Result<Endpoint, String> {
+    match &entry {
+        Value::String(text) => text.parse().map(Endpoint::new).map_err(|error: AddressError| error.to_string()),
+        Value::Object(fields) => {
+            if let Some(unknown) = fields.keys().find(|key| !KEYS.contains(&key.as_str())) {
+                return Err(match nearest(unknown, &KEYS) {
+                    Some(meant) => format!("unknown key `{unknown}`; did you mean `{meant}`?"),
+                    None => format!("unknown key `{unknown}`; there are `{}`", KEYS.join("`, `")),
+                });
+            }
+            endpoint(serde_json::from_value(entry).map_err(|error| error.to_string())?)
+        }
+        _ => Err("expected an address or a record".to_owned()),
+    }
+}
+
+/// The fields of a record.
+const KEYS: [&str; 10] = [
+    "v",
+    "addresses",
+    "name",
+    "instance",
+    "zone",
+    "version",
+    "weight",
+    "labels",
+    "state",
+    "start",
+];
+
+fn endpoint(record: Record) -> Result<Endpoint, String> {
     let addresses: Vec<Address> = record.addresses.iter().filter_map(|text| text.parse().ok()).collect();
     if addresses.is_empty() {
         return Err(format!("no usable address in {:?}", record.addresses));
@@ -98,7 +152,7 @@ pub(super) fn from_json(bytes: &[u8]) -> Result<Endpoint, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Endpoint, EndpointState, RECORD_BYTES_MAX, from_json, to_json};
+    use super::{Endpoint, EndpointState, RECORD_BYTES_MAX, from_json, list_from_json, to_json};
 
     fn full() -> Endpoint {
         Endpoint::with_addresses(["mem:a".parse().unwrap(), "tcp://[::1]:7".parse().unwrap()])
@@ -110,6 +164,32 @@ mod tests {
             .with_label("track", "canary")
             .with_state(EndpointState::Draining)
             .with_started_unix_ms(1_700_000_000_000)
+    }
+
+    #[test]
+    fn lists_that_people_write_are_checked() {
+        let list = list_from_json(r#"["mem:a", {"addresses": ["mem:b"], "weight": 7}]"#).unwrap();
+        assert_eq!(
+            list,
+            [
+                Endpoint::new("mem:a".parse().unwrap()),
+                Endpoint::new("mem:b".parse().unwrap()).with_weight(7)
+            ]
+        );
+        for (text, told) in [
+            ("{}", "expected a sequence"),
+            (r#"["mem:a", "nowhere"]"#, "entry 2: "),
+            (
+                r#"[{"adresses": []}]"#,
+                "entry 1: unknown key `adresses`; did you mean `addresses`?",
+            ),
+            (r#"[{"name": "x"}]"#, "entry 1: missing field `addresses`"),
+            (r#"[{"addresses": []}]"#, "entry 1: no usable address"),
+            ("[7]", "entry 1: expected an address or a record"),
+        ] {
+            let error = list_from_json(text).unwrap_err();
+            assert!(error.contains(told), "{text}: {error}");
+        }
     }
 
     #[test]

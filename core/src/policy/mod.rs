@@ -4,6 +4,8 @@ pub mod backoff;
 pub mod inline;
 pub mod load;
 pub mod loss;
+pub mod ring;
 pub mod schedule;
 pub mod shrink;
 pub mod subset;
+pub mod warmup;

@@ -99,18 +99,25 @@ struct Gate {
     opened: Option<Instant>,
     /// How often it was asked since, in vain.
     kept_back: u64,
+    asked: u64,
 }
 
 impl LogGate {
     /// Whether to write a line now, and how many were kept back before it.
     fn ask(&self, now: Instant) -> Option<u64> {
         let mut gate = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        gate.asked += 1;
         if gate.opened.is_some_and(|opened| now.saturating_duration_since(opened) < LOG_PAUSE) {
             gate.kept_back += 1;
             return None;
         }
         gate.opened = Some(now);
         Some(std::mem::take(&mut gate.kept_back))
+    }
+
+    /// How often it was asked at all.
+    pub(super) fn asked(&self) -> u64 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).asked
     }
 }
 

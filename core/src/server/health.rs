@@ -46,7 +46,12 @@ impl ServerHealth {
         self.draining.send_replace(true);
     }
 
-    fn of(&self, service: &str) -> HealthStatus {
+    /// The names of the services that it tells of.
+    pub(super) fn services(&self) -> impl Iterator<Item = &String> {
+        self.services.iter()
+    }
+
+    pub(super) fn of(&self, service: &str) -> HealthStatus {
         if !service.is_empty() && !self.services.contains(service) {
             return HealthStatus::ServiceUnknown;
         }

@@ -14,12 +14,14 @@ mod registration;
 mod router;
 pub mod shutdown;
 mod slots;
+pub mod snapshot;
 mod streams;
 mod watchdog;
 
 pub use builder::{Server, ServerBuilder, ServerError};
 pub use router::{Collision, Fallback};
 pub use shutdown::{Drain, Serving};
+pub use snapshot::ServerSnapshot;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};

@@ -6,10 +6,12 @@
 //! Not here: connecting (`subchannel`), which endpoints there are (`discovery`), sending again (`attempt`).
 //! Source: gRFC A24 for the split; the load is `policy/load.rs`.
 
+mod consistent_hash;
 mod least_request;
 mod p2c;
 mod pick_first;
 mod round_robin;
+pub(super) mod routed;
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,6 +21,7 @@ use super::member::Member;
 use crate::discovery::Endpoint;
 use crate::metadata::Metadata;
 
+pub use consistent_hash::ConsistentHash;
 pub use least_request::LeastRequest;
 pub use p2c::PeakEwma;
 pub use pick_first::PickFirst;
@@ -85,6 +88,7 @@ pub enum ConnectsTo {
 pub struct Candidate {
     pub(super) member: Arc<Member>,
     pub(super) endpoint: Endpoint,
+    pub(super) weight: u32,
 }
 
 impl Candidate {
@@ -92,6 +96,14 @@ impl Candidate {
     #[must_use]
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
+    }
+
+    /// Its share of calls relative to the others', as it is now: what its endpoint says, less while it is new ([`slow_start`]).
+    ///
+    /// [`slow_start`]: crate::client::ChannelBuilder::slow_start
+    #[must_use]
+    pub fn weight(&self) -> u32 {
+        self.weight
     }
 
     /// Calls that are under way there, of this channel.
@@ -129,6 +141,7 @@ pub struct PickArgs<'a> {
     pub(super) now: Instant,
     pub(super) method: u64,
     pub(super) metadata: Option<&'a Metadata>,
+    pub(super) route_key: Option<u64>,
     pub(super) exclude: &'a [u64],
 }
 
@@ -151,6 +164,12 @@ impl PickArgs<'_> {
         self.metadata
     }
 
+    /// The hash of what [`Call::route_key`](crate::client::Call::route_key) got; `None` if the call has no key.
+    #[must_use]
+    pub fn route_key(&self) -> Option<u64> {
+        self.route_key
+    }
+
     /// Whether an earlier attempt of this call went to `candidate`. If nobody else is there, it is asked again.
     #[must_use]
     pub fn excludes(&self, candidate: &Candidate) -> bool {
@@ -160,7 +179,7 @@ impl PickArgs<'_> {
 
 /// Each weight over their mean.
 fn shares(candidates: &[Candidate]) -> Vec<f64> {
-    let weight = |one: &Candidate| f64::from(one.endpoint.weight().max(1));
+    let weight = |one: &Candidate| f64::from(one.weight.max(1));
     let mean = candidates.iter().map(weight).sum::<f64>() / candidates.len().max(1) as f64;
     candidates.iter().map(|one| weight(one) / mean).collect()
 }

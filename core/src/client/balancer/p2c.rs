@@ -26,7 +26,7 @@ pub(super) struct TwoChoices<C> {
 
 impl<C: Fn(&Candidate, f64, &PickArgs<'_>) -> f64 + Send + Sync + 'static> TwoChoices<C> {
     pub(super) fn new(ready: &[Candidate], cost: C) -> Self {
-        let weights: Vec<u32> = ready.iter().map(|one| one.endpoint.weight()).collect();
+        let weights: Vec<u32> = ready.iter().map(Candidate::weight).collect();
         let is_even = weights.windows(2).all(|pair| pair[0] == pair[1]);
         Self {
             candidates: ready.into(),

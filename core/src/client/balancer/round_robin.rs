@@ -12,7 +12,7 @@ pub struct RoundRobin;
 
 impl Balancer for RoundRobin {
     fn picker(&self, ready: &[Candidate]) -> Arc<dyn Picker> {
-        let weights: Vec<u32> = ready.iter().map(|one| one.endpoint.weight()).collect();
+        let weights: Vec<u32> = ready.iter().map(Candidate::weight).collect();
         Arc::new(Turns {
             candidates: ready.into(),
             schedule: Schedule::new(&weights),

@@ -8,6 +8,7 @@
 //!
 //! Source: etcd v3 API guarantees; compaction, progress and leases as etcd 3.4 behaves.
 
+pub(crate) mod mirror;
 mod registrar;
 mod resolver;
 mod session;
@@ -49,11 +50,11 @@ const PORT_DEFAULT: u16 = 2379;
 /// ```
 #[derive(Clone)]
 pub struct Etcd {
-    config: Arc<Config>,
+    pub(crate) config: Arc<Config>,
 }
 
 #[derive(Clone)]
-struct Config {
+pub(crate) struct Config {
     members: Vec<Member>,
     prefix: String,
     credentials: Option<(String, String)>,
@@ -245,6 +246,13 @@ impl Config {
     /// Where the keys of a service begin; ends with `/`, so that one service's name may begin another's.
     fn service_prefix(&self, service: &str) -> String {
         format!("{}/v1/svc/{service}/", self.prefix)
+    }
+}
+
+impl Config {
+    /// Where the configuration of a service is.
+    pub(crate) fn config_key(&self, service: &str) -> String {
+        format!("{}/v1/config/{service}", self.prefix)
     }
 }
 

@@ -1,0 +1,132 @@
+//! The configuration of a channel's service: layers from several sources, put together whenever one of them changes.
+//!
+//! Driven by the task of the [`pool`](super::pool); calls read what comes out.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::balancer::{Balancer, ConsistentHash, LeastRequest, PeakEwma, PickFirst, RoundRobin};
+use super::on_demand::Task;
+use crate::config::source::Said;
+use crate::config::{BalancerChoice, ConfigPublisher, ConfigSource, ServiceConfig, ServiceConfigError};
+
+/// How long the first calls of a channel wait for its configuration: a source that cannot be reached must not stop what can be called without.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+
+/// The layers of a channel.
+pub(super) struct Layers {
+    /// What the code says.
+    code: ServiceConfig,
+    sources: Vec<Arc<dyn ConfigSource>>,
+    /// What each source said last, also before this task.
+    said: Mutex<Vec<Said>>,
+    merged: ArcSwap<ServiceConfig>,
+    /// The same, if calls have to look at it.
+    for_calls: ArcSwapOption<ServiceConfig>,
+}
+
+impl Layers {
+    pub(super) fn new(code: ServiceConfig, sources: Vec<Arc<dyn ConfigSource>>) -> Self {
+        let layers = Self {
+            said: Mutex::new(vec![Said::default(); sources.len()]),
+            sources,
+            merged: ArcSwap::from_pointee(ServiceConfig::new()),
+            for_calls: ArcSwapOption::empty(),
+            code,
+        };
+        layers.merge();
+        layers
+    }
+
+    /// What holds now.
+    pub(super) fn merged(&self) -> Arc<ServiceConfig> {
+        self.merged.load_full()
+    }
+
+    /// What holds for calls; `None` if that is nothing.
+    pub(super) fn for_calls(&self) -> arc_swap::Guard<Option<Arc<ServiceConfig>>> {
+        self.for_calls.load()
+    }
+
+    /// Why layers could not be renewed, the lowest first.
+    pub(super) fn failures(&self) -> Vec<ServiceConfigError> {
+        self.said().iter().filter_map(|said| said.failure.clone()).collect()
+    }
+
+    /// Begins to follow the sources, from what they said before on.
+    pub(super) fn follow(&self) -> Following<'_> {
+        let (publishers, said) = ConfigPublisher::channel(self.said().clone());
+        let run = |(source, publisher): (&Arc<dyn ConfigSource>, ConfigPublisher)| {
+            let source = Arc::clone(source);
+            Task::new(tokio::spawn(async move { source.watch(publisher).await }))
+        };
+        Following {
+            layers: self,
+            _sources: self.sources.iter().zip(publishers).map(run).collect(),
+            said,
+            wait_until: Instant::now() + FIRST_WAIT,
+        }
+    }
+
+    fn said(&self) -> MutexGuard<'_, Vec<Said>> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn merge(&self) {
+        let merged = self.said().iter().fold(self.code.clone(), |below, said| (*said.config).clone().over(&below));
+        let merged = Arc::new(merged);
+        self.for_calls.store(merged.changes_calls().then(|| Arc::clone(&merged)));
+        self.merged.store(merged);
+    }
+}
+
+/// The sources while they are followed.
+pub(super) struct Following<'a> {
+    layers: &'a Layers,
+    _sources: Vec<Task>,
+    said: watch::Receiver<Vec<Said>>,
+    wait_until: Instant,
+}
+
+impl Following<'_> {
+    /// Waits for a change, and takes it up.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: a change that was not taken up is taken up the next time.
+    pub(super) async fn changed(&mut self) {
+        if self.said.changed().await.is_err() {
+            // All sources have returned: what they said stands.
+            return std::future::pending().await;
+        }
+        let said = self.said.borrow_and_update().clone();
+        *self.layers.said() = said;
+        self.layers.merge();
+    }
+
+    /// Until when to wait for what the sources have to say; `None` if they have said something, or took too long.
+    pub(super) fn waits_until(&self, now: Instant) -> Option<Instant> {
+        let is_known = self.layers.said().iter().all(|said| said.is_known);
+        (!is_known && now < self.wait_until).then_some(self.wait_until)
+    }
+}
+
+/// The balancer that a configuration names.
+pub(super) fn balancer(choice: &BalancerChoice) -> Arc<dyn Balancer> {
+    match choice {
+        BalancerChoice::PeakEwma => Arc::new(PeakEwma),
+        BalancerChoice::RoundRobin => Arc::new(RoundRobin),
+        BalancerChoice::LeastRequest => Arc::new(LeastRequest),
+        BalancerChoice::PickFirst => Arc::new(PickFirst),
+        BalancerChoice::ConsistentHash { metadata_key } => {
+            let by_key = ConsistentHash::new();
+            Arc::new(match metadata_key {
+                Some(key) => by_key.metadata_key(key.clone()),
+                None => by_key,
+            })
+        }
+    }
+}

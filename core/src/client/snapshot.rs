@@ -1,0 +1,98 @@
+//! What a channel knows, as plain data: for a page, a log line, a test.
+
+use std::sync::Weak;
+use std::time::Duration;
+
+use super::health::Standing;
+use super::member::Member;
+use super::state::ConnectivityState;
+use crate::discovery::Endpoint;
+
+/// A channel at one moment.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ChannelSnapshot {
+    /// What it calls.
+    pub target: String,
+    /// Where it stands.
+    pub state: ConnectivityState,
+    /// Why nobody can be reached, if so.
+    pub failure: Option<String>,
+    /// The list of endpoints; `None` where the target is one address or a local service, and before there is one.
+    pub list: Option<ListSnapshot>,
+    /// Those of them that this channel connects to.
+    pub endpoints: Vec<EndpointSnapshot>,
+    /// Endpoints that this channel does not connect to, because they do not offer what it demands: their names, and why.
+    pub refused: Vec<(String, String)>,
+    /// Why sources of its configuration could not be read, the lowest layer first.
+    pub config_failures: Vec<String>,
+}
+
+/// Where the endpoints of a channel come from.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ListSnapshot {
+    /// Counts the lists; only one that differs is a new one.
+    pub version: u64,
+    /// How many endpoints it has.
+    pub listed: usize,
+    /// How many that are not in it are kept, because the registry lost more than half and they serve.
+    pub kept: usize,
+    /// How long ago the registry confirmed it.
+    pub age: Duration,
+    /// It is of an earlier run, and was not confirmed.
+    pub is_stale: bool,
+    /// Why it could not be renewed, if so.
+    pub failure: Option<String>,
+}
+
+/// One endpoint of a channel.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct EndpointSnapshot {
+    /// What the registry says of it.
+    pub endpoint: Endpoint,
+    /// Where it stands: READY only if it is connected and says that it serves.
+    pub state: ConnectivityState,
+    /// It takes calls only if nobody else does, because it is about to leave.
+    pub is_draining: bool,
+    /// Why it takes no calls, if that is known.
+    pub failure: Option<String>,
+    /// Attempts that were begun there.
+    pub picks: u64,
+    /// Those that failed, by its fault or its way's.
+    pub failed: u64,
+    /// Those that are under way.
+    pub in_flight: u32,
+    /// How long its answers take on average; `None` before the first.
+    pub latency: Option<Duration>,
+}
+
+/// What the task of a pool leaves for snapshots. It holds no endpoint alive.
+#[derive(Default)]
+pub(super) struct Board {
+    pub(super) members: Vec<(Endpoint, Weak<Member>)>,
+    pub(super) listed: usize,
+    pub(super) kept: usize,
+    pub(super) refused: Vec<(String, String)>,
+}
+
+impl Board {
+    pub(super) fn endpoints(&self) -> Vec<EndpointSnapshot> {
+        let alive = self.members.iter().filter_map(|(endpoint, member)| Some((endpoint, member.upgrade()?)));
+        alive.map(|(endpoint, member)| of(endpoint.clone(), &member)).collect()
+    }
+}
+
+fn of(endpoint: Endpoint, member: &Member) -> EndpointSnapshot {
+    EndpointSnapshot {
+        endpoint,
+        state: member.state(),
+        is_draining: member.subchannel.standing() == Standing::Leaves,
+        failure: member.failure().map(|failure| failure.message().to_owned()),
+        picks: member.load.begun(),
+        failed: member.load.failed(),
+        in_flight: member.load.in_flight(),
+        latency: member.load.latency(),
+    }
+}

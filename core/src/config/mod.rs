@@ -1,0 +1,287 @@
+//! How a client is to call a service, as data that can change while calls run: time-outs, the balancer, routes, weights.
+//!
+//! Layers lie over each other: what the code says at the bottom, then each [`ConfigSource`] in the order in which it was added. A key that a layer leaves out is the
+//! business of the layers below, so taking a key away brings back what was there before. What cannot be read changes nothing: the last that could stands,
+//! and the error says what is wrong where.
+//!
+//! Not here: applying it (`client`).
+//! Source: gRFC A2, A21 for the idea of a service config.
+
+#[cfg(feature = "etcd")]
+pub mod etcd;
+pub mod file;
+mod json;
+pub(crate) mod source;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+#[cfg(feature = "etcd")]
+pub use etcd::EtcdConfig;
+pub use file::FileConfig;
+pub use source::{ConfigPublisher, ConfigSource};
+
+use crate::discovery::Endpoint;
+
+/// Routes that a configuration may have.
+pub const ROUTES_MAX: usize = 16;
+/// Bytes that the text of a configuration may have.
+pub const CONFIG_BYTES_MAX: usize = 256 * 1024;
+
+/// How a client is to call a service. What is not set is left to lower layers, and in the end to the defaults.
+///
+/// # Examples
+/// One call of a hundred goes to the new version, and `get` has less time:
+/// ```
+/// # mod sinew { pub use sinew_core::config::ServiceConfig; }
+/// use sinew::ServiceConfig;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let config = ServiceConfig::from_json(r#"{
+///     "balancer": "round_robin",
+///     "routes": [
+///         { "labels": { "track": "canary" }, "weight": 1 },
+///         { "weight": 99 }
+///     ],
+///     "methods": { "get": { "timeout": "300ms" } }
+/// }"#)?;
+/// let wrong = ServiceConfig::from_json(r#"{ "balancr": "round_robin" }"#).unwrap_err();
+/// assert_eq!(wrong.to_string(), "unknown key `balancr`; did you mean `balancer`?");
+/// # let _ = config;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceConfig {
+    /// For methods that say nothing else.
+    pub(crate) all: MethodConfig,
+    pub(crate) methods: BTreeMap<String, MethodConfig>,
+    pub(crate) balancer: Option<BalancerChoice>,
+    pub(crate) routes: Option<Vec<Route>>,
+    /// By the endpoint's name, in place of what it says itself.
+    pub(crate) weights: BTreeMap<String, u32>,
+    pub(crate) slow_start: Option<Duration>,
+}
+
+/// How one method is to be called.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct MethodConfig {
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) wait_for_ready: Option<bool>,
+}
+
+/// One of the balancers that come with the framework.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum BalancerChoice {
+    PeakEwma,
+    RoundRobin,
+    LeastRequest,
+    PickFirst,
+    ConsistentHash { metadata_key: Option<String> },
+}
+
+/// A share of all calls, for some of the endpoints.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Route {
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) weight: u32,
+}
+
+impl Route {
+    /// A route to all endpoints that no route before it leads to, with that weight relative to the others' (0 to 65,535; more counts as that): with 0 they get no
+    /// new calls.
+    #[must_use]
+    pub fn new(weight: u32) -> Self {
+        Self {
+            labels: BTreeMap::new(),
+            weight: weight.min(Endpoint::WEIGHT_MAX),
+        }
+    }
+
+    /// Leads only to endpoints with this label, and those set before.
+    #[must_use]
+    pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.labels.insert(key.into(), value.into());
+        self
+    }
+
+    fn leads_to(&self, endpoint: &Endpoint) -> bool {
+        self.labels.iter().all(|(key, value)| endpoint.labels().get(key) == Some(value))
+    }
+}
+
+impl ServiceConfig {
+    /// Nothing is set.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Reads the JSON form; the keys are those of the setters here, and `balancer` is one of `p2c_peak_ewma`, `round_robin`, `least_request`, `pick_first` and
+    /// `consistent_hash`, or `{"consistent_hash": {"metadata_key": ".."}}`.
+    ///
+    /// # Errors
+    /// [`ServiceConfigError`] names the key, and the nearest one where it is unknown.
+    pub fn from_json(text: &str) -> Result<Self, ServiceConfigError> {
+        json::parse(text)
+    }
+
+    /// Sets the deadline of calls that have no other, in place of the channel's. Methods whose attributes set a time-out keep that.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.all.timeout = Some(timeout);
+        self
+    }
+
+    /// Sets whether calls wait for a connection instead of failing while none can be made. A call that asks for it does so in any case.
+    #[must_use]
+    pub fn wait_for_ready(mut self, wait: bool) -> Self {
+        self.all.wait_for_ready = Some(wait);
+        self
+    }
+
+    /// Sets the deadline of calls of one method, by its name on the wire without the service's, in place of what its attributes say; those still hold at its
+    /// server, and a call's own time-out if it is shorter.
+    #[must_use]
+    pub fn method_timeout(mut self, method: impl Into<String>, timeout: Duration) -> Self {
+        self.methods.entry(method.into()).or_default().timeout = Some(timeout);
+        self
+    }
+
+    /// Sets whether calls of one method wait for a connection.
+    #[must_use]
+    pub fn method_wait_for_ready(mut self, method: impl Into<String>, wait: bool) -> Self {
+        self.methods.entry(method.into()).or_default().wait_for_ready = Some(wait);
+        self
+    }
+
+    /// Sets which endpoints get which share of all calls; 16 routes at most, further ones are left out. An endpoint belongs to the first route that leads to it, and
+    /// gets no calls if none does. Where nobody is left of a route, its share goes to the others. Without routes all get calls.
+    #[must_use]
+    pub fn routes(mut self, routes: impl IntoIterator<Item = Route>) -> Self {
+        self.routes = Some(routes.into_iter().take(ROUTES_MAX).collect());
+        self
+    }
+
+    /// Sets the weight of the endpoint of that name, in place of what it says itself.
+    #[must_use]
+    pub fn weight(mut self, endpoint: impl Into<String>, weight: u32) -> Self {
+        self.weights.insert(endpoint.into(), weight.min(Endpoint::WEIGHT_MAX));
+        self
+    }
+
+    /// Sets the time in which an endpoint that is new grows into its share; zero: it has it at once.
+    #[must_use]
+    pub fn slow_start(mut self, window: Duration) -> Self {
+        self.slow_start = Some(window);
+        self
+    }
+
+    /// This one, laid over `below`.
+    pub(crate) fn over(mut self, below: &Self) -> Self {
+        self.all = self.all.over(below.all);
+        for (name, method) in &below.methods {
+            let own = self.methods.entry(name.clone()).or_default();
+            *own = own.over(*method);
+        }
+        self.balancer = self.balancer.or_else(|| below.balancer.clone());
+        self.routes = self.routes.or_else(|| below.routes.clone());
+        for (name, weight) in &below.weights {
+            self.weights.entry(name.clone()).or_insert(*weight);
+        }
+        self.slow_start = self.slow_start.or(below.slow_start);
+        self
+    }
+
+    /// How calls of one method are to be made, and how all calls are.
+    pub(crate) fn of_method(&self, name: &str) -> (MethodConfig, MethodConfig) {
+        (self.methods.get(name).copied().unwrap_or_default(), self.all)
+    }
+
+    /// Whether calls are to be made in any other way than by default.
+    pub(crate) fn changes_calls(&self) -> bool {
+        self.all != MethodConfig::default() || !self.methods.is_empty()
+    }
+
+    /// The route that leads to an endpoint; `None` if none does, or its weight is 0. Without routes there is one, to everybody.
+    pub(crate) fn route_to(&self, endpoint: &Endpoint) -> Option<usize> {
+        let Some(routes) = self.routes.as_ref().filter(|routes| !routes.is_empty()) else {
+            return Some(0);
+        };
+        let at = routes.iter().position(|route| route.leads_to(endpoint))?;
+        (routes[at].weight > 0).then_some(at)
+    }
+
+    /// The weights of the routes.
+    pub(crate) fn route_weights(&self) -> Vec<u32> {
+        match &self.routes {
+            Some(routes) if !routes.is_empty() => routes.iter().map(|route| route.weight).collect(),
+            _ => vec![1],
+        }
+    }
+}
+
+impl MethodConfig {
+    fn over(self, below: Self) -> Self {
+        Self {
+            timeout: self.timeout.or(below.timeout),
+            wait_for_ready: self.wait_for_ready.or(below.wait_for_ready),
+        }
+    }
+}
+
+/// What is wrong with a configuration, and where.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ServiceConfigError {
+    message: String,
+}
+
+impl ServiceConfigError {
+    /// An error that says what is wrong.
+    #[must_use]
+    pub fn new(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{Endpoint, Route, ServiceConfig};
+
+    #[test]
+    fn what_a_layer_leaves_out_is_that_of_the_layer_below() {
+        let ms = Duration::from_millis;
+        let below = ServiceConfig::new().timeout(ms(1)).method_timeout("get", ms(2)).weight("a", 1).slow_start(ms(9));
+        let above = ServiceConfig::new().method_timeout("put", ms(3)).method_wait_for_ready("get", true).weight("a", 2);
+        let both = above.over(&below);
+        let of = |method| both.of_method(method).0;
+        assert_eq!((of("get").timeout, of("get").wait_for_ready), (Some(ms(2)), Some(true)));
+        assert_eq!((of("put").timeout, of("other").timeout), (Some(ms(3)), None));
+        assert_eq!(both.of_method("other").1.timeout, Some(ms(1)));
+        assert_eq!((both.weights["a"], both.slow_start), (2, Some(ms(9))));
+    }
+
+    #[test]
+    fn the_first_route_that_leads_there_counts() {
+        let plain = Endpoint::new("mem:a".parse().unwrap());
+        let canary = plain.clone().with_label("track", "canary");
+        assert_eq!(ServiceConfig::new().route_to(&plain), Some(0));
+        let routes = |canary, rest: Option<u32>| {
+            let first = Route::new(canary).label("track", "canary");
+            ServiceConfig::new().routes([first].into_iter().chain(rest.map(Route::new)))
+        };
+        let both = routes(1, Some(99));
+        assert_eq!((both.route_to(&canary), both.route_to(&plain)), (Some(0), Some(1)));
+        let rolled_back = routes(0, Some(100));
+        assert_eq!(
+            (rolled_back.route_to(&canary), rolled_back.route_to(&plain)),
+            (None, Some(1))
+        );
+        assert_eq!(routes(1, None).route_to(&plain), None);
+    }
+}

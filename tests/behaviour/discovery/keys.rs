@@ -1,0 +1,78 @@
+//! Calls that belong together go to one endpoint.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sinew::{Channel, ConsistentHash};
+
+use super::{Node, endpoint, names, registry_of, who};
+use crate::support::{bounded, until};
+
+/// Who has which of the first keys.
+async fn owners(channel: &Channel) -> BTreeMap<u32, String> {
+    let mut owners = BTreeMap::new();
+    for key in 0..200_u32 {
+        let owner = who(channel).name().route_key(key.to_be_bytes()).await.unwrap();
+        assert_eq!(who(channel).name().route_key(key.to_be_bytes()).await.unwrap(), owner);
+        owners.insert(key, owner);
+    }
+    owners
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_stays_where_it_is_unless_its_owner_goes() {
+    let names: [String; 5] = names();
+    let mut nodes = Vec::new();
+    for name in &names {
+        nodes.push(Node::start(name).await);
+    }
+    let registry = registry_of(&names);
+    let connect = || {
+        let builder = Channel::builder().resolver(registry.resolver("discovery.Who")).balancer(ConsistentHash::new());
+        builder.connect("discovery.Who")
+    };
+    let channel = connect().await.unwrap();
+    let before = owners(&channel).await;
+    assert!(names.iter().all(|name| before.values().any(|owner| owner == name)));
+    // Another client, another order: the same owners.
+    assert_eq!(owners(&connect().await.unwrap()).await, before);
+    registry.remove("discovery.Who", endpoint(&names[2]).name());
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let after = owners(&channel).await;
+    for (key, owner) in &before {
+        assert!(
+            *owner == names[2] || after[key] == *owner,
+            "key {key} has moved from {owner}"
+        );
+    }
+    registry.put("discovery.Who", endpoint(&names[2]));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(owners(&channel).await, before);
+    // Calls without a key go anywhere.
+    assert!(super::spread(&channel, 100).await.len() > 1);
+}
+
+/// All calls have one key: beyond a quarter more than its share, its owner is given no more.
+#[tokio::test(start_paused = true)]
+async fn a_popular_key_does_not_bury_its_owner() {
+    let names: [String; 4] = names();
+    let mut nodes = Vec::new();
+    for name in &names {
+        nodes.push(Node::start(name).await);
+    }
+    let builder = Channel::builder().balancer(ConsistentHash::new());
+    let channel = builder.connect(&super::fixed(&names)).await.unwrap();
+    let mut held = Vec::new();
+    for _ in 0..80 {
+        held.push(tokio::spawn(who(&channel).hold().route_key("popular").into_future()));
+    }
+    let running = || -> Vec<usize> { nodes.iter().map(|node| node.serving.running_handlers()).collect() };
+    until("all run", || running().iter().sum::<usize>() == 80).await;
+    assert!(running().into_iter().all(|calls| calls <= 26), "{:?}", running());
+    let let_go: Vec<_> = nodes.iter().map(|node| Arc::clone(&node.let_go)).collect();
+    let_go.iter().for_each(|node| node.notify_waiters());
+    for held in held {
+        bounded(held).await.unwrap().unwrap();
+    }
+}
