@@ -66,6 +66,8 @@ pub use sinew_core::config::{ConfigPublisher, ConfigSource, FileConfig, Route, S
 pub use sinew_core::context::{
     CancelCause, Cancelled, Carry, Cx, CxParts, Draining, Identity, Peer, Side, TraceContext, TraceParseError,
 };
+#[cfg(feature = "dns")]
+pub use sinew_core::discovery::DnsResolver;
 pub use sinew_core::discovery::{
     Announcement, Announcements, Endpoint, EndpointState, FileResolver, FixedList, Instance, MemRegistry, MemResolver,
     Publisher, Registrar, RegistrarError, Resolution, Resolutions, ResolveError, Resolver,

@@ -1,6 +1,8 @@
 //! Services that have several endpoints: found, connected, chosen between, and lost.
 
 mod config;
+#[cfg(feature = "dns")]
+mod dns;
 mod health;
 mod keys;
 mod pools;

@@ -36,6 +36,9 @@ impl Target {
         if let Some((rest, is_encrypted)) = etcd.or_else(|| text.strip_prefix("etcds://").map(|rest| (rest, true))) {
             return in_etcd(text, is_encrypted, rest).map(Self::Service);
         }
+        if let Some(rest) = text.strip_prefix("dns://") {
+            return in_dns(text, rest).map(Self::Service);
+        }
         let Some((scheme, rest)) = text.split_once(":///") else {
             return text.parse().map(Self::Address).map_err(|error| wrong(&error));
         };
@@ -74,7 +77,7 @@ impl Target {
             "unix" => return text.parse().map(Self::Address).map_err(|error| wrong(&error)),
             _ => {
                 return Err(wrong(&format_args!(
-                    "unknown scheme in {text:?}; a service is found by static:///host:port,host:port, file:///path, mem:///service or etcd://host:port/service"
+                    "unknown scheme in {text:?}; a service is found by static:///host:port,host:port, file:///path, mem:///service, dns:///host:port or etcd://host:port/service"
                 )));
             }
         };
@@ -82,12 +85,50 @@ impl Target {
     }
 }
 
-#[cfg(feature = "etcd")]
-fn in_etcd(text: &str, is_encrypted: bool, rest: &str) -> Result<Service, Status> {
-    let (rest, dangerous_plaintext) = match rest.strip_suffix("?dangerous_plaintext") {
+/// `dns:///host:port`, or `dns://server/host:port`.
+#[cfg(feature = "dns")]
+fn in_dns(text: &str, rest: &str) -> Result<Service, Status> {
+    let (rest, dangerous_plaintext) = plaintext_of(rest);
+    let (server, name) = rest.split_once('/').unwrap_or((rest, ""));
+    let wrong = |error: &dyn std::fmt::Display| {
+        wrong(&format_args!(
+            "{text:?}: {error}; expected dns:///host:port or dns:///_service._proto.domain"
+        ))
+    };
+    let mut resolver = crate::discovery::DnsResolver::new(name).map_err(|error| wrong(&error))?;
+    if !server.is_empty() {
+        let address = server.parse().or_else(|_| server.parse().map(|ip| std::net::SocketAddr::new(ip, 53)));
+        resolver = resolver
+            .server(address.map_err(|_| wrong(&"the server is given by its number, as in dns://10.0.0.53/.."))?);
+    }
+    Ok(Service {
+        identity: Some(resolver.identity().to_owned()),
+        name: None,
+        config: None,
+        resolver: Arc::new(resolver),
+        dangerous_plaintext,
+    })
+}
+
+#[cfg(not(feature = "dns"))]
+fn in_dns(text: &str, _rest: &str) -> Result<Service, Status> {
+    Err(wrong(&format_args!(
+        "{text:?} needs sinew's feature `dns`, which this build has not"
+    )))
+}
+
+/// What stands before an option at the end, and whether that allows clear text.
+#[cfg(any(feature = "dns", feature = "etcd"))]
+fn plaintext_of(rest: &str) -> (&str, bool) {
+    match rest.strip_suffix("?dangerous_plaintext") {
         Some(rest) => (rest, true),
         None => (rest, false),
-    };
+    }
+}
+
+#[cfg(feature = "etcd")]
+fn in_etcd(text: &str, is_encrypted: bool, rest: &str) -> Result<Service, Status> {
+    let (rest, dangerous_plaintext) = plaintext_of(rest);
     let (etcd, service) =
         crate::discovery::Etcd::parse_target(text, is_encrypted, rest).map_err(|error| wrong(&error))?;
     Ok(Service {

@@ -5,6 +5,8 @@
 //!
 //! Not here: connecting to endpoints and choosing between them (`client`).
 
+#[cfg(feature = "dns")]
+pub mod dns;
 pub mod endpoint;
 #[cfg(feature = "etcd")]
 pub mod etcd;
@@ -17,6 +19,8 @@ pub mod registrar;
 pub mod resolver;
 pub(crate) mod watched_file;
 
+#[cfg(feature = "dns")]
+pub use dns::DnsResolver;
 pub use endpoint::{Endpoint, EndpointState};
 #[cfg(feature = "etcd")]
 pub use etcd::{Etcd, EtcdError, EtcdResolver};
