@@ -24,13 +24,16 @@ const PENALTY_TAUS: f64 = 5.0;
 /// Latencies up to so many times what is typical count alike. A caller with one call at a time would send all to the endpoint that happens to be the fastest else.
 const ALIKE: f64 = 2.0;
 /// And so do all up to this: a scheduler or an interrupt makes such differences, and one that lasts shows in the calls in flight.
-const ALIKE_MIN: Duration = Duration::from_millis(1);
+const ALIKE_MIN: Duration = Duration::from_millis(2);
 /// One of so many answers moves what is typical: it is shared by all threads.
 const TYPICAL_ONE_OF: u64 = 8;
 /// By how much one answer moves it.
 const TYPICAL_STEP: f64 = 0.05;
 /// The first answers are all counted, and averaged, so that it is about right soon.
 const TYPICAL_FIRST: u32 = 64;
+/// Answers of an endpoint that are not held against it, and of which the fastest counts: the first ones pay for cold code and cold caches, and of two endpoints
+/// the one that paid would not be called again for seconds.
+const COLD_FIRST: u64 = 3;
 /// What is taken for the latency of a pool of which nothing is known: a call within a machine room.
 const LATENCY_UNKNOWN: Duration = Duration::from_millis(1);
 
@@ -220,7 +223,7 @@ impl Load {
         let in_flight = self.in_flight();
         let mut latency = f64::from_bits(self.latency.load(Ordering::Relaxed));
         let alike = (typical.median() * ALIKE).max(nanos(ALIKE_MIN));
-        if latency == 0.0 || (in_flight == 0 && self.is_stale(at)) {
+        if latency == 0.0 || self.begun() <= COLD_FIRST || (in_flight == 0 && self.is_stale(at)) {
             latency = alike;
         }
         if self.timed.load(Ordering::Relaxed) > 0 {
@@ -247,6 +250,9 @@ impl Load {
     /// A peak counts at once; what is better only slowly.
     fn averaged(&self, latency: f64, at: u64) -> f64 {
         let average = f64::from_bits(self.latency.load(Ordering::Relaxed));
+        if self.begun() <= COLD_FIRST && average > 0.0 {
+            return latency.min(average);
+        }
         if latency >= average || self.is_stale(at) {
             return latency;
         }
