@@ -33,8 +33,11 @@
 //! # Where things are
 //! - **Transports.** `tcp://host:port` (or just `host:port`), `tls://`, `quic://`, `quic+tcp://` (QUIC where it gets through), `unix:path` and `mem:name`, any
 //!   number of them on one server. [`ServerQuic`] and [`ClientQuic`] hold what is particular to QUIC.
-//! - **Many servers.** A channel may be to a service: `static:///a:1,b:1`, `mem:///shop.Orders`, `etcd://host/shop.Orders` (feature `etcd`), or a [`Resolver`];
-//!   a [`Balancer`] chooses for each call, [`PeakEwma`] by default. [`ServerBuilder::register`] enters a server into a registry, [`Instance`] is what it says there.
+//! - **Many servers.** A channel may be to a service: `static:///a:1,b:1`, `file:///path`, `mem:///shop.Orders`, `dns:///host:port` (feature `dns`),
+//!   `etcd://host/shop.Orders` (feature `etcd`), or a [`Resolver`]; a [`Balancer`] chooses for each call, [`PeakEwma`] by default. [`ServerBuilder::register`] enters a
+//!   server into a registry, [`Instance`] is what it says there. [`Health`] is what a server says of itself, [`HealthCheck`] how its clients find out.
+//! - **Configuration.** [`ServiceConfig`] says how a service is called, from code, a file ([`FileConfig`]), etcd or a [`ConfigSource`], and changes while calls run:
+//!   time-outs, the balancer, weights, [`Route`]s by label. [`Channel::snapshot`] and [`Serving::snapshot`] show what became of it.
 //! - **Security.** `tls://` and `quic://` addresses are encrypted: `ServerTls` says what a server shows and whom it lets in, `ClientTls` whom a client trusts; on
 //!   loopback both have development certificates without being told. In clear text, servers bind to and clients dial loopback addresses and unix
 //!   sockets only, unless [`dangerous_plaintext`](ServerBuilder::dangerous_plaintext), or `?dangerous_plaintext` at the end of an address, says
