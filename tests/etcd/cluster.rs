@@ -1,7 +1,7 @@
 //! A real etcd: one member or a cluster, on ports that were free a moment ago, killed and stopped for real.
 
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -65,6 +65,19 @@ impl Cluster {
     /// Throws a killed member's data away.
     pub(crate) fn wipe(&self, index: usize) {
         std::fs::remove_dir_all(&self.members[index].directory).unwrap();
+    }
+
+    /// Keeps a copy of a killed member's data.
+    pub(crate) fn save(&self, index: usize) {
+        let directory = &self.members[index].directory;
+        copy(directory, &directory.with_extension("saved"));
+    }
+
+    /// Puts the copy in place of a killed member's data.
+    pub(crate) fn put_back(&self, index: usize) {
+        self.wipe(index);
+        let directory = &self.members[index].directory;
+        std::fs::rename(directory.with_extension("saved"), directory).unwrap();
     }
 
     /// Starts members that were killed, and waits until the cluster answers.
@@ -168,6 +181,11 @@ impl Cluster {
         self.ask(0, "kv/put", &body).await.unwrap();
     }
 
+    pub(crate) async fn delete_key(&self, key: &str) {
+        let body = format!(r#"{{"key":"{}"}}"#, base64(key));
+        self.ask(0, "kv/deleterange", &body).await.unwrap();
+    }
+
     /// Deletes all keys that begin with `prefix`, which ends with `/`.
     pub(crate) async fn delete(&self, prefix: &str) {
         let end = format!("{}0", &prefix[..prefix.len() - 1]);
@@ -197,6 +215,10 @@ impl Member {
             process: None,
         }
     }
+}
+
+fn copy(from: &Path, to: &Path) {
+    assert!(Command::new("cp").arg("-r").arg(from).arg(to).status().unwrap().success());
 }
 
 fn free_port() -> u16 {

@@ -22,6 +22,8 @@
 mod support;
 
 mod cluster;
+mod gate;
+mod losses;
 mod outages;
 mod registry;
 
@@ -146,10 +148,15 @@ impl Traffic {
         Self { over, task }
     }
 
+    /// Ends it; how many calls were answered, and how the others failed.
+    pub(crate) async fn end(self) -> (usize, Vec<Status>) {
+        self.over.store(true, Ordering::Relaxed);
+        self.task.await.unwrap()
+    }
+
     /// Ends it; no call failed, and there were enough of them for that to mean something.
     pub(crate) async fn without_errors(self, during: &str, seconds: usize) {
-        self.over.store(true, Ordering::Relaxed);
-        let (answered, failed) = self.task.await.unwrap();
+        let (answered, failed) = self.end().await;
         println!("{during}: {answered} calls answered, {} failed", failed.len());
         assert!(
             failed.is_empty(),
