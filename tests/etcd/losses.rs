@@ -221,6 +221,38 @@ async fn a_server_is_stopped_and_goes_on() {
     .await;
 }
 
+/// A client that starts while etcd is down calls whom it knew the last time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs an etcd server"]
+async fn a_client_starts_while_etcd_is_down() {
+    bounded(async {
+        let mut cluster = Cluster::start(1, &[]).await;
+        let etcd = registry(&cluster);
+        let (_one, _two) = (serve(&etcd, "one").await, serve(&etcd, "two").await);
+        let path = std::env::temp_dir().join(format!("sinew-etcd-cache-{}.json", std::process::id()));
+        let start = || {
+            let builder = Channel::builder().balancer(RoundRobin).endpoint_cache(&path);
+            builder.resolver(etcd.resolver("etcd.Who")).lazy("etcd.Who").unwrap()
+        };
+        until_answering(&start(), &["one", "two"]).await;
+        let warm = start();
+        until_answering(&warm, &["one", "two"]).await;
+        while !std::fs::read_to_string(&path).is_ok_and(|text| text.matches("addresses").count() == 2) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        cluster.kill_all();
+        let cold = start();
+        assert_eq!(answering(&cold).await, ["one", "two"]);
+        assert!(cold.snapshot().list.unwrap().is_stale);
+        cluster.restart().await;
+        while cold.snapshot().list.unwrap().is_stale {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        std::fs::remove_file(&path).unwrap();
+    })
+    .await;
+}
+
 /// A key says how the service is called; it is followed by every client whose target names etcd.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs an etcd server"]

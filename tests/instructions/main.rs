@@ -20,12 +20,13 @@ use std::fs;
 use std::hint::black_box;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
+use std::time::Duration;
 
 use messages::{Echo, User};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use services::{Bare, Calls, Five, LeastClient, LeastServer, One};
-use sinew::{Server, Service};
+use sinew::{Address, Channel, ConnectivityState, Endpoint, FixedList, Server, Service};
 use sinew_core::method::Encoding;
 use sinew_core::wire::codec;
 
@@ -54,6 +55,8 @@ const WORK: &[(&str, Work)] = &[
     ("chain of 5 links", |n| chain(&LeastServer::new(Five), n)),
     ("call in memory, 1 in flight", |n| calls(1, n)),
     ("call in memory, 16 in flight", |n| calls(16, n)),
+    ("call to the only endpoint of a service", |n| balanced_calls(1, n)),
+    ("call to one of 60 endpoints", |n| balanced_calls(60, n)),
     ("call through a local client", local_calls),
 ];
 
@@ -125,6 +128,25 @@ fn calls(in_flight: usize, rounds: u32) {
         for _ in 0..rounds {
             let calls = futures_util::future::join_all((0..in_flight).map(|_| client.call().into_future()));
             assert!(calls.await.iter().all(|reply| *reply == Ok(7)));
+        }
+    });
+}
+
+/// Calls one after the other to a service with so many endpoints, which are all one server: what choosing costs, and what it does to nobody's cache.
+fn balanced_calls(endpoints: usize, repetitions: u32) {
+    block_on(async {
+        fastrand::seed(7);
+        let address = format!("mem:instructions-of-{endpoints}");
+        let _server = Server::builder().service(LeastServer::new(Bare)).bind(&address).start().await.unwrap();
+        let address: Address = address.parse().unwrap();
+        let list = (0..endpoints).map(|number| Endpoint::new(address.clone()).with_name(number.to_string()));
+        let channel = Channel::builder().resolver(FixedList::new(list)).connect("many").await.unwrap();
+        while channel.snapshot().endpoints.iter().any(|one| one.state != ConnectivityState::Ready) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let client = LeastClient::from_channel(channel);
+        for _ in 0..repetitions {
+            assert_eq!(client.call().await, Ok(7));
         }
     });
 }

@@ -1,6 +1,7 @@
 //! Settings of a channel.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use super::subchannel::{Connector, Dial, Subchannel, SubchannelConfig};
 use super::target::{Service, Target, wrong};
 use crate::call::DEADLINE_DEFAULT;
 use crate::config::{ConfigSource, ServiceConfig};
+use crate::discovery::saved::Saved;
 use crate::discovery::{Endpoint, Resolver};
 use crate::interceptor::{Chain, Interceptor};
 use crate::mux::MuxConfig;
@@ -43,6 +45,7 @@ pub struct ChannelBuilder {
     resolver: Option<Arc<dyn Resolver>>,
     balancer: Option<Arc<dyn Balancer>>,
     health: Option<HealthCheck>,
+    saved: Option<PathBuf>,
     config: Option<ServiceConfig>,
     config_sources: Vec<Arc<dyn ConfigSource>>,
     wrong: Option<String>,
@@ -74,6 +77,7 @@ impl Default for ChannelBuilder {
             resolver: None,
             balancer: None,
             health: None,
+            saved: None,
             config: None,
             config_sources: Vec::new(),
             wrong: None,
@@ -201,6 +205,15 @@ impl ChannelBuilder {
         self
     }
 
+    /// Keeps the list of endpoints in this file, where the target stands for several, so that a client that starts while its registry is down has somebody to
+    /// call (default: it has not). The list counts as stale ([`ListSnapshot::is_stale`](super::ListSnapshot::is_stale)) until the registry answers. A path of its own for
+    /// each service, in a folder that exists; it is replaced as a whole. What cannot be read or written is logged.
+    #[must_use]
+    pub fn endpoint_cache(mut self, path: impl Into<PathBuf>) -> Self {
+        self.saved = Some(path.into());
+        self
+    }
+
     /// Sets how the service is to be called, where the target stands for several endpoints; the lowest layer, below those of
     /// [`config_source`](Self::config_source).
     #[must_use]
@@ -261,6 +274,11 @@ impl ChannelBuilder {
                 "{address} is one address, so `.service_config(..)`, `.config_source(..)` and `.slow_start(..)` would do nothing; call a service, as static:///{address}"
             )));
         }
+        if self.saved.is_some() {
+            return Err(wrong(&format_args!(
+                "{address} is one address, so `.endpoint_cache(..)` would do nothing; leave it out"
+            )));
+        }
         if self.health.is_some() {
             return Err(wrong(&format_args!(
                 "{address} is one address, and called however it is, so `.health_check(..)` would do nothing; ask it by `Channel::health_of`, or leave it out"
@@ -300,7 +318,10 @@ impl ChannelBuilder {
         };
         let pool = Pool::new(PoolConfig {
             target: target.to_owned(),
-            resolver: service.resolver,
+            resolver: match self.saved.take() {
+                Some(path) => Arc::new(Saved::new(service.resolver, path)),
+                None => service.resolver,
+            },
             balancer: self.balancer.take().unwrap_or_else(|| Arc::new(PeakEwma)),
             layers: Layers::new(self.config.take().unwrap_or_default(), self.config_sources),
             connect: Box::new(move |endpoint, changed| endpoints.subchannel(endpoint, changed)),

@@ -17,6 +17,7 @@ mod record;
 pub(crate) mod nearest;
 pub mod registrar;
 pub mod resolver;
+pub(crate) mod saved;
 pub(crate) mod watched_file;
 
 #[cfg(feature = "dns")]

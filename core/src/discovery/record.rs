@@ -14,7 +14,6 @@ use crate::transport::error::AddressError;
 #[cfg(any(feature = "etcd", test))]
 pub(super) const RECORD_BYTES_MAX: usize = 64 * 1024;
 /// The version of the format; readers take later ones as far as they understand them.
-#[cfg(any(feature = "etcd", test))]
 const VERSION: u32 = 1;
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -49,7 +48,18 @@ fn is_zero(number: &u64) -> bool {
 /// The endpoint as a registry stores it.
 #[cfg(any(feature = "etcd", test))]
 pub(super) fn to_json(endpoint: &Endpoint) -> Vec<u8> {
-    let record = Record {
+    // Maps of strings and numbers: there is nothing in it that could fail.
+    serde_json::to_vec(&record_of(endpoint)).unwrap_or_default()
+}
+
+/// The endpoints as a list of records.
+pub(super) fn list_to_json(endpoints: &[Endpoint]) -> String {
+    let records: Vec<Record> = endpoints.iter().map(record_of).collect();
+    serde_json::to_string(&records).unwrap_or_default()
+}
+
+fn record_of(endpoint: &Endpoint) -> Record {
+    Record {
         v: VERSION,
         addresses: endpoint.addresses().iter().map(ToString::to_string).collect(),
         name: endpoint.name().to_owned(),
@@ -60,9 +70,7 @@ pub(super) fn to_json(endpoint: &Endpoint) -> Vec<u8> {
         labels: endpoint.labels().clone(),
         state: endpoint.state().as_str().to_owned(),
         start: endpoint.started_unix_ms(),
-    };
-    // Maps of strings and numbers: there is nothing in it that could fail.
-    serde_json::to_vec(&record).unwrap_or_default()
+    }
 }
 
 /// The endpoint that a registry has stored. Addresses of kinds that this build does not know are left out.

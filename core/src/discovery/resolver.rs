@@ -211,6 +211,21 @@ impl Publisher {
         });
     }
 
+    /// Publishes what another resolver did.
+    pub(crate) fn pass_on(&self, list: &Resolution) {
+        self.sender.send_modify(|resolution| {
+            if list.version > 0 {
+                if resolution.endpoints != list.endpoints {
+                    resolution.endpoints = Arc::clone(&list.endpoints);
+                    resolution.version += 1;
+                }
+                resolution.confirmed = list.confirmed;
+                resolution.stale = list.stale;
+            }
+            resolution.failure.clone_from(&list.failure);
+        });
+    }
+
     /// Tells that the list is confirmed as it is.
     pub fn confirm(&self) {
         self.sender.send_modify(|resolution| {
