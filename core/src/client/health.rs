@@ -30,7 +30,10 @@ const WATCH_AGAIN: Duration = Duration::from_secs(1);
 
 /// How a channel finds out which endpoints of a service serve.
 ///
-/// The default is to [`watch`](Self::watch) the service that the target names, or the server as a whole where it names none (`static:///`, and where a
+/// What a status means to a client of several endpoints: SERVING takes calls; DRAINING only if nobody else does; NOT_SERVING, UNKNOWN and SERVICE_UNKNOWN
+/// take none; one of a later version counts as SERVING.
+///
+/// The default is to [`watch`](Self::watch) the service that the target names, or the server as a whole where it names none (`static:///`, `file:///`, `dns://`, and where a
 /// resolver is set, whose target may be another name).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthCheck {
@@ -61,14 +64,16 @@ impl HealthCheck {
         }
     }
 
-    /// Each server tells when that changes. The stream counts as a call, so that a server which vanished is noticed by keepalive, with or without calls.
+    /// Each server tells when that changes, by a stream that begins with its connection. For its first word it has the connect time-out; a server that does not
+    /// know the question (UNIMPLEMENTED) serves, and a stream that breaks is begun anew after a second. The stream is one of the calls that a connection may
+    /// have, so that a server which vanished is noticed by keepalive, with or without calls; where the server allows a single call, it is asked once.
     #[must_use]
     pub fn watch() -> Self {
         Self::new(Kind::Watch)
     }
 
-    /// Each server is asked at that interval, which it also has to answer in, one second at most; for servers that must show that they still answer. More
-    /// than 0, at most 365 days.
+    /// Each server is asked at that interval, for servers that must show that they still answer. It has that time, one second at most; one that has answered
+    /// before and then does not three times in a row takes no calls until it does. More than 0, at most 365 days.
     #[must_use]
     pub fn probe(every: impl IntoDuration) -> Self {
         match every.into_duration() {
@@ -127,9 +132,9 @@ impl Standing {
     fn of(status: HealthStatus) -> Self {
         match status {
             // What a later version says is for those that know it.
-            HealthStatus::Serving | HealthStatus::Unknown => Self::Serves,
+            HealthStatus::Serving | HealthStatus::Other(_) => Self::Serves,
             HealthStatus::Draining => Self::Leaves,
-            HealthStatus::NotServing | HealthStatus::ServiceUnknown => Self::Refuses(status),
+            HealthStatus::Unknown | HealthStatus::NotServing | HealthStatus::ServiceUnknown => Self::Refuses(status),
         }
     }
 
@@ -145,6 +150,9 @@ impl Standing {
     pub(super) fn complaint(self) -> Option<String> {
         match self {
             Self::Serves | Self::Leaves | Self::Unheard => None,
+            Self::Refuses(HealthStatus::ServiceUnknown) => Some(
+                "says of its health: service unknown; name the service as its server does, by the target or `HealthCheck::service`".to_owned(),
+            ),
             Self::Refuses(status) => Some(format!("says of its health: {status}")),
             Self::Silent => Some("does not answer when asked for its health".to_owned()),
         }
@@ -154,27 +162,35 @@ impl Standing {
 /// Asks at one connection until it is dropped, and tells what it hears.
 pub(super) async fn follow(connection: Connection, check: &HealthCheck, timeout: Duration, tell: impl Fn(Standing)) {
     let service = check.service.as_deref().unwrap_or_default();
+    let (mut misses, mut was_heard) = (0, false);
     loop {
         let heard = match check.kind {
             Kind::Off => return std::future::pending().await,
             Kind::Watch => watch(&connection, service, timeout, &tell).await,
             Kind::Probe(every) => {
-                let within = every.min(PROBE_TIMEOUT_MAX);
-                let asked = within_time(within, ask(&connection, service)).await;
+                let asked = ask(&connection, service, every.min(PROBE_TIMEOUT_MAX)).await;
                 asked.map(|status| tell(Standing::of(status)))
             }
         };
         match heard {
-            Ok(()) => {}
-            Err(Unheard::Silent) => tell(Standing::Silent),
+            Ok(()) => (misses, was_heard) = (0, true),
+            Err(Unheard::Silent) => {
+                misses += 1;
+                if !was_heard || misses >= MISSES_MAX {
+                    tell(Standing::Silent);
+                }
+            }
             Err(Unheard::Failed(status)) if status.code() == Code::Unimplemented => {
                 tell(Standing::Serves);
                 return std::future::pending().await;
             }
-            // It answers, only not to this: what it said last stands.
+            // It answers, only not to this: what it said last stands, and before that it is taken to serve.
             Err(Unheard::Failed(status)) => {
                 tracing::debug!(%status, "an endpoint cannot tell its health");
-                tell(Standing::Serves);
+                misses = 0;
+                if !std::mem::replace(&mut was_heard, true) {
+                    tell(Standing::Serves);
+                }
             }
         }
         tokio::time::sleep(check.interval().unwrap_or(WATCH_AGAIN)).await;
@@ -183,6 +199,8 @@ pub(super) async fn follow(connection: Connection, check: &HealthCheck, timeout:
 
 /// The longest time that a probe waits.
 const PROBE_TIMEOUT_MAX: Duration = Duration::from_secs(1);
+/// Questions in a row without an answer after which one that has answered before takes no more calls: one may be lost to a moment of load.
+const MISSES_MAX: u32 = 3;
 
 /// Why nothing was heard.
 enum Unheard {
@@ -204,41 +222,54 @@ async fn watch(
     timeout: Duration,
     tell: impl Fn(Standing),
 ) -> Result<(), Unheard> {
-    let mut statuses = within_time(timeout, watch_stream(connection, service)).await?;
-    let _background = Background::new(connection);
+    let mut statuses = watch_stream(connection, service, timeout).await?;
+    let _background = connection.background_stream();
     let first = within_time(timeout, async { statuses.next().await.transpose() }).await?;
     let mut next = first;
     while let Some(number) = next {
         tell(Standing::of(HealthStatus::from_number(number)));
+        if connection.calls_max() <= 1 {
+            // The calls need it more.
+            drop(statuses);
+            return std::future::pending().await;
+        }
         next = statuses.next().await.transpose().map_err(Unheard::Failed)?;
     }
     // A server that tells its clients to leave ends its watches before.
     Ok(())
 }
 
-async fn watch_stream(connection: &Connection, service: &str) -> Result<Streaming<u8>, Status> {
-    let (arguments, metadata) = (arguments(&WATCH, service)?, Metadata::new());
-    let key = open(connection, request(&WATCH, &arguments, &metadata)).await.map_err(open_status)?;
+/// Opens the stream of a question. That is no answer, and has no time: while a connection has as many calls as it takes, what was said last stands.
+async fn question(connection: &Connection, spec: &'static MethodSpec, service: &str) -> Result<StreamKey, Unheard> {
+    let arguments = arguments(spec, service).map_err(Unheard::Failed)?;
+    let metadata = Metadata::new();
+    let opened = open(connection, request(spec, &arguments, &metadata)).await;
+    opened.map_err(|error| Unheard::Failed(open_status(error)))
+}
+
+async fn watch_stream(connection: &Connection, service: &str, timeout: Duration) -> Result<Streaming<u8>, Unheard> {
+    let key = question(connection, &WATCH, service).await?;
     let receive = Receive::new(connection.clone(), key, ReceiveEnd::ReleaseCall);
-    std::future::poll_fn(|task| connection.poll_head(key, task)).await.map_err(stream_status)?;
+    let head = std::future::poll_fn(|task| connection.poll_head(key, task));
+    within_time(timeout, async { head.await.map_err(stream_status) }).await?;
     if let Some((status, _)) = connection.take_failure(key) {
-        return Err(status);
+        return Err(Unheard::Failed(status));
     }
     Ok(Streaming::remote(Box::new(receive), Code::Internal))
 }
 
-async fn ask(connection: &Connection, service: &str) -> Result<HealthStatus, Status> {
-    let (arguments, metadata) = (arguments(&CHECK, service)?, Metadata::new());
-    let key = open(connection, request(&CHECK, &arguments, &metadata)).await.map_err(open_status)?;
+async fn ask(connection: &Connection, service: &str, timeout: Duration) -> Result<HealthStatus, Unheard> {
+    let key = question(connection, &CHECK, service).await?;
     let mut call = Released {
         connection,
         key: Some(key),
     };
-    let reply = std::future::poll_fn(|task| connection.poll_reply(key, task)).await.map_err(stream_status)?;
+    let reply = std::future::poll_fn(|task| connection.poll_reply(key, task));
+    let reply = within_time(timeout, async { reply.await.map_err(stream_status) }).await?;
     call.key = None;
     match (reply.status, reply.message) {
-        (Some(status), _) => Err(status),
-        (None, message) => status_in(message.map_or(Body::Empty, Body::Received)),
+        (Some(status), _) => Err(Unheard::Failed(status)),
+        (None, message) => status_in(message.map_or(Body::Empty, Body::Received)).map_err(Unheard::Failed),
     }
 }
 
@@ -274,22 +305,6 @@ impl Drop for Released<'_> {
         if let Some(key) = self.key {
             self.connection.release_call(key);
         }
-    }
-}
-
-/// A stream that is always there is no company for calls.
-struct Background<'a>(&'a Connection);
-
-impl<'a> Background<'a> {
-    fn new(connection: &'a Connection) -> Self {
-        connection.set_background_streams(1);
-        Self(connection)
-    }
-}
-
-impl Drop for Background<'_> {
-    fn drop(&mut self) {
-        self.0.set_background_streams(0);
     }
 }
 

@@ -31,7 +31,7 @@ const WATCH_PATH: &str = "sinew.Health/watch";
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum HealthStatus {
-    /// Nothing is known.
+    /// Nothing is known, as of an application that is not up yet: clients make their calls elsewhere.
     #[default]
     Unknown,
     /// It takes calls.
@@ -42,9 +42,20 @@ pub enum HealthStatus {
     ServiceUnknown,
     /// It is about to leave: clients make their calls elsewhere, if there is anybody.
     Draining,
+    /// A status of a later version; to clients of this one it serves.
+    Other(u8),
 }
 
 impl HealthStatus {
+    /// How much it keeps calls away; of a service and its server the worse one counts.
+    const fn severity(self) -> u8 {
+        match self {
+            Self::Serving | Self::Other(_) => 0,
+            Self::Draining => 1,
+            Self::Unknown | Self::NotServing | Self::ServiceUnknown => 2,
+        }
+    }
+
     /// The number that travels.
     #[must_use]
     pub const fn number(self) -> u8 {
@@ -54,10 +65,11 @@ impl HealthStatus {
             Self::NotServing => 2,
             Self::ServiceUnknown => 3,
             Self::Draining => 4,
+            Self::Other(number) => number,
         }
     }
 
-    /// What a number means; one of a later version is unknown.
+    /// What a number means.
     #[must_use]
     pub const fn from_number(number: u8) -> Self {
         match number {
@@ -65,7 +77,8 @@ impl HealthStatus {
             2 => Self::NotServing,
             3 => Self::ServiceUnknown,
             4 => Self::Draining,
-            _ => Self::Unknown,
+            0 => Self::Unknown,
+            other => Self::Other(other),
         }
     }
 }
@@ -73,6 +86,7 @@ impl HealthStatus {
 impl fmt::Display for HealthStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Other(number) => return write!(f, "status {number}"),
             Self::Unknown => "unknown",
             Self::Serving => "serving",
             Self::NotServing => "not serving",
@@ -126,7 +140,9 @@ impl Health {
         self.said.send_if_modified(|said| said.0.insert(service.to_owned(), status) != Some(status));
     }
 
-    /// Says how the server as a whole is, and with it all its services: what none of them can do without, as their database, is told here.
+    /// Says how the server as a whole is, and with it all its services: what none of them can do without, as their database, is told here. If all replicas share
+    /// it, all of them say so at once, and their clients fail at once instead of waiting: better for those that have another way, worse for those that would
+    /// have been served in part.
     pub fn set_overall(&self, status: HealthStatus) {
         self.set("", status);
     }
@@ -146,9 +162,11 @@ impl Health {
 impl Said {
     fn of(&self, service: &str) -> HealthStatus {
         let said = |service| self.0.get(service).copied().unwrap_or(HealthStatus::Serving);
-        match said(service) {
-            HealthStatus::Serving => said(""),
-            own => own,
+        let (own, overall) = (said(service), said(""));
+        if own.severity() >= overall.severity() {
+            own
+        } else {
+            overall
         }
     }
 }
@@ -188,7 +206,7 @@ mod tests {
         assert_eq!(health.of(""), HealthStatus::NotServing);
         assert_eq!(
             (health.of("a"), health.of("b")),
-            (HealthStatus::NotServing, HealthStatus::Draining)
+            (HealthStatus::NotServing, HealthStatus::NotServing)
         );
         health.set_overall(HealthStatus::Serving);
         assert_eq!(
@@ -208,7 +226,8 @@ mod tests {
         ] {
             assert_eq!((status.number(), HealthStatus::from_number(number)), (number, status));
         }
-        assert_eq!(HealthStatus::from_number(99), HealthStatus::Unknown);
+        assert_eq!(HealthStatus::from_number(99), HealthStatus::Other(99));
+        assert_eq!(HealthStatus::Other(99).number(), 99);
         assert_eq!((CHECK.service(), WATCH.name()), (super::HEALTH_SERVICE, "watch"));
     }
 }

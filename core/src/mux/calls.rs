@@ -195,9 +195,14 @@ impl Mux {
         calls < self.peer.max_streams as usize && self.outbox.small.len() <= UNSENT_OPEN_BYTES_MAX
     }
 
-    /// Client: tells how many streams are open that hardly ever carry anything, and so are no company.
-    pub fn set_background_streams(&mut self, streams: usize) {
-        self.background = streams;
+    /// A stream is open that hardly ever carries anything, and so is no company.
+    pub fn add_background_stream(&mut self) {
+        self.background += 1;
+    }
+
+    /// It is not open any more.
+    pub fn remove_background_stream(&mut self) {
+        self.background = self.background.saturating_sub(1);
     }
 
     /// Whether this is the only open stream: then its frames may leave without waiting for company.

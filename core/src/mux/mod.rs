@@ -267,6 +267,12 @@ impl Mux {
         self.streams.len()
     }
 
+    /// Whether no stream is open but those in the background.
+    #[must_use]
+    pub fn is_at_rest(&self) -> bool {
+        self.streams.len() <= self.background
+    }
+
     /// What the peer accepts: the protocol's constants until its HELLO arrived.
     #[must_use]
     pub fn peer(&self) -> &Hello {
@@ -399,10 +405,11 @@ impl Mux {
         if self.outbox.small.is_empty() {
             self.outbox.small = Vec::new();
         }
-        self.ready = VecDeque::new();
-        self.starved = VecDeque::new();
-        self.woken = Vec::new();
-        self.undated = Vec::new();
+        // Streams in the background may have something to say or to hear.
+        self.ready.shrink_to_fit();
+        self.starved.shrink_to_fit();
+        self.woken.shrink_to_fit();
+        self.undated.shrink_to_fit();
     }
 
     fn last_taken_up(&self) -> StreamId {

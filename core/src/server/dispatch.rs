@@ -17,6 +17,7 @@ use crate::service::BoxSlot;
 use crate::status::Status;
 use crate::time;
 use crate::transport::Connection;
+use crate::transport::connection::BackgroundStream;
 use crate::wire::message::EncodedMessage;
 
 /// A call that is ready to be polled.
@@ -160,6 +161,7 @@ impl HandlerTask {
             books: books.clone(),
             key: job.key,
             is_counted,
+            background: None,
         };
         Self {
             job: Some(job),
@@ -190,6 +192,9 @@ impl HandlerTask {
                 if self.connection.reply_head(key, &metadata) {
                     let end = PumpEnd::EndCall(trailers);
                     self.pump = Some(Pump::new(self.connection.clone(), key, stream, end));
+                    if !self.finished.is_counted {
+                        self.finished.background = Some(self.connection.background_stream());
+                    }
                 }
             }
         }
@@ -256,6 +261,8 @@ struct Finished {
     key: StreamKey,
     /// Its handler counts as running.
     is_counted: bool,
+    /// A stream of the server's own is no company for calls.
+    background: Option<BackgroundStream>,
 }
 
 impl Finished {

@@ -213,7 +213,7 @@ impl Connection {
         task: &Context<'_>,
     ) -> Result<StreamKey, OpenError> {
         let mut state = self.lock();
-        if state.mux.open_streams() == 0 || !state.transmit.is_empty() {
+        if state.mux.is_at_rest() || !state.transmit.is_empty() {
             // The first call, or the stream takes nothing at the moment and nobody wakes the driver.
             drop(state);
             let now = time::now();
@@ -264,9 +264,17 @@ impl Connection {
         self.act(|mux| mux.take_failure(key))
     }
 
-    /// See [`Mux::set_background_streams`].
-    pub fn set_background_streams(&self, streams: usize) {
-        self.lock().mux.set_background_streams(streams);
+    /// How many calls the peer takes at a time, as far as it has said so.
+    #[must_use]
+    pub fn calls_max(&self) -> u32 {
+        self.lock().mux.peer().max_streams
+    }
+
+    /// See [`Mux::add_background_stream`]; until what it returns is dropped.
+    #[must_use]
+    pub fn background_stream(&self) -> BackgroundStream {
+        self.lock().mux.add_background_stream();
+        BackgroundStream(self.clone())
     }
 
     /// The next messages of a stream; see [`Mux::poll_chunk`].
@@ -546,6 +554,21 @@ impl Connection {
                 driver.wake();
             }
         }
+    }
+}
+
+/// A stream that is no company for others, for as long as this lives.
+pub struct BackgroundStream(Connection);
+
+impl Drop for BackgroundStream {
+    fn drop(&mut self) {
+        self.0.lock().mux.remove_background_stream();
+    }
+}
+
+impl fmt::Debug for BackgroundStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BackgroundStream")
     }
 }
 

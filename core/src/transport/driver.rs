@@ -326,7 +326,7 @@ impl<A: Acceptor> Core<A> {
         if self.shrink_at.is_some_and(|at| at <= now) {
             self.shrink_at = None;
             self.grown = false;
-            if state.mux.open_streams() == 0 && !state.writing {
+            if state.mux.is_at_rest() && !state.writing {
                 state.mux.shrink();
                 state.transmit.shrink();
                 pool::shrink_large();
@@ -450,7 +450,7 @@ impl<A: Acceptor> Core<A> {
             state.mux.date(time::now());
         }
         let mut due = state.mux.next_timeout();
-        if state.mux.open_streams() == 0 && (self.shrink_at.is_some() || self.grown) {
+        if state.mux.is_at_rest() && (self.shrink_at.is_some() || self.grown) {
             let at = *self.shrink_at.get_or_insert_with(|| time::now() + SHRINK_AFTER);
             due = Some(due.map_or(at, |due| due.min(at)));
         }

@@ -250,3 +250,42 @@ async fn a_server_that_says_nothing_does_not() {
         "{refused}"
     );
 }
+
+/// The watch is no company for a call, so nobody else looks after its deadline.
+#[tokio::test]
+async fn a_deadline_holds_beside_the_watch() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = format!("static:///{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let (stream, peer) = listener.accept().await.unwrap();
+        let mut hand = Hand::greet(ByteStream::tcp(stream, peer), &[]).await;
+        let asked = hand.request().await.unwrap();
+        hand.reply(REPLY, asked, &message(&[1])).await;
+        // And not a word to any call.
+        while hand.request().await.is_some() {}
+    });
+    let channel = Channel::connect(&target).await.unwrap();
+    // Far below what keepalive takes to find out.
+    let call = tokio::time::timeout(
+        Duration::from_secs(5),
+        who(&channel).name().timeout("200ms").into_future(),
+    );
+    let late = call.await.expect("the deadline passes").unwrap_err();
+    assert_eq!(late.code(), Code::DeadlineExceeded);
+}
+
+/// One call at a time is all that such a server takes: the watch must not be that one.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_takes_one_call_at_a_time_is_asked_once() {
+    let [name] = names();
+    let service = super::Named {
+        name: name.clone(),
+        let_go: Arc::default(),
+        fails: Arc::default(),
+    };
+    let server = Server::builder().service(WhoServer::new(service)).max_calls_per_connection(1);
+    let serving = server.bind(format!("mem:{name}")).start().await.unwrap();
+    let channel = Channel::connect(&fixed(std::slice::from_ref(&name))).await.unwrap();
+    assert_eq!(who(&channel).name().await.unwrap(), name);
+    drop(serving);
+}
