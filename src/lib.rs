@@ -65,7 +65,9 @@ pub use sinew_core::client::{
 pub use sinew_core::code::Code;
 #[cfg(feature = "etcd")]
 pub use sinew_core::config::EtcdConfig;
-pub use sinew_core::config::{ConfigPublisher, ConfigSource, FileConfig, Route, ServiceConfig, ServiceConfigError};
+pub use sinew_core::config::{
+    BalancerChoice, ConfigPublisher, ConfigSource, FileConfig, Route, ServiceConfig, ServiceConfigError,
+};
 pub use sinew_core::context::{
     CancelCause, Cancelled, Carry, Cx, CxParts, Draining, Identity, Peer, Side, TraceContext, TraceParseError,
 };
@@ -87,7 +89,9 @@ pub use sinew_core::method::{Alias, ArgSpec, Encoding, Execution, MethodKind, Me
 pub use sinew_core::mux::MuxConfig as Limits;
 pub use sinew_core::mux::config::ConfigError;
 pub use sinew_core::policy::backoff::{Backoff, BackoffError};
-pub use sinew_core::server::{Collision, Drain, Fallback, Server, ServerBuilder, ServerError, ServerSnapshot, Serving};
+pub use sinew_core::server::{
+    Collision, Drain, Fallback, Server, ServerBuilder, ServerError, ServerMonitor, ServerSnapshot, Serving,
+};
 pub use sinew_core::service::{Inbound, ServerRequest, Service};
 pub use sinew_core::status::{HandlerRan, Origin, Status};
 pub use sinew_core::time::{DurationError, IntoDuration};

@@ -46,6 +46,7 @@ pub struct ChannelBuilder {
     balancer: Option<Arc<dyn Balancer>>,
     health: Option<HealthCheck>,
     saved: Option<PathBuf>,
+    slow_start: Option<Duration>,
     config: Option<ServiceConfig>,
     config_sources: Vec<Arc<dyn ConfigSource>>,
     wrong: Option<String>,
@@ -78,6 +79,7 @@ impl Default for ChannelBuilder {
             balancer: None,
             health: None,
             saved: None,
+            slow_start: None,
             config: None,
             config_sources: Vec::new(),
             wrong: None,
@@ -234,10 +236,7 @@ impl ChannelBuilder {
     /// several: for servers that have to fill caches first. Those that the channel finds at its start grow side by side.
     #[must_use]
     pub fn slow_start(mut self, window: impl IntoDuration) -> Self {
-        if let Some(window) = self.duration("slow_start", window.into_duration()) {
-            let config = self.config.take().unwrap_or_default();
-            self.config = Some(config.slow_start(window));
-        }
+        self.slow_start = self.duration("slow_start", window.into_duration()).or(self.slow_start);
         self
     }
 
@@ -269,7 +268,7 @@ impl ChannelBuilder {
                 "{address} is one address, so `.balancer({balancer:?})` would do nothing; call a service, or leave it out"
             )));
         }
-        if self.config.is_some() || !self.config_sources.is_empty() {
+        if self.config.is_some() || self.slow_start.is_some() || !self.config_sources.is_empty() {
             return Err(wrong(&format_args!(
                 "{address} is one address, so `.service_config(..)`, `.config_source(..)` and `.slow_start(..)` would do nothing; call a service, as static:///{address}"
             )));
@@ -323,7 +322,7 @@ impl ChannelBuilder {
                 None => service.resolver,
             },
             balancer: self.balancer.take().unwrap_or_else(|| Arc::new(PeakEwma)),
-            layers: Layers::new(self.config.take().unwrap_or_default(), self.config_sources),
+            layers: Layers::new(self.service_config_in_code(), self.config_sources),
             connect: Box::new(move |endpoint, changed| endpoints.subchannel(endpoint, changed)),
             connect_timeout: self.connect_timeout,
             idle_timeout: self.mux.idle_timeout,
@@ -335,6 +334,15 @@ impl ChannelBuilder {
             self.timeout,
             self.wait_for_ready,
         ))
+    }
+
+    /// What the code says of the service's configuration.
+    fn service_config_in_code(&mut self) -> ServiceConfig {
+        let config = self.config.take().unwrap_or_default();
+        match self.slow_start {
+            Some(window) => ServiceConfig::new().slow_start(window).over(&config),
+            None => config,
+        }
     }
 
     /// # Errors

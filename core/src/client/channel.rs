@@ -71,7 +71,8 @@ impl Channel {
     }
 
     /// Connects to `target` and waits until a connection is ready: one address (`host:port`, `tls://host:port`, `quic://host:port`, `unix:path`, `mem:name`),
-    /// several (`static:///host:port,host:port`), or a service that is found by its name (`mem:///shop.Orders`, and with the feature `etcd`
+    /// several (`static:///host:port,host:port`, `file:///path`), or a service that is found by its name (`mem:///shop.Orders`, with the feature `dns`
+    /// `dns:///host:port`, and with the feature `etcd`
     /// `etcd://host:port,host:port/prefix/shop.Orders`).
     ///
     /// # Errors
@@ -182,6 +183,8 @@ impl Channel {
             list: None,
             endpoints: Vec::new(),
             refused: Vec::new(),
+            unused: Vec::new(),
+            config: ServiceConfig::new(),
             config_failures: Vec::new(),
         }
     }

@@ -10,12 +10,14 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::balancer::{Balancer, ConsistentHash, LeastRequest, PeakEwma, PickFirst, RoundRobin};
-use super::on_demand::Task;
+use super::on_demand::{Task, persist};
 use crate::config::source::Said;
 use crate::config::{BalancerChoice, ConfigPublisher, ConfigSource, ServiceConfig, ServiceConfigError};
+use crate::policy::backoff::Backoff;
 
-/// How long the first calls of a channel wait for its configuration: a source that cannot be reached must not stop what can be called without.
-const FIRST_WAIT: Duration = Duration::from_secs(1);
+/// How long the first calls of a channel wait for its configuration: a source that cannot be reached must not stop what can be called without. Well below the
+/// connect time-out, or connecting would fail for it.
+const FIRST_WAIT: Duration = Duration::from_millis(500);
 
 /// The layers of a channel.
 pub(super) struct Layers {
@@ -58,11 +60,10 @@ impl Layers {
     }
 
     /// Begins to follow the sources, from what they said before on.
-    pub(super) fn follow(&self) -> Following<'_> {
+    pub(super) fn follow(&self, backoff: Backoff) -> Following<'_> {
         let (publishers, said) = ConfigPublisher::channel(self.said().clone());
         let run = |(source, publisher): (&Arc<dyn ConfigSource>, ConfigPublisher)| {
-            let source = Arc::clone(source);
-            Task::new(tokio::spawn(async move { source.watch(publisher).await }))
+            Task::new(tokio::spawn(run(Arc::clone(source), publisher, backoff)))
         };
         Following {
             layers: self,
@@ -112,6 +113,19 @@ impl Following<'_> {
         let is_known = self.layers.said().iter().all(|said| said.is_known);
         (!is_known && now < self.wait_until).then_some(self.wait_until)
     }
+}
+
+/// Runs a source; one that panics is begun anew.
+async fn run(source: Arc<dyn ConfigSource>, publisher: ConfigPublisher, backoff: Backoff) {
+    let watch = || {
+        let (source, publisher) = (Arc::clone(&source), publisher.clone());
+        async move { source.watch(publisher).await }
+    };
+    let panicked = || {
+        tracing::error!("a source of configuration panicked; it is begun anew after a while");
+        publisher.fail(ServiceConfigError::new("the source of the configuration panicked"));
+    };
+    persist(backoff, watch, panicked).await;
 }
 
 /// The balancer that a configuration names.

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::attempt::{self, open};
@@ -138,6 +139,16 @@ impl Standing {
         }
     }
 
+    /// What it says, for snapshots.
+    pub(super) fn health(self) -> HealthStatus {
+        match self {
+            Self::Serves => HealthStatus::Serving,
+            Self::Leaves => HealthStatus::Draining,
+            Self::Unheard | Self::Silent => HealthStatus::Unknown,
+            Self::Refuses(status) => status,
+        }
+    }
+
     /// Before anything was heard.
     pub(super) fn at_first(check: &HealthCheck) -> Self {
         match check.kind {
@@ -162,7 +173,12 @@ impl Standing {
 /// Asks at one connection until it is dropped, and tells what it hears.
 pub(super) async fn follow(connection: Connection, check: &HealthCheck, timeout: Duration, tell: impl Fn(Standing)) {
     let service = check.service.as_deref().unwrap_or_default();
-    let (mut misses, mut was_heard) = (0, false);
+    let was_heard = AtomicBool::new(false);
+    let tell = |standing| {
+        was_heard.store(true, Ordering::Relaxed);
+        tell(standing);
+    };
+    let mut misses = 0;
     loop {
         let heard = match check.kind {
             Kind::Off => return std::future::pending().await,
@@ -173,10 +189,10 @@ pub(super) async fn follow(connection: Connection, check: &HealthCheck, timeout:
             }
         };
         match heard {
-            Ok(()) => (misses, was_heard) = (0, true),
+            Ok(()) => misses = 0,
             Err(Unheard::Silent) => {
                 misses += 1;
-                if !was_heard || misses >= MISSES_MAX {
+                if !was_heard.load(Ordering::Relaxed) || misses >= MISSES_MAX {
                     tell(Standing::Silent);
                 }
             }
@@ -188,7 +204,7 @@ pub(super) async fn follow(connection: Connection, check: &HealthCheck, timeout:
             Err(Unheard::Failed(status)) => {
                 tracing::debug!(%status, "an endpoint cannot tell its health");
                 misses = 0;
-                if !std::mem::replace(&mut was_heard, true) {
+                if !was_heard.load(Ordering::Relaxed) {
                     tell(Standing::Serves);
                 }
             }

@@ -1,7 +1,7 @@
 //! One endpoint of a channel: its subchannel, and its load as this channel's calls see it.
 
-use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::health::Standing;
 use super::state::ConnectivityState;
@@ -18,8 +18,8 @@ pub(super) struct Member {
     pub(super) id: u64,
     pub(super) subchannel: Subchannel,
     pub(super) load: Load,
-    /// When it was ready for the first time.
-    pub(super) ready_since: OnceLock<tokio::time::Instant>,
+    /// Since when it is connected.
+    pub(super) ready_since: Mutex<Option<tokio::time::Instant>>,
     pub(super) typical: Arc<Typical>,
 }
 
@@ -47,6 +47,20 @@ impl Member {
             (ConnectivityState::Ready, Standing::Refuses(_) | Standing::Silent) => ConnectivityState::TransientFailure,
             (state, _) => state,
         }
+    }
+
+    /// How long it has been connected, by what is asked here.
+    pub(super) fn ready_for(&self, now: tokio::time::Instant) -> Duration {
+        now.duration_since(*self.ready_since().get_or_insert(now))
+    }
+
+    /// It is not connected: who comes back may be another process, and cold.
+    pub(super) fn cool_down(&self) {
+        *self.ready_since() = None;
+    }
+
+    fn ready_since(&self) -> MutexGuard<'_, Option<tokio::time::Instant>> {
+        self.ready_since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Why it takes no calls, if that is known.

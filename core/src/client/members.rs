@@ -16,7 +16,7 @@ use super::snapshot::Board;
 use super::state::ConnectivityState;
 use super::subchannel::unreachable;
 use crate::config::ServiceConfig;
-use crate::discovery::{Endpoint, Resolution, ResolveError};
+use crate::discovery::{Endpoint, EndpointState, Resolution, ResolveError};
 use crate::policy::subset::{ALL_MAX, SUBSET_SIZE, subset};
 use crate::policy::warmup::Warmup;
 use crate::status::Status;
@@ -29,6 +29,7 @@ const GATHER: Duration = Duration::from_millis(50);
 pub(super) struct Members {
     /// Those that the balancer may connect to.
     members: Vec<Known>,
+    target: String,
     removals: Removals,
     /// What subset this client takes.
     seed: u64,
@@ -42,6 +43,7 @@ pub(super) struct Members {
     heard: bool,
     gathering: Gathering,
     config: Arc<ServiceConfig>,
+    connects_to: ConnectsTo,
     /// When an endpoint that is new has more weight.
     weights_change_at: Option<Instant>,
     /// The one that takes all calls, where one does.
@@ -98,9 +100,16 @@ impl Known {
 
 impl Members {
     /// For a registry that may lose entries for as long as `removal_window`.
-    pub(super) fn new(seed: u64, removal_window: Option<Duration>, config: Arc<ServiceConfig>) -> Self {
+    pub(super) fn new(
+        target: &str,
+        seed: u64,
+        removal_window: Option<Duration>,
+        config: Arc<ServiceConfig>,
+        connects_to: ConnectsTo,
+    ) -> Self {
         Self {
             members: Vec::new(),
+            target: target.to_owned(),
             removals: Removals::new(removal_window),
             seed,
             counts: (0, 0),
@@ -109,6 +118,7 @@ impl Members {
             heard: false,
             gathering: Gathering::None,
             config,
+            connects_to,
             weights_change_at: None,
             first: None,
             is_changed: true,
@@ -126,12 +136,23 @@ impl Members {
 
     /// What is known, for snapshots.
     pub(super) fn board(&self) -> Board {
+        let unused = self.removals.endpoints().filter_map(|endpoint| {
+            let endpoint = self.weighed(endpoint);
+            let why = match (endpoint.weight(), endpoint.state(), self.config.route_to(&endpoint)) {
+                (0, ..) => "its weight is 0",
+                (_, EndpointState::Draining, _) => "it is about to leave",
+                (_, _, None) => "no route leads to it",
+                _ => return None,
+            };
+            Some((endpoint.name().to_owned(), why.to_owned()))
+        });
         let refused = self.refused.iter().map(|(name, why)| (name.clone(), why.message().to_owned()));
         Board {
             members: self.members.iter().map(|known| (known.endpoint.clone(), Arc::downgrade(&known.member))).collect(),
             listed: self.counts.0 - self.removals.held(),
             kept: self.removals.held(),
             refused: refused.collect(),
+            unused: unused.collect(),
         }
     }
 
@@ -149,9 +170,11 @@ impl Members {
     pub(super) fn configure(
         &mut self,
         config: Arc<ServiceConfig>,
+        connects_to: ConnectsTo,
         make: impl Fn(&Endpoint) -> Result<Arc<Member>, Status>,
     ) {
         self.config = config;
+        self.connects_to = connects_to;
         // The balancer or the routes may be others.
         self.show_again();
         self.take_up(make);
@@ -177,7 +200,15 @@ impl Members {
         }
         let serving = self.serving();
         let serves = |endpoint: &Endpoint| serving.contains(endpoint.name());
-        self.removals.update(list.endpoints(), serves, Instant::now());
+        let kept_now = self.removals.update(list.endpoints(), serves, Instant::now());
+        if kept_now > 0 {
+            tracing::warn!(
+                target = %self.target,
+                listed = list.endpoints().len(),
+                kept = self.removals.held(),
+                "the registry lost more than half of the endpoints; those that serve are kept, unless the configuration gives them weight 0"
+            );
+        }
         self.take_up(make);
     }
 
@@ -243,20 +274,33 @@ impl Members {
 
     /// Those that this client connects to: of each route some, where there are many.
     fn subset<'e>(&self, usable: &[&'e Endpoint]) -> Vec<&'e Endpoint> {
+        let weights = self.config.route_weights();
+        let mut routes: Vec<usize> = (0..weights.len()).collect();
+        // Where one endpoint has all calls, it is one of the route with the most.
+        routes.sort_by_key(|&route| std::cmp::Reverse(weights[route]));
+        let all_max = if self.connects_to == ConnectsTo::Everybody {
+            usize::MAX
+        } else {
+            ALL_MAX
+        };
         let mut taken = Vec::new();
-        for route in 0..self.config.route_weights().len() {
+        for route in routes {
             let led_to = usable.iter().filter(|endpoint| self.config.route_to(endpoint) == Some(route));
             let group: Vec<&Endpoint> = led_to.copied().collect();
             let names = group.iter().map(|endpoint| endpoint.name());
-            taken.extend(subset(names, self.seed, ALL_MAX, SUBSET_SIZE).into_iter().map(|index| group[index]));
+            taken.extend(subset(names, self.seed, all_max, SUBSET_SIZE).into_iter().map(|index| group[index]));
         }
         taken
     }
 
     /// Connects whom the balancer wants connected, and tells who is ready.
-    pub(super) fn view(&mut self, connects_to: ConnectsTo, target: &str, now: Instant) -> View {
-        let wanted = self.connect(connects_to);
+    pub(super) fn view(&mut self, now: Instant) -> View {
+        let wanted = self.connect();
         let is_ready = |&&index: &&usize| self.members[index].state() == ConnectivityState::Ready;
+        for known in self.members.iter().filter(|known| known.member.subchannel.state_now() != ConnectivityState::Ready)
+        {
+            known.member.cool_down();
+        }
         let mut ready: Vec<&Known> = wanted.iter().filter(is_ready).map(|&index| &self.members[index]).collect();
         if !ready.iter().all(|known| known.is_leaving()) {
             ready.retain(|known| !known.is_leaving());
@@ -266,7 +310,7 @@ impl Members {
             self.weights_change_at = None;
             self.shown.clear();
             return View::Nobody {
-                failure: self.failure(target),
+                failure: self.failure(),
                 is_hopeless: self.is_hopeless(&wanted),
             };
         }
@@ -284,10 +328,7 @@ impl Members {
             return View::Gathering(until);
         }
         let warmup = Warmup::new(self.config.slow_start);
-        let ages: Vec<Duration> = ready
-            .iter()
-            .map(|known| now.duration_since(*known.member.ready_since.get_or_init(|| now)))
-            .collect();
+        let ages: Vec<Duration> = ready.iter().map(|known| known.member.ready_for(now)).collect();
         let candidate = |(known, weight): (&&Known, u32)| Candidate {
             member: Arc::clone(&known.member),
             endpoint: known.endpoint.clone(),
@@ -306,13 +347,13 @@ impl Members {
     }
 
     /// Sees to it that the right ones connect; returns those that may be called.
-    fn connect(&mut self, connects_to: ConnectsTo) -> Vec<usize> {
+    fn connect(&mut self) -> Vec<usize> {
         let start = |index: usize| {
             // Outside a runtime, or after its end, this task is none either.
             let _started = self.members[index].member.subchannel.start();
         };
         let everybody = 0..self.members.len();
-        if connects_to == ConnectsTo::All {
+        if self.connects_to != ConnectsTo::First {
             everybody.clone().for_each(start);
             return everybody.collect();
         }
@@ -356,7 +397,8 @@ impl Members {
         wanted.iter().all(|&index| self.members[index].state() == ConnectivityState::TransientFailure)
     }
 
-    fn failure(&self, target: &str) -> Option<Status> {
+    fn failure(&self) -> Option<Status> {
+        let target = &self.target;
         let mut causes = self.members.iter().rev().filter_map(|known| known.member.failure());
         if let Some(last) = causes.next() {
             let none = match self.members.len() {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::Handle;
 use tokio::task::{JoinError, JoinHandle};
 
+use crate::policy::backoff::Backoff;
 use crate::status::{HandlerRan, Status};
 
 /// A task that is stopped with its owner.
@@ -29,6 +30,25 @@ impl Task {
 impl Drop for Task {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+/// Runs what `work` makes until it returns; when it panics, `panicked` is told, and after a while it is made anew.
+pub(super) async fn persist<F: Future<Output = ()> + Send + 'static>(
+    backoff: Backoff,
+    work: impl Fn() -> F,
+    panicked: impl Fn(),
+) {
+    let mut failures = 0;
+    loop {
+        let mut task = Task::new(tokio::spawn(work()));
+        if task.join().await.is_ok() {
+            return;
+        }
+        panicked();
+        // Full jitter is for many clients of one server; here it must be a while.
+        tokio::time::sleep(backoff.ceiling(failures)).await;
+        failures = failures.saturating_add(1);
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -17,7 +17,7 @@ use super::channel::Wanted;
 use super::config::{self, Layers};
 use super::member::{Completion, Member, Picked};
 use super::members::{Members, View};
-use super::on_demand::{IsRunning, OnDemand, Task};
+use super::on_demand::{IsRunning, OnDemand, Task, persist};
 use super::snapshot::{Board, ChannelSnapshot, ListSnapshot};
 use super::state::ConnectivityState;
 use super::subchannel::{Subchannel, SubchannelConfig, closed, unreachable};
@@ -73,6 +73,13 @@ struct Shared {
 
 /// The user's balancer panicked, and is asked again with the next change.
 struct BalancerPanicked;
+
+/// What became of a look at the members.
+struct Shown {
+    /// Nobody can be called for the moment.
+    is_hopeless: bool,
+    look_again: Option<tokio::time::Instant>,
+}
 
 /// What calls read.
 struct Published {
@@ -132,6 +139,8 @@ impl Pool {
             list,
             endpoints: board.endpoints(),
             refused: board.refused.clone(),
+            unused: board.unused.clone(),
+            config: (*shared.config.layers.merged()).clone(),
             config_failures: shared.config.layers.failures().iter().map(ToString::to_string).collect(),
         }
     }
@@ -293,11 +302,17 @@ async fn run(running: Running) {
     let (publisher, mut lists) = Publisher::channel();
     let resolving = resolve(Arc::clone(&shared.config.resolver), publisher, shared.config.backoff);
     let _resolving = Task::new(tokio::spawn(resolving));
-    let mut layers = shared.config.layers.follow();
+    let mut layers = shared.config.layers.follow(shared.config.backoff);
     let mut config = shared.config.layers.merged();
     let mut balancer = shared.balancer(&config);
     let window = shared.config.resolver.removal_window();
-    let mut members = Members::new(shared.seed, window, Arc::clone(&config));
+    let mut members = Members::new(
+        &shared.config.target,
+        shared.seed,
+        window,
+        Arc::clone(&config),
+        balancer.connects_to(),
+    );
     let make = |endpoint: &Endpoint| shared.member(endpoint);
     if let Some(last) = &*shared.last() {
         members.recall(last, make);
@@ -306,21 +321,11 @@ async fn run(running: Running) {
     loop {
         let now = tokio::time::Instant::now();
         let review = members.review(make);
-        if members.take_changed() {
-            shared.board.store(Arc::new(members.board()));
+        let shown = shared.show(&mut members, layers.waits_until(now), &config, &*balancer);
+        if shown.is_hopeless {
+            lists.want();
         }
-        let view = match layers.waits_until(now) {
-            Some(until) => View::Gathering(until),
-            None => members.view(balancer.connects_to(), &shared.config.target, now),
-        };
-        let gathering = match shared.publish(view, &config, &*balancer) {
-            Ok(gathering) => gathering,
-            Err(BalancerPanicked) => {
-                members.show_again();
-                None
-            }
-        };
-        let look_again = gathering.into_iter().chain(review).chain(members.weights_change_at()).min();
+        let look_again = shown.look_again.into_iter().chain(review).min();
         // All of them are cancel safe: a list and a state can be looked at again, and a permit of the notification is kept.
         tokio::select! {
             _ = lists.changed() => {
@@ -332,9 +337,13 @@ async fn run(running: Running) {
             }
             () = shared.changed.notified() => {}
             () = layers.changed() => {
-                config = shared.config.layers.merged();
-                balancer = shared.balancer(&config);
-                members.configure(Arc::clone(&config), make);
+                let merged = shared.config.layers.merged();
+                if merged != config {
+                    tracing::info!(target = %shared.config.target, "another configuration of the service counts");
+                    config = merged;
+                    balancer = shared.balancer(&config);
+                    members.configure(Arc::clone(&config), balancer.connects_to(), make);
+                }
             }
             () = tokio::time::sleep_until(look_again.unwrap_or(now)), if look_again.is_some() => {}
             () = idle.look() => {
@@ -349,20 +358,17 @@ async fn run(running: Running) {
 
 /// Runs the resolver; one that panics is begun anew.
 async fn resolve(resolver: Arc<dyn Resolver>, publisher: Publisher, backoff: Backoff) {
-    let mut failures = 0;
-    loop {
-        let (resolver, watching) = (Arc::clone(&resolver), publisher.clone());
-        let mut task = Task::new(tokio::spawn(async move { resolver.watch(watching).await }));
-        if task.join().await.is_ok() {
-            // The last list stands, as long as there is somebody to read it.
-            return publisher.closed().await;
-        }
+    let watch = || {
+        let (resolver, publisher) = (Arc::clone(&resolver), publisher.clone());
+        async move { resolver.watch(publisher).await }
+    };
+    let panicked = || {
         tracing::error!("the resolver panicked; it is begun anew after a while");
         publisher.fail(ResolveError::new("the resolver panicked"));
-        // Full jitter is for many clients of one server; here it must be a while.
-        tokio::time::sleep(backoff.ceiling(failures)).await;
-        failures = failures.saturating_add(1);
-    }
+    };
+    persist(backoff, watch, panicked).await;
+    // The last list stands, as long as there is somebody to read it.
+    publisher.closed().await;
 }
 
 /// Finds out that nothing was called for long.
@@ -417,7 +423,7 @@ impl Shared {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             subchannel: Subchannel::new(config),
             load: Load::default(),
-            ready_since: OnceLock::new(),
+            ready_since: Mutex::default(),
             typical: Arc::clone(&self.typical),
         });
         let mut members = self.members();
@@ -435,6 +441,35 @@ impl Shared {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Shows calls what the members make of themselves now, unless that has to wait until `hold_back`.
+    fn show(
+        &self,
+        members: &mut Members,
+        hold_back: Option<tokio::time::Instant>,
+        config: &ServiceConfig,
+        balancer: &dyn Balancer,
+    ) -> Shown {
+        if members.take_changed() {
+            self.board.store(Arc::new(members.board()));
+        }
+        let view = match (members.view(tokio::time::Instant::now()), hold_back) {
+            (View::Ready(_) | View::Unchanged, Some(until)) => {
+                members.show_again();
+                View::Gathering(until)
+            }
+            (view, _) => view,
+        };
+        let is_hopeless = matches!(view, View::Nobody { is_hopeless: true, .. });
+        let gathering = self.publish(view, config, balancer).unwrap_or_else(|BalancerPanicked| {
+            members.show_again();
+            None
+        });
+        Shown {
+            is_hopeless,
+            look_again: gathering.into_iter().chain(members.weights_change_at()).min(),
+        }
+    }
+
     /// Shows calls what they are to read; returns until when to wait for more.
     fn publish(
         &self,
@@ -448,6 +483,10 @@ impl Shared {
                 self.failure.store(Arc::new(failure));
                 // Once that is a failure it stays one until somebody is ready.
                 if is_hopeless {
+                    if *self.state.borrow() != ConnectivityState::TransientFailure {
+                        let cause = self.failure();
+                        tracing::warn!(target = %self.config.target, cause = cause.message(), "nobody can be called");
+                    }
                     self.set_state(ConnectivityState::TransientFailure);
                 } else if *self.state.borrow() != ConnectivityState::TransientFailure {
                     self.set_state(ConnectivityState::Connecting);
@@ -455,6 +494,9 @@ impl Shared {
             }
             View::Gathering(until) => return Ok(Some(until)),
             View::Ready(candidates) => {
+                if *self.state.borrow() == ConnectivityState::TransientFailure {
+                    tracing::info!(target = %self.config.target, ready = candidates.len(), "there is somebody to call again");
+                }
                 match catch_unwind(AssertUnwindSafe(|| routed::picker(&candidates, config, balancer))) {
                     Ok(picker) => self.published.store(Some(Arc::new(Published {
                         candidates: candidates.into(),
@@ -492,10 +534,11 @@ impl Shared {
     fn failure(&self) -> Status {
         let known = Option::clone(&self.failure.load());
         known.unwrap_or_else(|| {
-            unreachable(format!(
-                "no endpoint of {} was found within {:?}",
-                self.config.target, self.config.connect_timeout
-            ))
+            let (target, within) = (&self.config.target, self.config.connect_timeout);
+            unreachable(match self.board.load().members.len() {
+                0 => format!("no endpoint of {target} was found within {within:?}"),
+                count => format!("none of {count} endpoints of {target} was ready within {within:?}"),
+            })
         })
     }
 

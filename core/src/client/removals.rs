@@ -47,11 +47,11 @@ impl Removals {
         self.held.len()
     }
 
-    /// Takes up a list. `serves` tells whether an endpoint is connected and takes calls.
-    pub(super) fn update(&mut self, list: &[Endpoint], serves: impl Fn(&Endpoint) -> bool, now: Instant) {
+    /// Takes up a list. `serves` tells whether an endpoint is connected and takes calls. Returns how many are kept that were in the list before.
+    pub(super) fn update(&mut self, list: &[Endpoint], serves: impl Fn(&Endpoint) -> bool, now: Instant) -> usize {
         let before = std::mem::replace(&mut self.listed, list.to_vec());
         let Some(shrinking) = &mut self.shrinking else {
-            return;
+            return 0;
         };
         let names: HashSet<&str> = list.iter().map(Endpoint::name).collect();
         self.held.retain(|held| !names.contains(held.endpoint.name()));
@@ -61,19 +61,13 @@ impl Removals {
         let lost: Vec<Endpoint> = vanished.filter(|endpoint| endpoint.state() != EndpointState::Draining).collect();
         shrinking.note(now.into_std(), length, lost.len());
         if lost.is_empty() || !shrinking.is_suspicious(now.into_std()) {
-            return;
+            return 0;
         }
         let until = now + shrinking.span();
         let kept = lost.into_iter().filter(serves).map(|endpoint| Held { endpoint, until });
         let before = self.held.len();
         self.held.extend(kept);
-        if self.held.len() > before {
-            tracing::warn!(
-                listed = self.listed.len(),
-                kept = self.held.len(),
-                "the registry lost more than half of the endpoints; those that serve are kept"
-            );
-        }
+        self.held.len() - before
     }
 
     /// Lets go of those whose time is over and that do not serve any more, if the registry is there to be believed. Returns when to look again, and

@@ -3,10 +3,11 @@
 use std::sync::Weak;
 use std::time::Duration;
 
-use super::health::Standing;
 use super::member::Member;
 use super::state::ConnectivityState;
+use crate::config::ServiceConfig;
 use crate::discovery::Endpoint;
+use crate::health::HealthStatus;
 
 /// A channel at one moment.
 #[derive(Clone, Debug)]
@@ -24,6 +25,10 @@ pub struct ChannelSnapshot {
     pub endpoints: Vec<EndpointSnapshot>,
     /// Endpoints that this channel does not connect to, because they do not offer what it demands: their names, and why.
     pub refused: Vec<(String, String)>,
+    /// Listed endpoints that get no calls: their names, and why.
+    pub unused: Vec<(String, String)>,
+    /// How the service is called: all layers together. What it does not say is as the channel was built.
+    pub config: ServiceConfig,
     /// Why sources of its configuration could not be read, the lowest layer first.
     pub config_failures: Vec<String>,
 }
@@ -50,15 +55,15 @@ pub struct ListSnapshot {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct EndpointSnapshot {
-    /// What the registry says of it.
+    /// What the registry says of it, and the weight that the configuration gives it.
     pub endpoint: Endpoint,
     /// Where it stands: READY only if it is connected and says that it serves.
     pub state: ConnectivityState,
-    /// It takes calls only if nobody else does, because it is about to leave.
-    pub is_draining: bool,
+    /// What it says of its health on this channel's connection; UNKNOWN before it was heard, SERVING if it is not asked.
+    pub health: HealthStatus,
     /// Why it takes no calls, if that is known.
     pub failure: Option<String>,
-    /// Attempts that were begun there.
+    /// Attempts that were begun there, since this channel knows this run of it.
     pub picks: u64,
     /// Those that failed, by its fault or its way's.
     pub failed: u64,
@@ -75,6 +80,7 @@ pub(super) struct Board {
     pub(super) listed: usize,
     pub(super) kept: usize,
     pub(super) refused: Vec<(String, String)>,
+    pub(super) unused: Vec<(String, String)>,
 }
 
 impl Board {
@@ -88,7 +94,7 @@ fn of(endpoint: Endpoint, member: &Member) -> EndpointSnapshot {
     EndpointSnapshot {
         endpoint,
         state: member.state(),
-        is_draining: member.subchannel.standing() == Standing::Leaves,
+        health: member.subchannel.standing().health(),
         failure: member.failure().map(|failure| failure.message().to_owned()),
         picks: member.load.begun(),
         failed: member.load.failed(),

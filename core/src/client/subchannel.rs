@@ -401,6 +401,15 @@ impl Shared {
     fn stands(&self, new: Standing) {
         let before = std::mem::replace(&mut *self.standing(), new);
         if before != new {
+            match (new.complaint(), before.complaint()) {
+                (Some(why), _) => tracing::warn!(endpoint = %self.target, why, "an endpoint takes no calls"),
+                (None, Some(_)) if new == Standing::Serves => {
+                    tracing::info!(endpoint = %self.target, "an endpoint takes calls again");
+                }
+                (None, _) => {
+                    tracing::debug!(endpoint = %self.target, health = %new.health(), "an endpoint told its health");
+                }
+            }
             self.tell();
         }
     }

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use etcd_client::KeyValue;
 
@@ -12,6 +13,7 @@ use crate::discovery::Etcd;
 use crate::discovery::ResolveError;
 use crate::discovery::etcd::Config;
 use crate::discovery::etcd::mirror::{Keys, Range, Reader, follow};
+use crate::transport::error::WithCauses;
 
 /// The configuration of a service under `{prefix}/v1/config/{service}`, as JSON. Deleting the key takes it away; while etcd is down the last one stands.
 ///
@@ -35,14 +37,26 @@ impl Etcd {
 
 impl ConfigSource for EtcdConfig {
     fn watch(&self, publisher: ConfigPublisher) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
-        Box::pin(async move { follow(&self.config, Range::key(self.key.clone()), &Text(publisher)).await })
+        Box::pin(async move {
+            let text = Text {
+                publisher,
+                key: &self.key,
+                is_failing: AtomicBool::new(false),
+            };
+            follow(&self.config, Range::key(self.key.clone()), &text).await;
+        })
     }
 }
 
 /// The key as a configuration.
-struct Text(ConfigPublisher);
+struct Text<'a> {
+    publisher: ConfigPublisher,
+    key: &'a str,
+    /// etcd cannot be asked, and that was told.
+    is_failing: AtomicBool,
+}
 
-impl Reader for Text {
+impl Reader for Text<'_> {
     type Value = Result<ServiceConfig, ServiceConfigError>;
 
     fn read(&self, pair: &KeyValue) -> Option<Self::Value> {
@@ -52,18 +66,22 @@ impl Reader for Text {
     }
 
     fn publish(&self, keys: &Keys<Self::Value>) {
+        self.is_failing.store(false, Ordering::Relaxed);
         match keys.values().next().and_then(|known| known.value.clone()) {
-            None => self.0.clear(),
-            Some(Ok(config)) => self.0.publish(config),
-            Some(Err(error)) => self.0.fail(error),
+            None => self.publisher.clear(),
+            Some(Ok(config)) => self.publisher.publish(config),
+            Some(Err(error)) => self.publisher.fail(ServiceConfigError::new(format!("{}: {error}", self.key))),
         }
     }
 
     fn confirm(&self) {}
 
     fn fail(&self, error: ResolveError) {
-        // The last one stands, and the resolver of the same etcd tells of it.
-        tracing::debug!(%error, "the configuration of a service cannot be followed");
+        // Once, and not in the words of each member in turn.
+        if !self.is_failing.swap(true, Ordering::Relaxed) {
+            let error = WithCauses(&error);
+            self.publisher.fail(ServiceConfigError::new(format!("{} cannot be read: {error}", self.key)));
+        }
     }
 }
 

@@ -5,9 +5,12 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::{BalancerChoice, CONFIG_BYTES_MAX, MethodConfig, ROUTES_MAX, Route, ServiceConfig, ServiceConfigError};
+use super::{
+    BalancerChoice, CONFIG_BYTES_MAX, DURATION_MAX, MethodConfig, ROUTES_MAX, Route, ServiceConfig, ServiceConfigError,
+};
 use crate::discovery::Endpoint;
 use crate::discovery::nearest::nearest;
+use crate::metadata::Metadata;
 use crate::time::parse_duration;
 
 const KEYS: [&str; 7] = [
@@ -28,8 +31,6 @@ const BALANCERS: [&str; 5] = [
     "pick_first",
     "consistent_hash",
 ];
-/// The longest time that can be asked for, as everywhere.
-const DURATION_MAX: Duration = Duration::from_hours(365 * 24);
 
 type Parsed<T> = Result<T, ServiceConfigError>;
 
@@ -110,6 +111,15 @@ impl Place {
         value.as_str().ok_or_else(|| self.wrong("a text", value))
     }
 
+    fn metadata_key(&self, value: &Value) -> Parsed<String> {
+        let key = self.text(value)?;
+        // By the rules that calls keep, or it would never be found.
+        match Metadata::new().append(key.to_owned(), "") {
+            Ok(()) => Ok(key.to_owned()),
+            Err(_) => Err(self.wrong("a key of metadata: 1 to 255 of a-z, 0-9, -, _ and .", value)),
+        }
+    }
+
     fn duration_or_zero(&self, value: &Value) -> Parsed<Duration> {
         let wrong = || self.wrong("a duration of at most 365 days, as in \"250ms\" or \"1m30s\"", value);
         let duration = parse_duration(value.as_str().ok_or_else(wrong)?).map_err(|_| wrong())?;
@@ -155,7 +165,7 @@ impl Place {
             let mut metadata_key = None;
             for (key, value) in place.object(options)? {
                 match key.as_str() {
-                    "metadata_key" => metadata_key = Some(place.key(key).text(value)?.to_owned()),
+                    "metadata_key" => metadata_key = Some(place.key(key).metadata_key(value)?),
                     _ => return Err(place.unknown(key, &["metadata_key"])),
                 }
             }
@@ -250,6 +260,10 @@ mod tests {
             (
                 r#"{"methods": {"get": {"waitForReady": true}}}"#,
                 "unknown key `methods.get.waitForReady`; did you mean `wait_for_ready`?",
+            ),
+            (
+                r#"{"balancer": {"consistent_hash": {"metadata_key": "Tenant"}}}"#,
+                "must be a key of metadata",
             ),
             (r#"{"balancer": "roundrobin"}"#, "did you mean \"round_robin\"?"),
             (

@@ -25,6 +25,10 @@ use crate::discovery::Endpoint;
 
 /// Routes that a configuration may have.
 pub const ROUTES_MAX: usize = 16;
+/// The shortest time that a call can have.
+const DURATION_MIN: Duration = Duration::from_nanos(1);
+/// The longest time that can be asked for, as everywhere.
+const DURATION_MAX: Duration = Duration::from_hours(365 * 24);
 /// Bytes that the text of a configuration may have.
 pub const CONFIG_BYTES_MAX: usize = 256 * 1024;
 
@@ -70,14 +74,23 @@ pub(crate) struct MethodConfig {
     pub(crate) wait_for_ready: Option<bool>,
 }
 
-/// One of the balancers that come with the framework.
+/// One of the balancers that come with the framework, by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum BalancerChoice {
+#[non_exhaustive]
+pub enum BalancerChoice {
+    /// [`PeakEwma`](crate::client::PeakEwma), as `p2c_peak_ewma`.
     PeakEwma,
+    /// [`RoundRobin`](crate::client::RoundRobin), as `round_robin`.
     RoundRobin,
+    /// [`LeastRequest`](crate::client::LeastRequest), as `least_request`.
     LeastRequest,
+    /// [`PickFirst`](crate::client::PickFirst), as `pick_first`.
     PickFirst,
-    ConsistentHash { metadata_key: Option<String> },
+    /// [`ConsistentHash`](crate::client::ConsistentHash), as `consistent_hash`.
+    ConsistentHash {
+        /// The metadata whose value is the key of calls that have none.
+        metadata_key: Option<String>,
+    },
 }
 
 /// A share of all calls, for some of the endpoints.
@@ -117,8 +130,19 @@ impl ServiceConfig {
         Self::default()
     }
 
-    /// Reads the JSON form; the keys are those of the setters here, and `balancer` is one of `p2c_peak_ewma`, `round_robin`, `least_request`, `pick_first` and
-    /// `consistent_hash`, or `{"consistent_hash": {"metadata_key": ".."}}`.
+    /// Reads the JSON form: an object of at most 256 KiB, with any of these keys.
+    ///
+    /// | key | value | meaning |
+    /// |---|---|---|
+    /// | `timeout` | a duration, more than zero, at most 365 days | [`timeout`](Self::timeout) |
+    /// | `wait_for_ready` | `true` or `false` | [`wait_for_ready`](Self::wait_for_ready) |
+    /// | `methods` | an object: the name of each method, and an object with its `timeout` and `wait_for_ready` | [`method_timeout`](Self::method_timeout), [`method_wait_for_ready`](Self::method_wait_for_ready) |
+    /// | `balancer` | the name of a [`BalancerChoice`], or `{"consistent_hash": {"metadata_key": "tenant"}}` | [`balancer`](Self::balancer) |
+    /// | `routes` | a list of at most 16 objects, each with a `weight` from 0 to 65,535, and `labels`, an object of texts (none: all endpoints) | [`routes`](Self::routes) |
+    /// | `weights` | an object: the name of an endpoint, and its weight from 0 to 65,535 | [`weight`](Self::weight) |
+    /// | `slow_start` | a duration, at most 365 days | [`slow_start`](Self::slow_start) |
+    ///
+    /// A duration is a text of numbers and units, as `"250ms"` or `"1m30s"`. Methods and endpoints are not checked: nobody knows all of them.
     ///
     /// # Errors
     /// [`ServiceConfigError`] names the key, and the nearest one where it is unknown.
@@ -126,10 +150,10 @@ impl ServiceConfig {
         json::parse(text)
     }
 
-    /// Sets the deadline of calls that have no other, in place of the channel's. Methods whose attributes set a time-out keep that.
+    /// Sets the deadline of calls that have no other, in place of the channel's; more than zero, and at most 365 days, what is beyond counts as that. Methods whose attributes set a time-out keep that.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.all.timeout = Some(timeout);
+        self.all.timeout = Some(timeout.clamp(DURATION_MIN, DURATION_MAX));
         self
     }
 
@@ -144,7 +168,7 @@ impl ServiceConfig {
     /// server, and a call's own time-out if it is shorter.
     #[must_use]
     pub fn method_timeout(mut self, method: impl Into<String>, timeout: Duration) -> Self {
-        self.methods.entry(method.into()).or_default().timeout = Some(timeout);
+        self.methods.entry(method.into()).or_default().timeout = Some(timeout.clamp(DURATION_MIN, DURATION_MAX));
         self
     }
 
@@ -155,25 +179,34 @@ impl ServiceConfig {
         self
     }
 
+    /// Sets how an endpoint is chosen, in place of the channel's balancer.
+    #[must_use]
+    pub fn balancer(mut self, balancer: BalancerChoice) -> Self {
+        self.balancer = Some(balancer);
+        self
+    }
+
     /// Sets which endpoints get which share of all calls; 16 routes at most, further ones are left out. An endpoint belongs to the first route that leads to it, and
-    /// gets no calls if none does. Where nobody is left of a route, its share goes to the others. Without routes all get calls.
+    /// gets no calls if none does. Where nobody is left of a route, its share goes to the others: a canary
+    /// alone gets all calls. Without routes all get calls.
     #[must_use]
     pub fn routes(mut self, routes: impl IntoIterator<Item = Route>) -> Self {
         self.routes = Some(routes.into_iter().take(ROUTES_MAX).collect());
         self
     }
 
-    /// Sets the weight of the endpoint of that name, in place of what it says itself.
+    /// Sets the weight of the endpoint of that name (0 to 65,535, more counts as that), in place of what it says itself; with 0 it gets no new calls. The name is
+    /// what it has in its registry, or its address as in `tcp://10.0.0.1:7000`.
     #[must_use]
     pub fn weight(mut self, endpoint: impl Into<String>, weight: u32) -> Self {
         self.weights.insert(endpoint.into(), weight.min(Endpoint::WEIGHT_MAX));
         self
     }
 
-    /// Sets the time in which an endpoint that is new grows into its share; zero: it has it at once.
+    /// Sets the time in which an endpoint that is new grows into its share, at most 365 days; zero: it has it at once.
     #[must_use]
     pub fn slow_start(mut self, window: Duration) -> Self {
-        self.slow_start = Some(window);
+        self.slow_start = Some(window.min(DURATION_MAX));
         self
     }
 

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig};
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::rr::{RData, Record};
@@ -29,19 +29,19 @@ const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Targets of an SRV record that are looked up; further ones are left out, by their weight.
 const TARGETS_MAX: usize = 256;
 
-/// Finds endpoints in DNS, and looks again when records have had their time (5 s to 5 min).
+/// Finds endpoints in DNS, and looks again when records have had their time (5 s to 5 min), or after 5 s if nobody can be reached.
 ///
 /// - `host:port`, or another address as `tls://host:port`: every A and AAAA record of the host is an endpoint. Where it has one of each, they are
-///   taken for the two addresses of one.
+///   taken for the two addresses of one; several hosts that have both under one name count twice, so use an SRV record for them.
 /// - `_service._proto.domain`, with `tls://` or another scheme before it where it is not TCP: the targets of the SRV record are the endpoints, those of the lowest
 ///   priority alone, with their weights.
 ///
-/// A name that does not exist, an answer without records, and a server that does not answer are failures, and the last list stands. What a list does not have any
+/// A name that does not exist, an answer without records, and a server that does not answer, be it for one family of addresses, are failures, and the last list stands. What a list does not have any
 /// more is gone: names have no leases.
 ///
 /// # Examples
 /// ```
-/// # mod sinew { pub use sinew_core::{client::Channel, discovery::{AddressError, DnsResolver}, status::Status}; }
+/// # mod sinew { pub use sinew_core::{client::Channel, discovery::DnsResolver}; }
 /// use sinew::{Channel, DnsResolver};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -129,7 +129,6 @@ impl DnsResolver {
             }
         };
         let options = builder.options_mut();
-        options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
         options.timeout = QUERY_TIMEOUT;
         // What is asked for is to be new.
         options.cache_size = 0;
@@ -149,7 +148,11 @@ impl DnsResolver {
                     }
                     _ => found.into_iter().map(Endpoint::new).collect(),
                 };
-                Ok(Answer { endpoints, ttl })
+                Ok(Answer {
+                    endpoints,
+                    ttl,
+                    failure: None,
+                })
             }
             Question::Service { scheme, name } => service(client, scheme, name).await,
         }
@@ -159,16 +162,27 @@ impl DnsResolver {
 impl Resolver for DnsResolver {
     fn watch(&self, publisher: Publisher) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         Box::pin(async move {
-            let mut retry = RETRY.0;
+            let (mut retry, mut has_published) = (RETRY.0, false);
             loop {
                 // Made anew each time: the system's configuration may have changed.
                 let answer = match self.client() {
                     Ok(client) => Box::pin(self.ask(&client)).await,
                     Err(error) => Err(ResolveError::new("DNS cannot be asked").with_source(error)),
                 };
+                let answer = match answer {
+                    // What is not known for now must not shorten a list; it is better than none.
+                    Ok(Answer {
+                        failure: Some(error), ..
+                    }) if has_published => Err(error),
+                    answer => answer,
+                };
                 let pause = match answer {
                     Ok(answer) => {
+                        has_published |= !answer.endpoints.is_empty();
                         publisher.publish(answer.endpoints);
+                        if let Some(error) = answer.failure {
+                            publisher.fail(error);
+                        }
                         retry = RETRY.0;
                         answer.ttl.clamp(TTL_MIN, TTL_MAX)
                     }
@@ -180,7 +194,16 @@ impl Resolver for DnsResolver {
                     }
                 };
                 // Clients that started together do not ask together for ever.
-                tokio::time::sleep(pause.mul_f64(1.0 + 0.1 * fastrand::f64())).await;
+                let pause = pause.mul_f64(1.0 + 0.1 * fastrand::f64());
+                let wanted = async {
+                    tokio::time::sleep(TTL_MIN).await;
+                    publisher.wanted().await;
+                };
+                // Both are cancel safe: a wish is kept.
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = wanted => {}
+                }
             }
         })
     }
@@ -193,16 +216,36 @@ impl Resolver for DnsResolver {
 struct Answer {
     endpoints: Vec<Endpoint>,
     ttl: Duration,
+    /// What was not known of a part of it.
+    failure: Option<ResolveError>,
 }
 
-/// The addresses of a host in their order, without repetition, and how long they hold.
+/// The addresses of a host in their order, without repetition, and how long they hold. What one family cannot be asked for, the other does not make up for:
+/// half of an answer would look like a loss of the rest.
 async fn addresses(client: &TokioResolver, host: &str) -> Result<(Vec<IpAddr>, Duration), NetError> {
-    let found = client.lookup_ip(host).await?;
-    let mut addresses: Vec<IpAddr> = found.iter().collect();
+    if let Ok(ip) = host.parse() {
+        return Ok((vec![ip], TTL_MAX));
+    }
+    let (four, six) = tokio::join!(client.ipv4_lookup(host), client.ipv6_lookup(host));
+    let (mut found, mut holds, mut none) = (Vec::new(), TTL_MAX, None);
+    for answer in [four, six] {
+        match answer {
+            Ok(answer) => {
+                let records = answer.answers().iter();
+                found.extend(records.filter_map(|record| record.data.ip_addr()));
+                holds = holds.min(ttl(answer.answers()));
+            }
+            Err(error @ NetError::Dns(DnsError::NoRecordsFound(_))) => none = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    if let Some(none) = none.filter(|_| found.is_empty()) {
+        return Err(none);
+    }
     // Servers turn the order round with every answer, which is no other list.
-    addresses.sort_unstable();
-    addresses.dedup();
-    Ok((addresses, ttl(found.as_lookup().answers())))
+    found.sort_unstable();
+    found.dedup();
+    Ok((found, holds))
 }
 
 fn ttl(records: &[Record]) -> Duration {
@@ -229,15 +272,18 @@ async fn service(client: &TokioResolver, scheme: &str, name: &str) -> Result<Ans
         let client = client.clone();
         lookups.spawn(async move { (addresses(&client, &target).await, weight, target, port) });
     }
-    let mut endpoints = BTreeMap::new();
+    let (mut endpoints, mut failure) = (BTreeMap::new(), None);
     while let Some(looked_up) = lookups.join_next().await {
         let (found, weight, target, port) =
             looked_up.map_err(|error| ResolveError::new("DNS cannot be asked").with_source(error))?;
         let (found, holds) = match found {
             Ok(found) => found,
-            // A target that is none is left out; what is not known for now must not shorten the list.
+            // A target that is none is left out.
             Err(NetError::Dns(DnsError::NoRecordsFound(_))) => continue,
-            Err(error) => return Err(failed(&target, error)),
+            Err(error) => {
+                failure = Some(failed(&target, error));
+                continue;
+            }
         };
         ttl = ttl.min(holds);
         let host = target.trim_end_matches('.');
@@ -252,9 +298,14 @@ async fn service(client: &TokioResolver, scheme: &str, name: &str) -> Result<Ans
         };
         endpoints.insert(endpoint.name().to_owned(), endpoint.with_weight(weight));
     }
+    if endpoints.is_empty() {
+        let none = || ResolveError::new(format!("no target of {name} has an address in DNS"));
+        return Err(failure.unwrap_or_else(none));
+    }
     Ok(Answer {
         endpoints: endpoints.into_values().collect(),
         ttl,
+        failure,
     })
 }
 

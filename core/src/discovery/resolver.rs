@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::endpoint::Endpoint;
 use crate::time;
@@ -164,12 +164,14 @@ impl Resolution {
 #[derive(Clone, Debug)]
 pub struct Publisher {
     sender: Arc<watch::Sender<Resolution>>,
+    wanted: Arc<Notify>,
 }
 
 /// The end at which lists are read.
 #[derive(Clone, Debug)]
 pub struct Resolutions {
     receiver: watch::Receiver<Resolution>,
+    wanted: Arc<Notify>,
 }
 
 impl Publisher {
@@ -177,10 +179,12 @@ impl Publisher {
     #[must_use]
     pub fn channel() -> (Self, Resolutions) {
         let (sender, receiver) = watch::channel(Resolution::none());
+        let wanted = Arc::<Notify>::default();
         let publisher = Self {
             sender: Arc::new(sender),
+            wanted: Arc::clone(&wanted),
         };
-        (publisher, Resolutions { receiver })
+        (publisher, Resolutions { receiver, wanted })
     }
 
     /// Publishes the full list. An empty one is taken for a failure of the registry, and the last one stands: a service of which nobody is left cannot be
@@ -240,6 +244,15 @@ impl Publisher {
         self.sender.send_modify(|resolution| resolution.failure = Some(error));
     }
 
+    /// Resolves when a new list is wanted, because nobody of the last one can be reached: for resolvers that ask now and then. Not more often than the registry
+    /// bears, which is for them to see to.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: a wish is kept.
+    pub async fn wanted(&self) {
+        self.wanted.notified().await;
+    }
+
     /// Resolves when nobody follows any more.
     pub async fn closed(&self) {
         self.sender.closed().await;
@@ -269,6 +282,11 @@ impl Resolutions {
     #[must_use]
     pub fn latest(&mut self) -> Resolution {
         self.receiver.borrow_and_update().clone()
+    }
+
+    /// Asks for a new list, because nobody of the last one can be reached.
+    pub fn want(&self) {
+        self.wanted.notify_one();
     }
 
     /// Waits for a later one; false if the resolver is gone, and none will come.

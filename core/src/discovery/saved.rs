@@ -56,6 +56,7 @@ impl Resolver for Saved {
                             return publisher.closed().await;
                         }
                     }
+                    () = publisher.wanted() => lists.want(),
                     () = &mut wait, if !file.is_settled => file.recall(&publisher).await,
                     () = tokio::time::sleep_until(file.write_at()), if file.is_dirty() => file.write_all().await,
                 }

@@ -135,7 +135,7 @@ impl Health {
         Self::default()
     }
 
-    /// Says how a service is.
+    /// Says how a service is, by its name on the wire.
     pub fn set(&self, service: &str, status: HealthStatus) {
         self.said.send_if_modified(|said| said.0.insert(service.to_owned(), status) != Some(status));
     }
@@ -151,6 +151,11 @@ impl Health {
     #[must_use]
     pub fn of(&self, service: &str) -> HealthStatus {
         self.said.borrow().of(service)
+    }
+
+    /// The services of which something was said.
+    pub(crate) fn services(&self) -> Vec<String> {
+        self.said.borrow().0.keys().filter(|name| !name.is_empty()).cloned().collect()
     }
 
     /// Something else is said from now on.

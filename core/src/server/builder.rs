@@ -442,7 +442,7 @@ fn routes(
     if router.is_empty() {
         return Err(ServerError::NoService);
     }
-    let health = ServerHealth::new(said, router.names());
+    let health = ServerHealth::new(said, router.all_names(), router.fallback.is_some());
     router.add_built_in(health.clone())?;
     Ok((router, health))
 }

@@ -29,13 +29,19 @@ const NAME_BYTES_MAX: usize = 255;
 pub(super) struct ServerHealth {
     pub(super) said: Health,
     services: Arc<BTreeSet<String>>,
+    /// There is somebody for calls of services that the server does not know.
+    has_fallback: bool,
     draining: Arc<watch::Sender<bool>>,
 }
 
 impl ServerHealth {
-    pub(super) fn new(said: Health, services: BTreeSet<String>) -> Self {
+    pub(super) fn new(said: Health, services: BTreeSet<String>, has_fallback: bool) -> Self {
+        for service in said.services().into_iter().filter(|name| !services.contains(name)) {
+            tracing::warn!(service, "health was set for a service that this server does not have");
+        }
         Self {
             said,
+            has_fallback,
             services: Arc::new(services),
             draining: Arc::new(watch::Sender::new(false)),
         }
@@ -46,13 +52,18 @@ impl ServerHealth {
         self.draining.send_replace(true);
     }
 
+    /// Whether clients were told to make their calls elsewhere.
+    pub(super) fn is_draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+
     /// The names of the services that it tells of.
     pub(super) fn services(&self) -> impl Iterator<Item = &String> {
         self.services.iter()
     }
 
     pub(super) fn of(&self, service: &str) -> HealthStatus {
-        if !service.is_empty() && !self.services.contains(service) {
+        if !service.is_empty() && !self.has_fallback && !self.services.contains(service) {
             return HealthStatus::ServiceUnknown;
         }
         match self.said.of(service) {

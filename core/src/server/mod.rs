@@ -21,7 +21,7 @@ mod watchdog;
 pub use builder::{Server, ServerBuilder, ServerError};
 pub use router::{Collision, Fallback};
 pub use shutdown::{Drain, Serving};
-pub use snapshot::ServerSnapshot;
+pub use snapshot::{ServerMonitor, ServerSnapshot};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};

@@ -64,6 +64,11 @@ impl RegistrationConfig {
 }
 
 impl Registration {
+    /// How many registries it keeps.
+    pub(super) fn registries(&self) -> usize {
+        self.registrars.len()
+    }
+
     /// Tells clients to make their new calls elsewhere.
     pub(super) fn drain(&self) {
         self.announcer.drain();

@@ -138,6 +138,14 @@ impl Router {
         own.map(|route| route.spec.service().to_owned()).collect()
     }
 
+    /// The names under which services answer, those of aliases included.
+    pub(super) fn all_names(&self) -> BTreeSet<String> {
+        let own = self.routes.iter().filter(|route| !route.is_built_in);
+        let aliases = own.flat_map(|route| route.spec.other_names());
+        let aliases = aliases.filter_map(|alias| Some(alias.path().split_once('/')?.0.to_owned()));
+        aliases.chain(self.names()).collect()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.services.is_empty() && self.fallback.is_none()
     }

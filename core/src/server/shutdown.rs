@@ -41,9 +41,9 @@ impl Default for Drain {
 }
 
 impl Drain {
-    /// Sets the time in which the server still takes everything (default 5 s, at most the time of [`within`](Self::within)): for a balancer that learnt of
-    /// its end from elsewhere and takes it out. Clients are told after that. Zero is right where nothing watches the server: in tests, and where
-    /// nobody balances load.
+    /// Sets the time in which the server still takes everything (default 5 s, at most the time of [`within`](Self::within)): for clients to make their
+    /// calls elsewhere. Those of several endpoints hear of it at its start, by the health that they watch or their registry; all others are told to leave after it. Zero is
+    /// right where nobody balances load, and in tests.
     #[must_use]
     pub fn lame_duck(mut self, time: impl IntoDuration) -> Self {
         match time.into_duration() {

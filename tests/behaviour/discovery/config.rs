@@ -1,5 +1,6 @@
 //! Configuration that changes while calls run.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -7,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sinew::{
-    Channel, Code, ConfigPublisher, ConfigSource, FileConfig, Instance, MemRegistry, RoundRobin, Route, ServiceConfig,
-    Status,
+    BalancerChoice, Channel, Code, ConfigPublisher, ConfigSource, FileConfig, Instance, MemRegistry, RoundRobin, Route,
+    ServiceConfig, Status,
 };
 use tokio::sync::watch;
 
@@ -133,14 +134,17 @@ async fn the_balancer_changes_while_calls_run() {
     said.say(r#"{"balancer": "pick_first"}"#).await;
     assert_eq!(spread(&channel, 30).await.len(), 1);
     said.say(r#"{"balancer": {"consistent_hash": {"metadata_key": "tenant"}}}"#).await;
-    let mut owners = std::collections::BTreeSet::new();
-    for call in 0..30 {
-        owners.insert((
-            call % 3,
-            who(&channel).name().metadata("tenant", (call % 3).to_string()).await.unwrap(),
-        ));
+    let mut owners = BTreeMap::<u32, BTreeSet<String>>::new();
+    for call in 0..90 {
+        let owner = who(&channel).name().metadata("tenant", (call % 30).to_string()).await.unwrap();
+        owners.entry(call % 30).or_default().insert(owner);
     }
-    assert_eq!(owners.len(), 3, "each tenant has one server: {owners:?}");
+    assert!(
+        owners.values().all(|owners| owners.len() == 1),
+        "each tenant has one server: {owners:?}"
+    );
+    let servers: BTreeSet<_> = owners.values().flatten().collect();
+    assert_eq!(servers.len(), 3, "{owners:?}");
     said.say("{}").await;
     assert_eq!(spread(&channel, 30).await.len(), 3);
     nodes.iter().for_each(|node| node.let_go.notify_waiters());
@@ -188,6 +192,44 @@ async fn routes_share_calls_out_by_label() {
     said.say(r#"{"routes": [{"labels": {"track": "blue"}, "weight": 1}]}"#).await;
     let refused = who(&channel).name().await.unwrap_err();
     assert!(refused.message().contains("no route leads to them"), "{refused}");
+}
+
+/// Where one endpoint has all calls, it is one of the route with the most.
+#[tokio::test(start_paused = true)]
+async fn one_endpoint_for_all_calls_is_no_canary() {
+    let names: [String; 3] = names();
+    let mut nodes = Vec::new();
+    for name in &names {
+        nodes.push(Node::start(name).await);
+    }
+    let registry = registry_of(&names);
+    canaries(&registry, &names);
+    let routes = [Route::new(1).label("track", "canary"), Route::new(99)];
+    let config = ServiceConfig::new().balancer(BalancerChoice::PickFirst).routes(routes);
+    let builder = Channel::builder().resolver(registry.resolver("discovery.Who")).service_config(config);
+    let channel = builder.connect("discovery.Who").await.unwrap();
+    let seen = spread(&channel, 100).await;
+    assert!(seen.len() == 1 && !seen.contains_key(&names[0]), "{seen:?}");
+}
+
+/// Settings that go with each other, in any order.
+#[tokio::test(start_paused = true)]
+async fn settings_in_code_add_up() {
+    let [name] = names();
+    let _node = Node::start(&name).await;
+    let config = || ServiceConfig::new().timeout(Duration::from_secs(3)).slow_start(Duration::MAX);
+    for builder in [
+        Channel::builder().slow_start("7s").service_config(config()),
+        Channel::builder().service_config(config()).slow_start("7s"),
+    ] {
+        let channel = builder.connect(&fixed(std::slice::from_ref(&name))).await.unwrap();
+        let expected = config().slow_start(Duration::from_secs(7));
+        assert_eq!(channel.snapshot().config, expected);
+        assert!(about(times_out_after(&channel).await, 3_000));
+    }
+    // The longest that can be asked for is no trouble either.
+    let channel = Channel::builder().service_config(config()).connect(&fixed(&[name])).await.unwrap();
+    spread(&channel, 3).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -257,10 +299,18 @@ async fn a_file_is_followed() {
     std::fs::write(&list, format!(r#"["mem:{}"]"#, names[1])).unwrap();
     std::fs::remove_file(&config).unwrap();
     tokio::time::sleep(Duration::from_millis(1_100)).await;
+    assert!(
+        about(times_out_after(&channel).await, 2_000),
+        "a file that is gone takes nothing back"
+    );
+    let failures = channel.snapshot().config_failures;
+    assert!(failures[0].contains("config.json cannot be read"), "{failures:?}");
+    std::fs::write(&config, "{}").unwrap();
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
     assert_eq!(spread(&channel, 10).await.len(), 1);
     assert!(
         about(times_out_after(&channel).await, 10_000),
-        "its configuration was taken away"
+        "all of it is taken back"
     );
     std::fs::remove_file(&list).unwrap();
     tokio::time::sleep(Duration::from_millis(1_100)).await;
@@ -269,7 +319,7 @@ async fn a_file_is_followed() {
     assert!(gone.message().contains("does not exist"), "{gone}");
 }
 
-/// A source that says nothing holds calls up for a second, and no longer.
+/// A source that says nothing, or panics, holds calls up for half a second, and no longer.
 #[tokio::test(start_paused = true)]
 async fn a_silent_source_stops_nobody() {
     struct Silent;
@@ -278,12 +328,22 @@ async fn a_silent_source_stops_nobody() {
             Box::pin(async move { publisher.closed().await })
         }
     }
+    /// One that panics is begun anew.
+    struct Clumsy;
+    impl ConfigSource for Clumsy {
+        fn watch(&self, _publisher: ConfigPublisher) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+            Box::pin(async { panic!("clumsy") })
+        }
+    }
     let [name] = names();
     let _node = Node::start(&name).await;
-    let channel = Channel::builder().config_source(Silent).lazy(&fixed(std::slice::from_ref(&name))).unwrap();
     let begun = tokio::time::Instant::now();
+    let builder = Channel::builder().config_source(Silent).config_source(Clumsy);
+    let channel = builder.connect(&fixed(std::slice::from_ref(&name))).await.unwrap();
     assert_eq!(who(&channel).name().await.unwrap(), name);
-    assert!(about(begun.elapsed(), 1_000), "{:?}", begun.elapsed());
+    assert!(about(begun.elapsed(), 500), "{:?}", begun.elapsed());
+    let failures = channel.snapshot().config_failures;
+    assert!(failures[0].contains("panicked"), "{failures:?}");
 }
 
 #[tokio::test]

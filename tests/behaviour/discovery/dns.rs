@@ -12,6 +12,7 @@ use super::{Named, WhoServer, spread, who};
 use crate::support::bounded;
 
 const A: u16 = 1;
+const AAAA: u16 = 28;
 const SRV: u16 = 33;
 
 /// What is in the zone: by name and type, the time to live and the data of each record.
@@ -72,7 +73,15 @@ fn answer(query: &[u8], zone: &Zone) -> Vec<u8> {
     let kind = u16::from_be_bytes([query[at + 1], query[at + 2]]);
     let records = zone.get(&(name.clone(), kind)).cloned().unwrap_or_default();
     let is_known = zone.keys().any(|(known, _)| *known == name);
-    let code = if is_known { 0 } else { 3 };
+    let failing = records.iter().any(|(_, data)| data == b"SERVFAIL");
+    let code = if failing {
+        2
+    } else if is_known {
+        0
+    } else {
+        3
+    };
+    let records = if failing { Vec::new() } else { records };
     let count = u16::try_from(records.len()).unwrap();
     let mut answer = vec![query[0], query[1], 0x81, 0x80 | code, 0, 1];
     answer.extend(count.to_be_bytes());
@@ -166,6 +175,47 @@ async fn addresses_of_a_host_are_endpoints_for_as_long_as_dns_has_them() {
         (version, Some("orders.test is not in DNS"))
     );
     names.task.abort();
+    bounded(async {
+        while !channel
+            .snapshot()
+            .list
+            .unwrap()
+            .failure
+            .is_some_and(|failure| failure.contains("cannot be looked up"))
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    assert_eq!(spread(&channel, 10).await.len(), 1);
+}
+
+/// Half of an answer is none: what is asked for one family of addresses and not answered is not gone.
+#[tokio::test]
+async fn a_family_that_cannot_be_asked_takes_nobody_away() {
+    let names = Names::start().await;
+    let one = serve("one", "127.0.0.1:0").await.unwrap();
+    names.set("both.test", A, vec![(0, to([127, 0, 0, 1]))]);
+    names.set(
+        "both.test",
+        AAAA,
+        vec![(0, std::net::Ipv6Addr::LOCALHOST.octets().to_vec())],
+    );
+    let channel = Channel::connect(&format!("dns://{}/both.test:{}", names.address, port(&one))).await.unwrap();
+    // The two addresses of one server, of which one is dead.
+    let endpoints = channel.snapshot().endpoints;
+    assert_eq!(
+        endpoints.iter().map(|one| one.endpoint.addresses().len()).collect::<Vec<_>>(),
+        [2]
+    );
+    names.set("both.test", A, vec![(0, b"SERVFAIL".to_vec())]);
+    bounded(async {
+        while channel.snapshot().list.unwrap().failure.is_none() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    assert_eq!(channel.snapshot().list.unwrap().version, 1);
     assert_eq!(spread(&channel, 10).await.len(), 1);
 }
 

@@ -182,12 +182,59 @@ async fn a_server_can_be_asked_whatever_stands_before_its_services() {
     serving.health().set("discovery.Who", HealthStatus::NotServing);
     assert_eq!(watched.next().await.unwrap().unwrap(), HealthStatus::NotServing);
     assert_eq!((serving.running_handlers(), SEEN.load(Ordering::SeqCst)), (0, 0));
+    who(&channel).name().await.unwrap();
+    assert_eq!(SEEN.load(Ordering::SeqCst), 1, "it sees calls");
     serving.health().set("discovery.Who", HealthStatus::Serving);
     assert_eq!(watched.next().await.unwrap().unwrap(), HealthStatus::Serving);
     let leaving = tokio::spawn(serving.shutdown());
     assert_eq!(watched.next().await.unwrap().unwrap(), HealthStatus::Draining);
     assert!(watched.next().await.is_none());
     bounded(leaving).await.unwrap();
+}
+
+/// Whoever has a fallback may have any service.
+#[tokio::test(start_paused = true)]
+async fn a_proxy_serves_what_it_does_not_know() {
+    let [name, upstream] = names();
+    let _upstream = Node::start(&upstream).await;
+    let to = Channel::lazy(&format!("mem:{upstream}")).unwrap();
+    let proxy = move |cx: Cx, request: sinew::ServerRequest| {
+        let to = to.clone();
+        async move { to.forward(&cx, request).await }
+    };
+    let _proxy = Server::builder().fallback(proxy).bind(format!("mem:{name}")).start().await.unwrap();
+    let check = HealthCheck::watch().service("discovery.Who");
+    let channel = Channel::builder().health_check(check).connect(&fixed(&[name])).await.unwrap();
+    assert_eq!(who(&channel).name().await.unwrap(), upstream);
+}
+
+/// What it said stands, whatever becomes of the question.
+#[tokio::test]
+async fn a_question_that_fails_changes_nothing() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = format!("static:///{}", listener.local_addr().unwrap());
+    let (asked_again, asked) = tokio::sync::oneshot::channel();
+    let (go_on, may_fail) = tokio::sync::oneshot::channel::<()>();
+    tokio::spawn(async move {
+        let (stream, peer) = listener.accept().await.unwrap();
+        let mut hand = Hand::greet(ByteStream::tcp(stream, peer), &[]).await;
+        let watch = hand.request().await.unwrap();
+        // NOT_SERVING, and then INTERNAL, now and the next time.
+        hand.reply(REPLY, watch, &message(&[2])).await;
+        may_fail.await.unwrap();
+        hand.send(END | FIN, watch, &[13, 0, 0, 0]).await;
+        let watch = hand.request().await.unwrap();
+        hand.send(END | FIN, watch, &[13, 0, 0, 0]).await;
+        asked_again.send(()).unwrap();
+        while hand.request().await.is_some() {}
+    });
+    let channel = Channel::lazy(&target).unwrap();
+    let refused = bounded(who(&channel).name().into_future()).await.unwrap_err();
+    assert!(refused.message().contains("not serving"), "{refused}");
+    go_on.send(()).unwrap();
+    bounded(asked).await.unwrap();
+    let refused = bounded(who(&channel).name().into_future()).await.unwrap_err();
+    assert!(refused.message().contains("not serving"), "{refused}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -49,8 +49,45 @@ async fn a_key_stays_where_it_is_unless_its_owner_goes() {
     registry.put("discovery.Who", endpoint(&names[2]));
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(owners(&channel).await, before);
+    // Also if some of them are under way.
+    let owner = &before[&7];
+    let mut held = Vec::new();
+    for _ in 0..8 {
+        held.push(tokio::spawn(
+            who(&channel).hold().route_key(7_u32.to_be_bytes()).into_future(),
+        ));
+    }
+    until("they run", || {
+        nodes.iter().any(|node| node.serving.running_handlers() == 8)
+    })
+    .await;
+    nodes.iter().for_each(|node| node.let_go.notify_waiters());
+    for held in held {
+        assert_eq!(bounded(held).await.unwrap().unwrap(), *owner);
+    }
     // Calls without a key go anywhere.
     assert!(super::spread(&channel, 100).await.len() > 1);
+}
+
+/// Of more than 64 endpoints, too, every client calls the same one for a key.
+#[tokio::test(start_paused = true)]
+async fn clients_of_many_endpoints_agree() {
+    let [name] = names();
+    let _node = Node::start(&name).await;
+    let list: Vec<_> = (0..70).map(|number| endpoint(&name).with_name(format!("orders-{number}"))).collect();
+    let mut picks = Vec::new();
+    for _ in 0..2 {
+        let builder = Channel::builder().resolver(sinew::FixedList::new(list.clone())).balancer(ConsistentHash::new());
+        let channel = builder.connect("discovery.Who").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        for key in 0..30_u32 {
+            who(&channel).name().route_key(key.to_be_bytes()).await.unwrap();
+        }
+        let endpoints = channel.snapshot().endpoints;
+        assert_eq!(endpoints.len(), 70);
+        picks.push(endpoints.iter().map(|one| (one.endpoint.name().to_owned(), one.picks)).collect::<BTreeMap<_, _>>());
+    }
+    assert_eq!(picks[0], picks[1]);
 }
 
 /// All calls have one key: beyond a quarter more than its share, its owner is given no more.

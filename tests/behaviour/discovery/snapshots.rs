@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sinew::{Channel, ConnectivityState, Endpoint, HealthStatus, Instance, MemRegistry, Server};
+use sinew::{Channel, ConnectivityState, Endpoint, EndpointState, HealthStatus, Instance, MemRegistry, Server};
 
 use super::{Named, Node, WhoServer, endpoint, names, registry_of, spread, who};
 use crate::support::{bounded, until};
@@ -13,6 +13,11 @@ async fn a_channel_tells_what_it_knows_of_its_endpoints() {
     let (first, second) = (Node::start(&one).await, Node::start(&two).await);
     let registry = registry_of(&[one.clone(), two.clone(), gone.clone()]);
     registry.put("discovery.Who", Endpoint::with_addresses([]).with_name("hollow"));
+    registry.put("discovery.Who", endpoint(&gone).with_name("light").with_weight(0));
+    registry.put(
+        "discovery.Who",
+        endpoint(&gone).with_name("left").with_state(EndpointState::Draining),
+    );
     let channel = Channel::builder().resolver(registry.resolver("discovery.Who")).lazy("discovery.Who").unwrap();
     let before = channel.snapshot();
     assert!(before.list.is_none() && before.endpoints.is_empty());
@@ -29,12 +34,14 @@ async fn a_channel_tells_what_it_knows_of_its_endpoints() {
     until("it runs", || first.serving.running_handlers() == 1).await;
     let now = channel.snapshot();
     let list = now.list.unwrap();
-    assert_eq!((list.version, list.listed, list.kept, list.is_stale), (1, 4, 0, false));
+    assert_eq!((list.version, list.listed, list.kept, list.is_stale), (1, 6, 0, false));
     assert!(list.age >= Duration::from_millis(100) && list.failure.is_none());
     let [(refused, why)] = &now.refused[..] else {
         panic!("{:?}", now.refused)
     };
     assert!(refused == "hollow" && why.contains("no address"), "{why}");
+    let unused = [("light", "its weight is 0"), ("left", "it is about to leave")];
+    assert_eq!(now.unused, unused.map(|(name, why)| (name.to_owned(), why.to_owned())));
     let of = |name: &str| {
         let found = now.endpoints.iter().find(|one| one.endpoint == endpoint(name));
         found.unwrap_or_else(|| panic!("{name} is not in {:?}", now.endpoints))
@@ -46,6 +53,11 @@ async fn a_channel_tells_what_it_knows_of_its_endpoints() {
         (of(&two).state, of(&two).picks),
         (ConnectivityState::TransientFailure, 0)
     );
+    assert_eq!(
+        (of(&one).health, of(&two).health),
+        (HealthStatus::Serving, HealthStatus::NotServing)
+    );
+    assert_eq!(of(&gone).health, HealthStatus::Unknown);
     assert!(of(&two).failure.as_ref().unwrap().contains("not serving"));
     assert!(of(&gone).failure.as_ref().unwrap().contains("cannot reach"));
     first.let_go.notify_waiters();
@@ -74,6 +86,14 @@ async fn a_server_tells_what_it_does() {
         (now.connections, now.connections_max, now.health),
         (1, 1, HealthStatus::Serving)
     );
-    assert!(now.connections_refused >= 1 && now.is_registered && !now.is_draining);
+    assert!(now.connections_refused >= 1 && now.registries == 1 && !now.is_draining);
     assert_eq!((now.running_handlers, now.panics, now.addresses.len()), (0, 0, 1));
+    // The view is there also when the handle is not.
+    let monitor = serving.monitor();
+    let leaving = tokio::spawn(serving.shutdown());
+    until("it says that it leaves", || monitor.snapshot().is_draining).await;
+    assert_eq!(monitor.snapshot().health, HealthStatus::Draining);
+    assert_eq!(monitor.snapshot().connections, 1);
+    bounded(leaving).await.unwrap();
+    assert_eq!(monitor.snapshot().connections, 0);
 }

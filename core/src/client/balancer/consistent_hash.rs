@@ -4,11 +4,13 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Balancer, Candidate, PickArgs, Picker, shares};
+use super::{Balancer, Candidate, ConnectsTo, PickArgs, Picker, shares};
 use crate::policy::ring::{Ring, hash};
 
 /// By how much more than its share an endpoint may have in flight before keys of its go to the next.
 const BOUND_DEFAULT: f64 = 1.25;
+/// Calls in flight that an endpoint may have whatever its share: where there are few, a quarter more is less than one.
+const FREE_CALLS: u32 = 8;
 /// Calls in flight are summed up once per so many picks for each endpoint: a pick costs a few of them then, however many there are.
 const SUM_ONE_OF: usize = 8;
 
@@ -16,7 +18,9 @@ const SUM_ONE_OF: usize = 8;
 ///
 /// The key is that of [`Call::route_key`](crate::client::Call::route_key), or the value of a metadata key; a call with neither goes to any endpoint. When an
 /// endpoint goes, only its keys move, and when one comes, only those that it takes over. One that has a quarter more calls in flight than its share
-/// gives further ones to the next, whatever their key: an answer from a cold cache is better than one that waits.
+/// gives further ones to the next, whatever their key: an answer from a cold cache is better than one that waits. Up to eight calls in flight at an endpoint are
+/// always fine. So affinity is what helps a cache; what must not go elsewhere needs a balancer of its own. A channel connects to all endpoints, however many
+/// there are. Routes of a configuration divide calls first, whatever their keys.
 #[derive(Clone, Debug)]
 pub struct ConsistentHash {
     metadata_key: Option<Cow<'static, str>>,
@@ -60,6 +64,11 @@ impl ConsistentHash {
 }
 
 impl Balancer for ConsistentHash {
+    /// The owner of a key may be anybody.
+    fn connects_to(&self) -> ConnectsTo {
+        ConnectsTo::Everybody
+    }
+
     fn picker(&self, ready: &[Candidate]) -> Arc<dyn Picker> {
         // By the registry's weight: one that is only new must not move keys to and fro.
         let ring = Ring::new(ready.iter().map(|one| (one.endpoint.name(), one.endpoint.weight().max(1))));
@@ -113,9 +122,10 @@ impl Picker for Hashed {
         let ring = self.ring.as_ref()?;
         let key = self.key(args);
         let all = (self.all_in_flight() + 1) as f64;
-        // At least one call each, or nobody could take the first.
-        let has_room =
-            |index: usize| f64::from(self.candidates[index].in_flight() + 1) <= (all * self.parts[index]).ceil();
+        let has_room = |index: usize| {
+            let in_flight = self.candidates[index].in_flight() + 1;
+            in_flight <= FREE_CALLS || f64::from(in_flight) <= (all * self.parts[index]).ceil()
+        };
         let is_free = |index: usize| !args.excludes(&self.candidates[index]);
         let owner = ring.node(key);
         if has_room(owner) && is_free(owner) {

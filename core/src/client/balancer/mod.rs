@@ -77,8 +77,10 @@ pub trait Picker: Send + Sync + 'static {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConnectsTo {
-    /// All of them.
+    /// All of them; of more than 64, this channel's share of 20.
     All,
+    /// All of them, however many there are: where it matters which endpoint a call goes to.
+    Everybody,
     /// One: the first that can be connected to, in the order of the list.
     First,
 }
