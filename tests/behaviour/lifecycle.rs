@@ -1,5 +1,6 @@
 //! Channels and servers over time: connecting, losing, going idle, draining, ending.
 
+mod age;
 mod channel;
 mod server;
 mod silence;

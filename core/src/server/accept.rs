@@ -252,9 +252,16 @@ pub(super) fn serve(shared: &Arc<Shared>, connections: &Arc<Connections>, mut st
     // The driver may be passed from task to task; the connection's own end is what counts.
     let for_streams = Arc::clone(shared);
     shared.tasks.spawn(async move {
-        match siblings {
-            None => drop(end_of(&mut lifecycle).await),
-            Some(siblings) => streams::serve(&for_streams, &connections, &*siblings, lane).await,
+        let served = async {
+            match siblings {
+                None => drop(end_of(&mut lifecycle).await),
+                Some(siblings) => streams::serve(&for_streams, &connections, &*siblings, lane).await,
+            }
+        };
+        match for_streams.age {
+            None => served.await,
+            // In a box of its own, or every connection would pay for it.
+            Some(age) => Box::pin(age.limit(served, &connections, id)).await,
         }
         connections.remove(id);
     });

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::age::{Age, GRACE_DEFAULT};
 use super::health::ServerHealth;
 use super::registration::RegistrationConfig;
 use super::router::{Collision, Fallback, Router};
@@ -18,7 +19,7 @@ use crate::discovery::{Instance, Registrar, RegistrarError};
 use crate::health::Health;
 use crate::interceptor::{Chain, Interceptor};
 use crate::mux::MuxConfig;
-use crate::mux::config::ConfigError;
+use crate::mux::config::{ConfigError, check_duration};
 use crate::service::Service;
 use crate::time::{DurationError, IntoDuration};
 use crate::transport::Address;
@@ -112,6 +113,8 @@ pub struct ServerBuilder {
     signals: bool,
     registration: RegistrationConfig,
     health: Health,
+    age: Option<Duration>,
+    age_grace: Duration,
     wrong: Option<ServerError>,
 }
 
@@ -139,6 +142,8 @@ impl Default for ServerBuilder {
             signals: false,
             registration: RegistrationConfig::default(),
             health: Health::default(),
+            age: None,
+            age_grace: GRACE_DEFAULT,
             wrong: None,
         }
     }
@@ -288,6 +293,22 @@ impl ServerBuilder {
         self
     }
 
+    /// Sets the age at which a connection's client is told to leave, give or take a tenth (default none; more than 0, at most 365 days): so clients spread anew over
+    /// servers that came since. New calls go to a new connection, and none fails for it.
+    #[must_use]
+    pub fn max_connection_age(mut self, age: impl IntoDuration) -> Self {
+        self.age = self.duration("max_connection_age", age.into_duration()).or(self.age);
+        self
+    }
+
+    /// Sets the time that calls have to end on a connection that has reached its age (default 30 s, more than 0, at most 365 days); what is left then ends with
+    /// UNAVAILABLE.
+    #[must_use]
+    pub fn max_connection_age_grace(mut self, grace: impl IntoDuration) -> Self {
+        self.age_grace = self.duration("max_connection_age_grace", grace.into_duration()).unwrap_or(self.age_grace);
+        self
+    }
+
     /// Sets all limits of a connection at once, in place of what was set before.
     #[must_use]
     pub fn limits(mut self, limits: MuxConfig) -> Self {
@@ -346,14 +367,7 @@ impl ServerBuilder {
         }
         self.mux.check()?;
         self.drain.check()?;
-        for (name, value) in [
-            ("max_connections", self.connections_max),
-            ("max_handshakes", self.handshakes_max),
-        ] {
-            if value == 0 {
-                return Err(ConfigError::new(name, 0, "at least 1").into());
-            }
-        }
+        self.check_limits()?;
         let (router, health) = routes(self.services, self.fallback, self.health)?;
         let parsed: Result<Vec<Address>, _> = self.bind.iter().map(|text| text.parse()).collect();
         let addresses = parsed.map_err(BindError::from)?;
@@ -393,6 +407,10 @@ impl ServerBuilder {
             chain: self.chain,
             mux: self.mux,
             connections_max: self.connections_max,
+            age: self.age.map(|max| Age {
+                max,
+                grace: self.age_grace,
+            }),
             turned_away: accept::LogGate::default(),
             handshakes: accept::Handshakes::new(self.handshakes_max),
             tasks: Arc::new(Tasks::default()),
@@ -415,6 +433,21 @@ impl ServerBuilder {
             return Err(ServerError::NoAddress);
         }
         self.start().await?.wait().await
+    }
+
+    fn check_limits(&self) -> Result<(), ConfigError> {
+        for (name, value) in [
+            ("max_connections", self.connections_max),
+            ("max_handshakes", self.handshakes_max),
+        ] {
+            if value == 0 {
+                return Err(ConfigError::new(name, 0, "at least 1"));
+            }
+        }
+        if let Some(age) = self.age {
+            check_duration("max_connection_age", age)?;
+        }
+        check_duration("max_connection_age_grace", self.age_grace)
     }
 
     fn duration(&mut self, field: &'static str, duration: Result<Duration, DurationError>) -> Option<Duration> {

@@ -1,10 +1,11 @@
 //! The side that answers calls.
 //!
-//! `accept` takes connections, `streams` their further streams, `connection` takes calls off each of them, `router` finds the method, `dispatch` runs the handler,
+//! `accept` takes connections, `streams` their further streams, `connection` takes calls off each of them, `age` bounds how long they live, `router` finds the method, `dispatch` runs the handler,
 //! `health` answers for the server itself, `clock` measures how long that takes, [`shutdown`] brings all of it to an end in order, and `watchdog` sees to it that a handler which
 //! blocks its thread blocks nobody else.
 
 mod accept;
+mod age;
 pub mod builder;
 mod clock;
 mod connection;
@@ -28,6 +29,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use crate::interceptor::Chain;
 use crate::mux::MuxConfig;
+use age::Age;
 use health::ServerHealth;
 use router::Router;
 use shutdown::Tasks;
@@ -46,6 +48,8 @@ struct Shared {
     chain: Chain,
     mux: MuxConfig,
     connections_max: usize,
+    /// `None` if connections live as long as they like.
+    age: Option<Age>,
     /// For the lines about connections above that number.
     turned_away: accept::LogGate,
     handshakes: accept::Handshakes,

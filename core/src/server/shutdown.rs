@@ -253,6 +253,16 @@ impl Connections {
         self.gone.notify_waiters();
     }
 
+    /// Tells one client to leave.
+    pub(super) fn start_drain_of(&self, id: u64) {
+        self.lock().accepted.get(&id).into_iter().for_each(Accepted::start_drain);
+    }
+
+    /// Ends one connection now.
+    pub(super) fn stop_one(&self, id: u64) {
+        self.lock().accepted.get(&id).into_iter().for_each(Accepted::stop);
+    }
+
     fn start_drain(&self) {
         let mut table = self.lock();
         table.phase = Phase::Draining;
