@@ -10,6 +10,7 @@ mod pools;
 mod removals;
 mod security;
 mod snapshots;
+mod storm;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

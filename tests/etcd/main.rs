@@ -26,6 +26,7 @@ mod gate;
 mod losses;
 mod outages;
 mod registry;
+mod scale;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

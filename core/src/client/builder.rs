@@ -225,7 +225,7 @@ impl ChannelBuilder {
     }
 
     /// Adds a place where the service's configuration is followed, where the target stands for several endpoints; it lies over those added before, and that of
-    /// the target itself (`etcd://`) over all. The first calls of a channel wait for it, for a second at most.
+    /// the target itself (`etcd://`) over all. The first calls of a channel wait for it, for half a second at most.
     #[must_use]
     pub fn config_source(mut self, source: impl ConfigSource) -> Self {
         self.config_sources.push(Arc::new(source));

@@ -539,3 +539,37 @@ async fn a_leaving_connection_outlives_its_idle_successor() {
     assert_eq!(status.code(), Code::Unavailable, "the channel's end is theirs too");
     assert!(first.read_kind(DATA).await.is_none(), "and the connection is closed");
 }
+
+/// A thousand clients come back after an outage: spread over the backoff, never in a crowd, and all of them within its cap and the time to connect.
+#[tokio::test(start_paused = true)]
+async fn a_thousand_clients_come_back_one_after_the_other() {
+    const CLIENTS: usize = 1_000;
+    let target = format!("mem:{}", unique("herd"));
+    let start = || async {
+        let (service, _events, _gate) = worker();
+        Server::builder().service(service).bind(&target).start().await.unwrap()
+    };
+    let serving = start().await;
+    let mut channels = Vec::new();
+    for _ in 0..CLIENTS {
+        channels.push(Channel::connect(&target).await.unwrap());
+    }
+    drop(serving);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let _again = start().await;
+    let begun = tokio::time::Instant::now();
+    let mut back = tokio::task::JoinSet::new();
+    for channel in channels {
+        back.spawn(async move {
+            reach(&mut channel.states(), ConnectivityState::Ready).await;
+            (begun.elapsed(), channel)
+        });
+    }
+    let mut windows = std::collections::BTreeMap::<u128, usize>::new();
+    for (after, _channel) in back.join_all().await {
+        assert!(after <= Duration::from_secs(6), "{after:?}");
+        *windows.entry(after.as_millis() / 100).or_default() += 1;
+    }
+    let most = windows.values().max().unwrap();
+    assert!(*most <= CLIENTS * 6 / 100, "{most} within 100 ms: {windows:?}");
+}
