@@ -180,11 +180,14 @@ impl Resolver for DnsResolver {
                     Ok(answer) => {
                         has_published |= !answer.endpoints.is_empty();
                         publisher.publish(answer.endpoints);
-                        if let Some(error) = answer.failure {
-                            publisher.fail(error);
-                        }
                         retry = RETRY.0;
-                        answer.ttl.clamp(TTL_MIN, TTL_MAX)
+                        match answer.failure {
+                            None => answer.ttl.clamp(TTL_MIN, TTL_MAX),
+                            Some(error) => {
+                                publisher.fail(error);
+                                TTL_MIN
+                            }
+                        }
                     }
                     Err(error) => {
                         publisher.fail(error);
@@ -317,6 +320,7 @@ fn endpoint_address(scheme: &str, host: &str, port: u16) -> Result<Address, Addr
 }
 
 fn failed(name: &str, error: NetError) -> ResolveError {
+    let name = name.trim_end_matches('.');
     match error {
         NetError::Dns(DnsError::NoRecordsFound(_)) => ResolveError::new(format!("{name} is not in DNS")),
         error => ResolveError::new(format!("{name} cannot be looked up in DNS")).with_source(error),

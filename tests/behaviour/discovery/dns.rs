@@ -235,9 +235,11 @@ async fn targets_of_a_service_are_endpoints_with_their_weights() {
             (60, srv(1, 1, port(&two), "b.test")),
             (60, srv(2, 9, port(&spare), "a.test")),
             (60, srv(1, 9, 9, "nowhere.test")),
+            (60, srv(1, 9, 9, "broken.test")),
         ],
     );
     names.set("a.test", A, vec![(60, to([127, 0, 0, 1]))]);
+    names.set("broken.test", A, vec![(60, b"SERVFAIL".to_vec())]);
     names.set("b.test", A, vec![(60, to([127, 0, 0, 1]))]);
     let target = format!("dns://{}/_who._tcp.test", names.address);
     let builder = Channel::builder().balancer(sinew::RoundRobin);
@@ -245,6 +247,9 @@ async fn targets_of_a_service_are_endpoints_with_their_weights() {
     until_called(&channel, 2).await;
     let seen = spread(&channel, 40).await;
     assert_eq!((seen["one"], seen["two"]), (30, 10));
+    // A part of the answer is better than none, and said to be one.
+    let failure = channel.snapshot().list.unwrap().failure.unwrap();
+    assert!(failure.contains("broken.test cannot be looked up"), "{failure}");
     let listed: Vec<String> = channel.snapshot().endpoints.iter().map(|one| one.endpoint.name().to_owned()).collect();
     assert_eq!(
         listed,
