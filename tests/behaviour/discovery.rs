@@ -103,6 +103,16 @@ pub(crate) fn names<const N: usize>() -> [String; N] {
     std::array::from_fn(|_| unique("who"))
 }
 
+/// Servers, and their names.
+pub(crate) async fn nodes<const N: usize>() -> ([String; N], Vec<Node>) {
+    let names = names::<N>();
+    let mut nodes = Vec::new();
+    for name in &names {
+        nodes.push(Node::start(name).await);
+    }
+    (names, nodes)
+}
+
 pub(crate) fn endpoint(name: &str) -> Endpoint {
     Endpoint::new(address(name))
 }

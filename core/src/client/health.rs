@@ -105,7 +105,7 @@ impl HealthCheck {
         Self { service, ..self }
     }
 
-    /// What interval is wrong, if so.
+    /// The interval of a probe.
     pub(super) fn interval(&self) -> Option<Duration> {
         match self.kind {
             Kind::Probe(every) => Some(every),

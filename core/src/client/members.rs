@@ -144,7 +144,9 @@ impl Members {
                 (_, _, None) => "no route leads to it",
                 _ => return None,
             };
-            Some((endpoint.name().to_owned(), why.to_owned()))
+            // One that is about to leave is used where nobody else is there.
+            let is_used = self.members.iter().any(|known| known.endpoint.name() == endpoint.name());
+            (!is_used).then(|| (endpoint.name().to_owned(), why.to_owned()))
         });
         let refused = self.refused.iter().map(|(name, why)| (name.clone(), why.message().to_owned()));
         Board {

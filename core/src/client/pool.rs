@@ -20,7 +20,7 @@ use super::members::{Members, View};
 use super::on_demand::{IsRunning, OnDemand, Task, persist};
 use super::snapshot::{Board, ChannelSnapshot, ListSnapshot};
 use super::state::ConnectivityState;
-use super::subchannel::{Subchannel, SubchannelConfig, closed, unreachable};
+use super::subchannel::{Subchannel, SubchannelConfig, closed, unless_closed, unreachable};
 use crate::config::ServiceConfig;
 use crate::discovery::{Endpoint, Publisher, Resolution, ResolveError, Resolver};
 use crate::policy::backoff::Backoff;
@@ -237,13 +237,7 @@ impl Pool {
 
     /// Starts the task unless it runs.
     fn start(&self) -> Result<(), Status> {
-        let check = || {
-            if self.shared.is_shut_down() {
-                Err(closed())
-            } else {
-                Ok(())
-            }
-        };
+        let check = || unless_closed(self.shared.is_shut_down());
         self.task.start(check, || run(Running(Arc::clone(&self.shared))))
     }
 

@@ -221,13 +221,7 @@ impl Subchannel {
 
     /// Starts the connecting task unless it runs.
     pub(super) fn start(&self) -> Result<(), Status> {
-        let check = || {
-            if self.shared.is_shut_down() {
-                Err(closed())
-            } else {
-                Ok(())
-            }
-        };
+        let check = || unless_closed(self.shared.is_shut_down());
         self.task.start(check, || run(Running(Arc::clone(&self.shared))))
     }
 
@@ -499,6 +493,12 @@ impl Shared {
 
 pub(super) fn unreachable(message: String) -> Status {
     Status::unavailable(message).with_origin(Origin::Transport).with_handler_ran(HandlerRan::No)
+}
+
+/// # Errors
+/// That the channel was closed, if so.
+pub(super) fn unless_closed(is_shut_down: bool) -> Result<(), Status> {
+    if is_shut_down { Err(closed()) } else { Ok(()) }
 }
 
 pub(super) fn closed() -> Status {

@@ -28,6 +28,19 @@ pub(super) struct Service {
     pub(super) dangerous_plaintext: bool,
 }
 
+impl Service {
+    /// Of which the target tells nothing else.
+    pub(super) fn found_by(resolver: impl Resolver) -> Self {
+        Self {
+            resolver: Arc::new(resolver),
+            identity: None,
+            name: None,
+            config: None,
+            dangerous_plaintext: false,
+        }
+    }
+}
+
 impl Target {
     /// # Errors
     /// INVALID_ARGUMENT tells what is wrong with the text.
@@ -52,27 +65,13 @@ impl Target {
             }
         };
         let service = match scheme {
-            "static" => Service {
-                resolver: Arc::new(fixed(text, path)?),
-                identity: None,
-                name: None,
-                config: None,
-                dangerous_plaintext,
-            },
+            "static" => Service::found_by(fixed(text, path)?),
             "mem" => Service {
-                resolver: Arc::new(MemRegistry::shared().resolver(named(text, path)?)),
                 identity: Some(path.to_owned()),
                 name: Some(path.to_owned()),
-                config: None,
-                dangerous_plaintext,
+                ..Service::found_by(MemRegistry::shared().resolver(named(text, path)?))
             },
-            "file" => Service {
-                resolver: Arc::new(FileResolver::new(in_file(text, path)?)),
-                identity: None,
-                name: None,
-                config: None,
-                dangerous_plaintext,
-            },
+            "file" => Service::found_by(FileResolver::new(in_file(text, path)?)),
             // A path of three slashes.
             "unix" => return text.parse().map(Self::Address).map_err(|error| wrong(&error)),
             _ => {
@@ -81,7 +80,10 @@ impl Target {
                 )));
             }
         };
-        Ok(Self::Service(service))
+        Ok(Self::Service(Service {
+            dangerous_plaintext,
+            ..service
+        }))
     }
 }
 
@@ -103,10 +105,8 @@ fn in_dns(text: &str, rest: &str) -> Result<Service, Status> {
     }
     Ok(Service {
         identity: Some(resolver.identity().to_owned()),
-        name: None,
-        config: None,
-        resolver: Arc::new(resolver),
         dangerous_plaintext,
+        ..Service::found_by(resolver)
     })
 }
 

@@ -150,7 +150,8 @@ impl ServiceConfig {
         json::parse(text)
     }
 
-    /// Sets the deadline of calls that have no other, in place of the channel's; more than zero, and at most 365 days, what is beyond counts as that. Methods whose attributes set a time-out keep that.
+    /// Sets the deadline of calls that have no other, in place of the channel's; more than zero, and at most 365 days, what is beyond counts as that. Methods whose
+    /// attributes set a time-out keep that.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.all.timeout = Some(timeout.clamp(DURATION_MIN, DURATION_MAX));
@@ -187,8 +188,8 @@ impl ServiceConfig {
     }
 
     /// Sets which endpoints get which share of all calls; 16 routes at most, further ones are left out. An endpoint belongs to the first route that leads to it, and
-    /// gets no calls if none does. Where nobody is left of a route, its share goes to the others: a canary
-    /// alone gets all calls. Without routes all get calls.
+    /// gets no calls if none does. Where nobody is left of a route, its share goes to the others: a canary alone gets all
+    /// calls. Without routes all get calls.
     #[must_use]
     pub fn routes(mut self, routes: impl IntoIterator<Item = Route>) -> Self {
         self.routes = Some(routes.into_iter().take(ROUTES_MAX).collect());

@@ -11,7 +11,7 @@ use super::resolver::{Publisher, ResolveError, Resolver};
 use super::watched_file::WatchedFile;
 
 /// Bytes that a file of endpoints may have: as many as a list has endpoints, with 512 bytes for each.
-const FILE_BYTES_MAX: usize = 8 * 1024 * 1024;
+pub(super) const FILE_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// Finds endpoints in a JSON file, which is looked at every second.
 ///

@@ -10,8 +10,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::endpoint::Endpoint;
-use super::record;
+use super::file::FILE_BYTES_MAX;
 use super::resolver::{Publisher, Resolution, Resolver};
+use super::{record, watched_file};
 
 /// How long to wait for the registry before the list on disk counts; sooner if the registry fails.
 const WAIT: Duration = Duration::from_millis(500);
@@ -141,7 +142,7 @@ impl<'a> File<'a> {
 
 /// `None` if there is no file.
 fn read(path: &Path) -> Result<Option<Vec<Endpoint>>, String> {
-    match std::fs::read_to_string(path) {
+    match watched_file::read(path, FILE_BYTES_MAX) {
         Ok(text) => record::list_from_json(&text).map(Some),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error.to_string()),

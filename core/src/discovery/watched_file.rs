@@ -44,8 +44,8 @@ impl WatchedFile {
                 tokio::time::sleep(EVERY).await;
             }
             let (path, bytes_max) = (self.path.clone(), self.bytes_max);
-            let read = tokio::task::spawn_blocking(move || look(&path, bytes_max));
-            let found = read.await.unwrap_or_else(|_| Err(io::Error::other("reading was interrupted")));
+            let reading = tokio::task::spawn_blocking(move || read(&path, bytes_max));
+            let found = reading.await.unwrap_or_else(|_| Err(io::Error::other("reading was interrupted")));
             let seen = match &found {
                 Ok(text) => Seen::Text(text.clone()),
                 Err(error) => Seen::Failed(error.kind()),
@@ -59,7 +59,8 @@ impl WatchedFile {
     }
 }
 
-fn look(path: &Path, bytes_max: usize) -> io::Result<String> {
+/// What is in the file, if that is not too long.
+pub(super) fn read(path: &Path, bytes_max: usize) -> io::Result<String> {
     let file = std::fs::File::open(path)?;
     let mut text = String::new();
     file.take(bytes_max as u64 + 1).read_to_string(&mut text)?;

@@ -34,7 +34,7 @@ pub(super) struct Route {
     pub(super) service: usize,
     pub(super) spec: &'static MethodSpec,
     pub(super) gate: InlineGate,
-    /// The server's own: outside its interceptors, its counts and its limits.
+    /// The server's own: outside its interceptors and its counts.
     pub(super) is_built_in: bool,
 }
 

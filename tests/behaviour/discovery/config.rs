@@ -13,7 +13,7 @@ use sinew::{
 };
 use tokio::sync::watch;
 
-use super::{Node, endpoint, fixed, names, registry_of, spread, who};
+use super::{Node, endpoint, fixed, names, nodes, registry_of, spread, who};
 use crate::support::bounded;
 
 /// A source that a test speaks through.
@@ -117,11 +117,7 @@ async fn calls_wait_for_a_connection_where_they_are_told_to() {
 /// The balancer is another one, the calls that run are answered, and none fails.
 #[tokio::test(start_paused = true)]
 async fn the_balancer_changes_while_calls_run() {
-    let names: [String; 3] = names();
-    let mut nodes = Vec::new();
-    for name in &names {
-        nodes.push(Node::start(name).await);
-    }
+    let (names, nodes) = nodes::<3>().await;
     let said = Said::new("{}");
     let builder = Channel::builder().balancer(RoundRobin).config_source(said.clone());
     let channel = builder.connect(&fixed(&names)).await.unwrap();
@@ -160,11 +156,7 @@ fn canaries(registry: &MemRegistry, names: &[String]) {
 /// One in a hundred to one of three; rolled back by one write.
 #[tokio::test(start_paused = true)]
 async fn routes_share_calls_out_by_label() {
-    let names: [String; 3] = names();
-    let mut nodes = Vec::new();
-    for name in &names {
-        nodes.push(Node::start(name).await);
-    }
+    let (names, mut nodes) = nodes::<3>().await;
     let registry = registry_of(&names);
     canaries(&registry, &names);
     let said = Said::new(r#"{"routes": [{"labels": {"track": "canary"}, "weight": 1}, {"weight": 99}]}"#);
@@ -197,11 +189,7 @@ async fn routes_share_calls_out_by_label() {
 /// Where one endpoint has all calls, it is one of the route with the most.
 #[tokio::test(start_paused = true)]
 async fn one_endpoint_for_all_calls_is_no_canary() {
-    let names: [String; 3] = names();
-    let mut nodes = Vec::new();
-    for name in &names {
-        nodes.push(Node::start(name).await);
-    }
+    let (names, _nodes) = nodes::<3>().await;
     let registry = registry_of(&names);
     canaries(&registry, &names);
     let routes = [Route::new(1).label("track", "canary"), Route::new(99)];

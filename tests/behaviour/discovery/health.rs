@@ -10,18 +10,9 @@ use sinew::{
     Server, Serving, interceptor,
 };
 
-use super::{Node, WhoServer, fixed, names, registry_of, spread, who};
+use super::{Node, WhoServer, fixed, names, nodes, registry_of, spread, who};
 use crate::support::bounded;
 use crate::support::hand::{END, FIN, Hand, REPLY, message};
-
-async fn nodes<const N: usize>() -> ([String; N], Vec<Node>) {
-    let names = names::<N>();
-    let mut nodes = Vec::new();
-    for name in &names {
-        nodes.push(Node::start(name).await);
-    }
-    (names, nodes)
-}
 
 async fn in_turn(names: &[String], check: HealthCheck) -> Channel {
     Channel::builder().balancer(RoundRobin).health_check(check).connect(&fixed(names)).await.unwrap()

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sinew::{Channel, ConsistentHash};
 
-use super::{Node, endpoint, names, registry_of, who};
+use super::{Node, endpoint, names, nodes, registry_of, who};
 use crate::support::{bounded, until};
 
 /// Who has which of the first keys.
@@ -22,11 +22,7 @@ async fn owners(channel: &Channel) -> BTreeMap<u32, String> {
 
 #[tokio::test(start_paused = true)]
 async fn a_key_stays_where_it_is_unless_its_owner_goes() {
-    let names: [String; 5] = names();
-    let mut nodes = Vec::new();
-    for name in &names {
-        nodes.push(Node::start(name).await);
-    }
+    let (names, nodes) = nodes::<5>().await;
     let registry = registry_of(&names);
     let connect = || {
         let builder = Channel::builder().resolver(registry.resolver("discovery.Who")).balancer(ConsistentHash::new());
@@ -93,11 +89,7 @@ async fn clients_of_many_endpoints_agree() {
 /// All calls have one key: beyond a quarter more than its share, its owner is given no more.
 #[tokio::test(start_paused = true)]
 async fn a_popular_key_does_not_bury_its_owner() {
-    let names: [String; 4] = names();
-    let mut nodes = Vec::new();
-    for name in &names {
-        nodes.push(Node::start(name).await);
-    }
+    let (names, nodes) = nodes::<4>().await;
     let builder = Channel::builder().balancer(ConsistentHash::new());
     let channel = builder.connect(&super::fixed(&names)).await.unwrap();
     let mut held = Vec::new();

@@ -11,7 +11,7 @@ use sinew::{
     LeastRequest, MemRegistry, PickArgs, PickFirst, Picker, Publisher, Resolver, RoundRobin, Server, ServerRequest,
 };
 
-use super::{Node, endpoint, fixed, names, registry_of, spread, who};
+use super::{Node, endpoint, fixed, names, nodes, registry_of, spread, who};
 use crate::support::{bounded, polled_once, until};
 
 /// A channel that takes all in turn, to what the registry knows.
@@ -34,11 +34,7 @@ async fn until_called(channel: &Channel, wanted: &[&str]) {
 
 #[tokio::test(start_paused = true)]
 async fn calls_go_round_and_go_on_when_a_server_dies() {
-    let names: [String; 3] = names();
-    let mut nodes = Vec::new();
-    for name in &names {
-        nodes.push(Node::start(name).await);
-    }
+    let (names, mut nodes) = nodes::<3>().await;
     let channel = Channel::builder().balancer(RoundRobin).connect(&fixed(&names)).await.unwrap();
     let all = spread(&channel, 30).await;
     assert!(all.len() == 3 && all.values().all(|&calls| calls == 10), "{all:?}");
@@ -56,11 +52,7 @@ async fn calls_go_round_and_go_on_when_a_server_dies() {
 
 #[tokio::test(start_paused = true)]
 async fn the_default_balancer_spreads_calls() {
-    let names: [String; 4] = names();
-    let mut nodes = Vec::new();
-    for name in &names {
-        nodes.push(Node::start(name).await);
-    }
+    let (names, _nodes) = nodes::<4>().await;
     for builder in [Channel::builder(), Channel::builder().balancer(LeastRequest)] {
         let channel = builder.connect(&fixed(&names)).await.unwrap();
         let all = spread(&channel, 400).await;
@@ -371,11 +363,7 @@ impl Picker for Last {
 
 #[tokio::test(start_paused = true)]
 async fn users_choose_by_their_own_rules() {
-    let names: [String; 3] = names();
-    let mut nodes = Vec::new();
-    for name in &names {
-        nodes.push(Node::start(name).await);
-    }
+    let (names, _nodes) = nodes::<3>().await;
     let channel = Channel::builder().balancer(LastForFail).connect(&fixed(&names)).await.unwrap();
     assert_eq!(spread(&channel, 5).await, BTreeMap::from([(names[2].clone(), 5)]));
     for name in &names {
@@ -390,11 +378,7 @@ async fn users_choose_by_their_own_rules() {
 /// One that fails everything at once is idle and fast, and must not draw the calls of the others for that.
 #[tokio::test(start_paused = true)]
 async fn an_endpoint_that_fails_does_not_draw_calls() {
-    let names: [String; 4] = names();
-    let mut nodes = Vec::new();
-    for name in &names {
-        nodes.push(Node::start(name).await);
-    }
+    let (names, nodes) = nodes::<4>().await;
     let channel = Channel::builder().connect(&fixed(&names)).await.unwrap();
     spread(&channel, 100).await;
     nodes[1].fails.store(true, Ordering::SeqCst);

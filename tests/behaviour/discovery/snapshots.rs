@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sinew::{Channel, ConnectivityState, Endpoint, EndpointState, HealthStatus, Instance, MemRegistry, Server};
 
-use super::{Named, Node, WhoServer, endpoint, names, registry_of, spread, who};
+use super::{Named, Node, WhoServer, endpoint, names, nodes, registry_of, spread, who};
 use crate::support::{bounded, until};
 
 #[tokio::test(start_paused = true)]
@@ -65,6 +65,20 @@ async fn a_channel_tells_what_it_knows_of_its_endpoints() {
     assert_eq!(
         channel.snapshot().endpoints.iter().map(|one| one.in_flight).sum::<u32>(),
         0
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_is_called_is_not_unused() {
+    let (names, _nodes) = nodes::<1>().await;
+    let registry = MemRegistry::new();
+    registry.put("discovery.Who", endpoint(&names[0]).with_state(EndpointState::Draining));
+    let channel = Channel::builder().resolver(registry.resolver("discovery.Who"));
+    let channel = channel.connect("discovery.Who").await.unwrap();
+    assert_eq!(who(&channel).name().await.unwrap(), names[0]);
+    assert_eq!(
+        (channel.snapshot().unused, channel.snapshot().endpoints.len()),
+        (Vec::new(), 1)
     );
 }
 
