@@ -60,7 +60,8 @@
 pub use sinew_core::client::{
     Balancer, Call, CallFuture, CallMeta, CallWithMeta, Candidate, Channel, ChannelBuilder, ChannelSnapshot,
     ConnectivityState, Connector, ConnectsTo, ConsistentHash, EndpointSnapshot, HealthCheck, HealthStatuses,
-    LeastRequest, ListSnapshot, MetaFuture, PeakEwma, PickArgs, PickFirst, Picker, RoundRobin, StateChanges,
+    LeastRequest, ListSnapshot, LoadReport, MetaFuture, PeakEwma, PickArgs, PickFirst, Picker, RoundRobin,
+    StateChanges, WeightedRoundRobin,
 };
 pub use sinew_core::code::Code;
 #[cfg(feature = "etcd")]
@@ -90,7 +91,7 @@ pub use sinew_core::mux::MuxConfig as Limits;
 pub use sinew_core::mux::config::ConfigError;
 pub use sinew_core::policy::backoff::{Backoff, BackoffError};
 pub use sinew_core::server::{
-    Collision, Drain, Fallback, Server, ServerBuilder, ServerError, ServerMonitor, ServerSnapshot, Serving,
+    Collision, Drain, Fallback, Server, ServerBuilder, ServerError, ServerLoad, ServerMonitor, ServerSnapshot, Serving,
 };
 pub use sinew_core::service::{Inbound, ServerRequest, Service};
 pub use sinew_core::status::{HandlerRan, Origin, Status};

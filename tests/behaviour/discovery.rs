@@ -11,13 +11,16 @@ mod removals;
 mod security;
 mod snapshots;
 mod storm;
+mod zones;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::stream;
-use sinew::{Address, Channel, Drain, Endpoint, Instance, MemRegistry, Server, Serving, Status, Streaming, service};
+use sinew::{
+    Address, Channel, Drain, Endpoint, Instance, MemRegistry, Server, ServerLoad, Serving, Status, Streaming, service,
+};
 use tokio::sync::Notify;
 
 use crate::support::fixture::unique;
@@ -67,6 +70,7 @@ pub(crate) struct Node {
     pub(crate) let_go: Arc<Notify>,
     /// Whether it fails at once what it is asked.
     pub(crate) fails: Arc<AtomicBool>,
+    pub(crate) load: ServerLoad,
 }
 
 impl Node {
@@ -77,6 +81,7 @@ impl Node {
     /// A server that is known in a registry while it serves.
     pub(crate) async fn registered(name: &str, registry: Option<&MemRegistry>, instance: Instance) -> Self {
         let (let_go, fails) = (Arc::new(Notify::new()), Arc::<AtomicBool>::default());
+        let load = ServerLoad::new();
         let service = Named {
             name: name.to_owned(),
             let_go: Arc::clone(&let_go),
@@ -86,6 +91,7 @@ impl Node {
             .service(WhoServer::new(service))
             .drain(Drain::default().lame_duck("1s").within("20s"))
             .bind(format!("mem:{name}"))
+            .load(load.clone())
             .instance(instance);
         if let Some(registry) = registry {
             server = server.register(registry.clone());
@@ -94,6 +100,7 @@ impl Node {
             serving: server.start().await.unwrap(),
             let_go,
             fails,
+            load,
         }
     }
 }

@@ -179,7 +179,8 @@ async fn attempt(channel: &Channel, request: &mut RawRequest, sent: &AtomicBool)
     }
     if !request.streaming {
         let reply = std::future::poll_fn(|task| connection.poll_reply(key, task)).await;
-        let reply = reply.map_err(|error| guard.failed(error, idle.as_ref()))?;
+        let mut reply = reply.map_err(|error| guard.failed(error, idle.as_ref()))?;
+        guard.take_report(&mut reply.trailers);
         let bytes = reply.message.as_ref().map_or(0, |message| message.len());
         connection.note_answer(request.method, bytes);
         guard.over(reply.status.as_ref());
@@ -187,7 +188,8 @@ async fn attempt(channel: &Channel, request: &mut RawRequest, sent: &AtomicBool)
     }
     let head = std::future::poll_fn(|task| connection.poll_head(key, task)).await;
     let metadata = head.map_err(|error| guard.failed(error, idle.as_ref()))?;
-    if let Some((status, trailers)) = connection.take_failure(key) {
+    if let Some((status, mut trailers)) = connection.take_failure(key) {
+        guard.take_report(&mut trailers);
         guard.over(Some(&status));
         return Ok(Err(status.with_metadata(trailers)));
     }
@@ -249,7 +251,7 @@ fn streaming_reply(channel: &Channel, mut guard: Guard, metadata: Metadata, idle
         Some(key) => ClientStream {
             receive: Receive::new(guard.connection.clone(), key, ReceiveEnd::ReleaseCall).with_idle(idle),
             _pump: guard.pump.take(),
-            _completion: guard.completion.take(),
+            completion: guard.completion.take(),
             _channel: channel.clone(),
         },
         // The key is taken once, here.
@@ -291,6 +293,12 @@ impl Guard {
         status
     }
 
+    fn take_report(&self, trailers: &mut Metadata) {
+        if let Some(completion) = &self.completion {
+            completion.take_report(trailers);
+        }
+    }
+
     /// The attempt ended with that status, or with an answer.
     fn over(&mut self, failed: Option<&Status>) {
         if let Some(completion) = self.completion.take() {
@@ -321,7 +329,7 @@ struct ClientStream {
     receive: Receive,
     _pump: Option<Aborting>,
     /// Ends with the stream; how long that lasts tells nothing.
-    _completion: Option<Completion>,
+    completion: Option<Completion>,
     _channel: Channel,
 }
 
@@ -331,6 +339,10 @@ impl MessageStream for ClientStream {
     }
 
     fn take_trailers(&mut self) -> Metadata {
-        self.receive.take_trailers()
+        let mut trailers = self.receive.take_trailers();
+        if let Some(completion) = &self.completion {
+            completion.take_report(&mut trailers);
+        }
+        trailers
     }
 }

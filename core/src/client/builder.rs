@@ -32,6 +32,9 @@ use crate::transport::quic::ClientQuic;
 #[cfg(feature = "tls")]
 use crate::transport::tls::ClientTls;
 
+/// How often endpoints may report their load: twice as often as it changes, so that no report is much older than what it is about.
+const LOAD_INTERVAL: Duration = Duration::from_millis(250);
+
 /// Builds a [`Channel`]. A wrong setting is reported when the channel is made.
 pub struct ChannelBuilder {
     mux: MuxConfig,
@@ -47,6 +50,7 @@ pub struct ChannelBuilder {
     health: Option<HealthCheck>,
     saved: Option<PathBuf>,
     slow_start: Option<Duration>,
+    zone: Option<String>,
     config: Option<ServiceConfig>,
     config_sources: Vec<Arc<dyn ConfigSource>>,
     wrong: Option<String>,
@@ -80,6 +84,7 @@ impl Default for ChannelBuilder {
             health: None,
             saved: None,
             slow_start: None,
+            zone: None,
             config: None,
             config_sources: Vec::new(),
             wrong: None,
@@ -232,6 +237,17 @@ impl ChannelBuilder {
         self
     }
 
+    /// Sets the zone that this client runs in, as its endpoints name theirs (default: none; an empty text counts as that). Calls go to endpoints of the same zone
+    /// as long as those are no busier than all are on average, by what they report of their load; above 1.15 times that, the rest goes to the other zones, and
+    /// above a tenth of their capacity a hundredth in any case, to hear of them. Where no endpoint of the zone takes calls, all go to the others. Balancers for
+    /// which it matters where a call goes (consistent hash, pick first) choose from all zones.
+    /// A service's configuration can switch it off ([`prefer_zone`](ServiceConfig::prefer_zone)).
+    #[must_use]
+    pub fn zone(mut self, zone: impl Into<String>) -> Self {
+        self.zone = Some(zone.into());
+        self
+    }
+
     /// Sets the time in which an endpoint that is new grows from a tenth of its share to all of it (default none: it has it at once), where the target stands for
     /// several: for servers that have to fill caches first. Those that the channel finds at its start grow side by side.
     #[must_use]
@@ -273,6 +289,11 @@ impl ChannelBuilder {
                 "{address} is one address, so `.service_config(..)`, `.config_source(..)` and `.slow_start(..)` would do nothing; call a service, as static:///{address}"
             )));
         }
+        if let Some(zone) = &self.zone {
+            return Err(wrong(&format_args!(
+                "{address} is one address, so `.zone({zone:?})` would do nothing; leave it out"
+            )));
+        }
         if self.saved.is_some() {
             return Err(wrong(&format_args!(
                 "{address} is one address, so `.endpoint_cache(..)` would do nothing; leave it out"
@@ -309,6 +330,7 @@ impl ChannelBuilder {
             // The channel as a whole is idle or not.
             mux: MuxConfig {
                 idle_timeout: None,
+                load_interval: self.mux.load_interval.or(Some(LOAD_INTERVAL)),
                 ..self.mux.clone()
             },
             backoff: self.backoff,
@@ -327,6 +349,7 @@ impl ChannelBuilder {
             connect_timeout: self.connect_timeout,
             idle_timeout: self.mux.idle_timeout,
             backoff: self.backoff,
+            zone: self.zone.take().filter(|zone| !zone.is_empty()),
         });
         Ok(Channel::remote(
             channel::Target::Pool(pool),

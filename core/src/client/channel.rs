@@ -182,6 +182,7 @@ impl Channel {
             failure: self.last_failure().map(|failure| failure.message().to_owned()),
             list: None,
             endpoints: Vec::new(),
+            zone_share: None,
             refused: Vec::new(),
             unused: Vec::new(),
             config: ServiceConfig::new(),

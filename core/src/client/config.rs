@@ -9,7 +9,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::balancer::{Balancer, ConsistentHash, LeastRequest, PeakEwma, PickFirst, RoundRobin};
+use super::balancer::{Balancer, ConsistentHash, LeastRequest, PeakEwma, PickFirst, RoundRobin, WeightedRoundRobin};
 use super::on_demand::{Task, persist};
 use crate::config::source::Said;
 use crate::config::{BalancerChoice, ConfigPublisher, ConfigSource, ServiceConfig, ServiceConfigError};
@@ -133,6 +133,7 @@ pub(super) fn balancer(choice: &BalancerChoice) -> Arc<dyn Balancer> {
     match choice {
         BalancerChoice::PeakEwma => Arc::new(PeakEwma),
         BalancerChoice::RoundRobin => Arc::new(RoundRobin),
+        BalancerChoice::WeightedRoundRobin => Arc::new(WeightedRoundRobin),
         BalancerChoice::LeastRequest => Arc::new(LeastRequest),
         BalancerChoice::PickFirst => Arc::new(PickFirst),
         BalancerChoice::ConsistentHash { metadata_key } => {

@@ -99,8 +99,11 @@ impl<T: ReplyShape, E: FromStatus> MetaFuture<T, E> {
             match &mut self.state {
                 State::Running(running) => {
                     let status = match std::task::ready!(running.connection.poll_reply(running.key, task)) {
-                        Ok(reply) => {
+                        Ok(mut reply) => {
                             running.answered = true;
+                            if let Some(completion) = &running.completion {
+                                completion.take_report(&mut reply.trailers);
+                            }
                             running.over(reply.status.as_ref());
                             let bytes = reply.message.as_ref().map_or(0, |message| message.len());
                             running.connection.note_answer(self.spec.id(), bytes);

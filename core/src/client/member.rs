@@ -7,10 +7,13 @@ use super::health::Standing;
 use super::state::ConnectivityState;
 use super::subchannel::{Subchannel, unreachable};
 use crate::code::Code;
+use crate::metadata::Metadata;
 use crate::policy::load::{Load, Typical, Verdict};
+use crate::policy::reported::LoadReport;
 use crate::status::{HandlerRan, Origin, Status};
 use crate::time;
 use crate::transport::Connection;
+use crate::wire::load::{LOAD_KEY, LoadCounts};
 
 /// One endpoint of a channel.
 pub(super) struct Member {
@@ -21,6 +24,17 @@ pub(super) struct Member {
     /// Since when it is connected.
     pub(super) ready_since: Mutex<Option<tokio::time::Instant>>,
     pub(super) typical: Arc<Typical>,
+    /// What it said of its load.
+    pub(super) reported: Mutex<Option<Reported>>,
+}
+
+/// What an endpoint said of its load, and when.
+#[derive(Clone, Copy)]
+pub(super) struct Reported {
+    counts: LoadCounts,
+    at: Instant,
+    /// When it said something for the first time, since it was connected.
+    since: Instant,
 }
 
 /// A connection that was chosen for one attempt.
@@ -57,6 +71,38 @@ impl Member {
     /// It is not connected: who comes back may be another process, and cold.
     pub(super) fn cool_down(&self) {
         *self.ready_since() = None;
+        *self.reported() = None;
+    }
+
+    /// What it said last of its load.
+    pub(super) fn load_report(&self, now: Instant) -> Option<LoadReport> {
+        let reported = (*self.reported())?;
+        let window = reported.counts.window.as_secs_f64();
+        Some(LoadReport {
+            utilization: reported.counts.utilization.map(|said| f64::from(said) / 1_000.0),
+            rate: reported.counts.calls as f64 / window,
+            failure_rate: reported.counts.failures.min(reported.counts.calls) as f64 / window,
+            age: now.saturating_duration_since(reported.at),
+            reporting_for: reported.at.saturating_duration_since(reported.since),
+        })
+    }
+
+    fn note_report(&self, trailers: &mut Metadata) {
+        // One that cannot be read is none.
+        let Some(counts) = trailers.get_bytes(LOAD_KEY).map(LoadCounts::decode) else {
+            return;
+        };
+        trailers.remove(LOAD_KEY);
+        if let Ok(counts) = counts {
+            let at = time::now();
+            let mut reported = self.reported();
+            let since = reported.map_or(at, |before| before.since);
+            *reported = Some(Reported { counts, at, since });
+        }
+    }
+
+    fn reported(&self) -> MutexGuard<'_, Option<Reported>> {
+        self.reported.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn ready_since(&self) -> MutexGuard<'_, Option<tokio::time::Instant>> {
@@ -99,6 +145,14 @@ impl Completion {
         self.verdict = Verdict::Neutral;
         if std::mem::take(&mut self.is_timed) {
             self.member.load.set_untimed();
+        }
+    }
+
+    /// Takes the load report, if there is one, out of the trailers of an answer.
+    #[inline]
+    pub(super) fn take_report(&self, trailers: &mut Metadata) {
+        if !trailers.is_empty() {
+            self.member.note_report(trailers);
         }
     }
 

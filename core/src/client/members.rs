@@ -44,6 +44,8 @@ pub(super) struct Members {
     gathering: Gathering,
     config: Arc<ServiceConfig>,
     connects_to: ConnectsTo,
+    /// Where this client runs.
+    zone: Option<String>,
     /// When an endpoint that is new has more weight.
     weights_change_at: Option<Instant>,
     /// The one that takes all calls, where one does.
@@ -106,6 +108,7 @@ impl Members {
         removal_window: Option<Duration>,
         config: Arc<ServiceConfig>,
         connects_to: ConnectsTo,
+        zone: Option<String>,
     ) -> Self {
         Self {
             members: Vec::new(),
@@ -119,6 +122,7 @@ impl Members {
             gathering: Gathering::None,
             config,
             connects_to,
+            zone,
             weights_change_at: None,
             first: None,
             is_changed: true,
@@ -289,10 +293,23 @@ impl Members {
         for route in routes {
             let led_to = usable.iter().filter(|endpoint| self.config.route_to(endpoint) == Some(route));
             let group: Vec<&Endpoint> = led_to.copied().collect();
-            let names = group.iter().map(|endpoint| endpoint.name());
-            taken.extend(subset(names, self.seed, all_max, SUBSET_SIZE).into_iter().map(|index| group[index]));
+            for (group, all_max) in self.by_zone(group, all_max) {
+                let names = group.iter().map(|endpoint| endpoint.name());
+                taken.extend(subset(names, self.seed, all_max, SUBSET_SIZE).into_iter().map(|index| group[index]));
+            }
         }
         taken
+    }
+
+    /// Endpoints of this client's zone and others, each with how many of them are all connected to. Of too many, a share of both.
+    fn by_zone<'e>(&self, group: Vec<&'e Endpoint>, all_max: usize) -> [(Vec<&'e Endpoint>, usize); 2] {
+        match &self.zone {
+            Some(zone) if group.len() > all_max => {
+                let (near, far) = group.into_iter().partition(|endpoint| endpoint.zone() == zone);
+                [(near, SUBSET_SIZE), (far, SUBSET_SIZE)]
+            }
+            _ => [(group, all_max), (Vec::new(), all_max)],
+        }
     }
 
     /// Connects whom the balancer wants connected, and tells who is ready.

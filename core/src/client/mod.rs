@@ -12,6 +12,7 @@ pub mod channel;
 mod config;
 pub mod future;
 pub mod health;
+mod looks;
 mod member;
 mod members;
 mod on_demand;
@@ -23,8 +24,10 @@ pub mod state;
 mod subchannel;
 mod target;
 
+pub use crate::policy::reported::LoadReport;
 pub use balancer::{
     Balancer, Candidate, ConnectsTo, ConsistentHash, LeastRequest, PeakEwma, PickArgs, PickFirst, Picker, RoundRobin,
+    WeightedRoundRobin,
 };
 pub use builder::ChannelBuilder;
 pub use call::{Call, CallMeta, CallWithMeta};

@@ -12,9 +12,11 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{Notify, watch};
 
+use super::balancer::zoned::{self, Zone};
 use super::balancer::{Balancer, Candidate, PickArgs, Picker, routed};
 use super::channel::Wanted;
 use super::config::{self, Layers};
+use super::looks::{Idle, Refresh};
 use super::member::{Completion, Member, Picked};
 use super::members::{Members, View};
 use super::on_demand::{IsRunning, OnDemand, Task, persist};
@@ -25,12 +27,13 @@ use crate::config::ServiceConfig;
 use crate::discovery::{Endpoint, Publisher, Resolution, ResolveError, Resolver};
 use crate::policy::backoff::Backoff;
 use crate::policy::load::{Load, Typical};
+use crate::policy::spill::STEP_EVERY;
 use crate::status::{HandlerRan, Status};
 use crate::time;
 use crate::transport::error::WithCauses;
 
-/// The time without calls is looked at so many times before it counts as idle.
-const IDLE_LOOKS: u32 = 2;
+/// The least time between two pickers for the same endpoints.
+const REFRESH_MIN: Duration = Duration::from_millis(100);
 
 /// Makes the subchannel of an endpoint; `Err` if the client does not want to connect to it.
 pub(super) type Connect = dyn Fn(&Endpoint, Arc<Notify>) -> Result<SubchannelConfig, Status> + Send + Sync;
@@ -50,6 +53,8 @@ pub(super) struct PoolConfig {
     pub(super) connect_timeout: Duration,
     pub(super) idle_timeout: Option<Duration>,
     pub(super) backoff: Backoff,
+    /// Where this client runs.
+    pub(super) zone: Option<String>,
 }
 
 struct Shared {
@@ -68,6 +73,8 @@ struct Shared {
     members: Mutex<Vec<Weak<Member>>>,
     /// For snapshots.
     board: ArcSwap<Board>,
+    /// The share of calls that stay in the zone: the bits of an `f64`, which is no number if zones do not count.
+    zone_share: Arc<AtomicU64>,
     running: IsRunning,
 }
 
@@ -102,6 +109,7 @@ impl Pool {
                 last: Mutex::new(None),
                 members: Mutex::default(),
                 board: ArcSwap::from_pointee(Board::default()),
+                zone_share: Arc::new(AtomicU64::new(f64::NAN.to_bits())),
                 running: task.is_running(),
             }),
             task,
@@ -138,6 +146,7 @@ impl Pool {
             failure: self.last_failure().map(|failure| failure.message().to_owned()),
             list,
             endpoints: board.endpoints(),
+            zone_share: self.shared.zoned_share(),
             refused: board.refused.clone(),
             unused: board.unused.clone(),
             config: (*shared.config.layers.merged()).clone(),
@@ -299,6 +308,8 @@ async fn run(running: Running) {
     let mut layers = shared.config.layers.follow(shared.config.backoff);
     let mut config = shared.config.layers.merged();
     let mut balancer = shared.balancer(&config);
+    let mut zone = shared.zone();
+    let mut refresh = Refresh::new();
     let window = shared.config.resolver.removal_window();
     let mut members = Members::new(
         &shared.config.target,
@@ -306,6 +317,7 @@ async fn run(running: Running) {
         window,
         Arc::clone(&config),
         balancer.connects_to(),
+        shared.config.zone.clone(),
     );
     let make = |endpoint: &Endpoint| shared.member(endpoint);
     if let Some(last) = &*shared.last() {
@@ -315,11 +327,21 @@ async fn run(running: Running) {
     loop {
         let now = tokio::time::Instant::now();
         let review = members.review(make);
-        let shown = shared.show(&mut members, layers.waits_until(now), &config, &*balancer);
+        let prefers_zone = config.prefer_zone != Some(false) && zoned::suits(&*balancer);
+        if let Some(zone) = zone.as_mut().filter(|_| !prefers_zone) {
+            zone.rest();
+        }
+        let by = Choosing {
+            config: &config,
+            balancer: &*balancer,
+            zone: zone.as_mut().filter(|_| prefers_zone),
+        };
+        let next_refresh = refresh.look(now, by.refresh_interval(), &mut members);
+        let shown = shared.show(&mut members, layers.waits_until(now), by);
         if shown.is_hopeless {
             lists.want();
         }
-        let look_again = shown.look_again.into_iter().chain(review).min();
+        let look_again = shown.look_again.into_iter().chain(review).chain(next_refresh).min();
         // All of them are cancel safe: a list and a state can be looked at again, and a permit of the notification is kept.
         tokio::select! {
             _ = lists.changed() => {
@@ -365,40 +387,20 @@ async fn resolve(resolver: Arc<dyn Resolver>, publisher: Publisher, backoff: Bac
     publisher.closed().await;
 }
 
-/// Finds out that nothing was called for long.
-struct Idle {
-    look_every: Option<Duration>,
-    next: tokio::time::Instant,
-    begun: u64,
-    quiet_looks: u32,
+/// How pickers are made.
+struct Choosing<'a> {
+    config: &'a ServiceConfig,
+    balancer: &'a dyn Balancer,
+    /// `None` if all zones are alike.
+    zone: Option<&'a mut Zone>,
 }
 
-impl Idle {
-    fn new(timeout: Option<Duration>) -> Self {
-        let look_every = timeout.map(|timeout| (timeout / IDLE_LOOKS).max(Duration::from_millis(1)));
-        Self {
-            look_every,
-            next: tokio::time::Instant::now() + look_every.unwrap_or_default(),
-            begun: 0,
-            quiet_looks: 0,
-        }
-    }
-
-    async fn look(&self) {
-        match self.look_every {
-            Some(_) => tokio::time::sleep_until(self.next).await,
-            None => std::future::pending().await,
-        }
-    }
-
-    fn is_over(&mut self, members: &Members) -> bool {
-        self.next = tokio::time::Instant::now() + self.look_every.unwrap_or_default();
-        let (begun, running) = members.calls();
-        // Members that left the list took their calls along.
-        let is_quiet = begun <= self.begun && running == 0;
-        self.begun = begun;
-        self.quiet_looks = if is_quiet { self.quiet_looks + 1 } else { 0 };
-        self.quiet_looks >= IDLE_LOOKS
+impl Choosing<'_> {
+    /// How often a picker follows what endpoints report.
+    fn refresh_interval(&self) -> Option<Duration> {
+        let of_zone = self.zone.as_ref().map(|_| STEP_EVERY);
+        let asked = catch_unwind(AssertUnwindSafe(|| self.balancer.refresh_interval())).unwrap_or_default();
+        asked.into_iter().chain(of_zone).min().map(|every| every.max(REFRESH_MIN))
     }
 }
 
@@ -419,11 +421,24 @@ impl Shared {
             load: Load::default(),
             ready_since: Mutex::default(),
             typical: Arc::clone(&self.typical),
+            reported: Mutex::default(),
         });
         let mut members = self.members();
         members.retain(|member| member.strong_count() > 0);
         members.push(Arc::downgrade(&member));
         Ok(member)
+    }
+
+    /// The zone of this client, all of whose calls stay there as yet.
+    fn zone(&self) -> Option<Zone> {
+        let name = self.config.zone.clone()?;
+        Some(Zone::new(name, Arc::clone(&self.zone_share)))
+    }
+
+    /// The share of calls that stay in the zone, if that counts.
+    fn zoned_share(&self) -> Option<f64> {
+        let share = f64::from_bits(self.zone_share.load(Ordering::Relaxed));
+        Some(share).filter(|share| !share.is_nan())
     }
 
     /// The balancer that holds.
@@ -436,13 +451,7 @@ impl Shared {
     }
 
     /// Shows calls what the members make of themselves now, unless that has to wait until `hold_back`.
-    fn show(
-        &self,
-        members: &mut Members,
-        hold_back: Option<tokio::time::Instant>,
-        config: &ServiceConfig,
-        balancer: &dyn Balancer,
-    ) -> Shown {
+    fn show(&self, members: &mut Members, hold_back: Option<tokio::time::Instant>, by: Choosing<'_>) -> Shown {
         if members.take_changed() {
             self.board.store(Arc::new(members.board()));
         }
@@ -454,7 +463,7 @@ impl Shared {
             (view, _) => view,
         };
         let is_hopeless = matches!(view, View::Nobody { is_hopeless: true, .. });
-        let gathering = self.publish(view, config, balancer).unwrap_or_else(|BalancerPanicked| {
+        let gathering = self.publish(view, by).unwrap_or_else(|BalancerPanicked| {
             members.show_again();
             None
         });
@@ -465,12 +474,7 @@ impl Shared {
     }
 
     /// Shows calls what they are to read; returns until when to wait for more.
-    fn publish(
-        &self,
-        view: View,
-        config: &ServiceConfig,
-        balancer: &dyn Balancer,
-    ) -> Result<Option<tokio::time::Instant>, BalancerPanicked> {
+    fn publish(&self, view: View, by: Choosing<'_>) -> Result<Option<tokio::time::Instant>, BalancerPanicked> {
         match view {
             View::Nobody { failure, is_hopeless } => {
                 self.published.store(None);
@@ -491,7 +495,9 @@ impl Shared {
                 if *self.state.borrow() == ConnectivityState::TransientFailure {
                     tracing::info!(target = %self.config.target, ready = candidates.len(), "there is somebody to call again");
                 }
-                match catch_unwind(AssertUnwindSafe(|| routed::picker(&candidates, config, balancer))) {
+                let balancer = by.balancer;
+                let make = || routed::picker(&candidates, by.config, balancer, by.zone, time::now());
+                match catch_unwind(AssertUnwindSafe(make)) {
                     Ok(picker) => self.published.store(Some(Arc::new(Published {
                         candidates: candidates.into(),
                         picker,

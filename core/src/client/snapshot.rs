@@ -8,6 +8,8 @@ use super::state::ConnectivityState;
 use crate::config::ServiceConfig;
 use crate::discovery::Endpoint;
 use crate::health::HealthStatus;
+use crate::policy::reported::LoadReport;
+use crate::time;
 
 /// A channel at one moment.
 #[derive(Clone, Debug)]
@@ -23,6 +25,9 @@ pub struct ChannelSnapshot {
     pub list: Option<ListSnapshot>,
     /// Those of them that this channel connects to.
     pub endpoints: Vec<EndpointSnapshot>,
+    /// The share of calls that stay in this channel's zone, from 0 to 1, of the route that keeps the least; `None` if it has no zone, or zones do not
+    /// count.
+    pub zone_share: Option<f64>,
     /// Endpoints that this channel does not connect to, because they do not offer what it demands: their names, and why.
     pub refused: Vec<(String, String)>,
     /// Listed endpoints that get no calls: their names, and why.
@@ -71,6 +76,8 @@ pub struct EndpointSnapshot {
     pub in_flight: u32,
     /// How long its answers take on average; `None` before the first.
     pub latency: Option<Duration>,
+    /// What it reported of its load last, if it did.
+    pub load: Option<LoadReport>,
 }
 
 /// What the task of a pool leaves for snapshots. It holds no endpoint alive.
@@ -100,5 +107,6 @@ fn of(endpoint: Endpoint, member: &Member) -> EndpointSnapshot {
         failed: member.load.failed(),
         in_flight: member.load.in_flight(),
         latency: member.load.latency(),
+        load: member.load_report(time::now()),
     }
 }

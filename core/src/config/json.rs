@@ -13,7 +13,7 @@ use crate::discovery::nearest::nearest;
 use crate::metadata::Metadata;
 use crate::time::parse_duration;
 
-const KEYS: [&str; 7] = [
+const KEYS: [&str; 8] = [
     "timeout",
     "wait_for_ready",
     "methods",
@@ -21,12 +21,14 @@ const KEYS: [&str; 7] = [
     "routes",
     "weights",
     "slow_start",
+    "prefer_zone",
 ];
 const METHOD_KEYS: [&str; 2] = ["timeout", "wait_for_ready"];
 const ROUTE_KEYS: [&str; 2] = ["labels", "weight"];
-const BALANCERS: [&str; 5] = [
+const BALANCERS: [&str; 6] = [
     "p2c_peak_ewma",
     "round_robin",
+    "weighted_round_robin",
     "least_request",
     "pick_first",
     "consistent_hash",
@@ -55,6 +57,7 @@ pub(super) fn parse(text: &str) -> Parsed<ServiceConfig> {
             "routes" => config.routes = Some(place.routes(value)?),
             "weights" => config.weights = place.entries(value, Place::weight)?,
             "slow_start" => config.slow_start = Some(place.duration_or_zero(value)?),
+            "prefer_zone" => config.prefer_zone = Some(place.boolean(value)?),
             _ => return Err(root.unknown(key, &KEYS)),
         }
     }
@@ -175,6 +178,7 @@ impl Place {
         Ok(match name {
             "p2c_peak_ewma" => BalancerChoice::PeakEwma,
             "round_robin" => BalancerChoice::RoundRobin,
+            "weighted_round_robin" => BalancerChoice::WeightedRoundRobin,
             "least_request" => BalancerChoice::LeastRequest,
             "pick_first" => BalancerChoice::PickFirst,
             "consistent_hash" => BalancerChoice::ConsistentHash { metadata_key: None },

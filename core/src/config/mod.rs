@@ -65,6 +65,7 @@ pub struct ServiceConfig {
     /// By the endpoint's name, in place of what it says itself.
     pub(crate) weights: BTreeMap<String, u32>,
     pub(crate) slow_start: Option<Duration>,
+    pub(crate) prefer_zone: Option<bool>,
 }
 
 /// How one method is to be called.
@@ -82,6 +83,8 @@ pub enum BalancerChoice {
     PeakEwma,
     /// [`RoundRobin`](crate::client::RoundRobin), as `round_robin`.
     RoundRobin,
+    /// [`WeightedRoundRobin`](crate::client::WeightedRoundRobin), as `weighted_round_robin`.
+    WeightedRoundRobin,
     /// [`LeastRequest`](crate::client::LeastRequest), as `least_request`.
     LeastRequest,
     /// [`PickFirst`](crate::client::PickFirst), as `pick_first`.
@@ -141,6 +144,7 @@ impl ServiceConfig {
     /// | `routes` | a list of at most 16 objects, each with a `weight` from 0 to 65,535, and `labels`, an object of texts (none: all endpoints) | [`routes`](Self::routes) |
     /// | `weights` | an object: the name of an endpoint, and its weight from 0 to 65,535 | [`weight`](Self::weight) |
     /// | `slow_start` | a duration, at most 365 days | [`slow_start`](Self::slow_start) |
+    /// | `prefer_zone` | `true` or `false` | [`prefer_zone`](Self::prefer_zone) |
     ///
     /// A duration is a text of numbers and units, as `"250ms"` or `"1m30s"`. Methods and endpoints are not checked: nobody knows all of them.
     ///
@@ -211,6 +215,13 @@ impl ServiceConfig {
         self
     }
 
+    /// Sets whether clients that know their zone keep their calls in it as long as it is no busier than others (default: yes).
+    #[must_use]
+    pub fn prefer_zone(mut self, prefer: bool) -> Self {
+        self.prefer_zone = Some(prefer);
+        self
+    }
+
     /// This one, laid over `below`.
     pub(crate) fn over(mut self, below: &Self) -> Self {
         self.all = self.all.over(below.all);
@@ -224,6 +235,7 @@ impl ServiceConfig {
             self.weights.entry(name.clone()).or_insert(*weight);
         }
         self.slow_start = self.slow_start.or(below.slow_start);
+        self.prefer_zone = self.prefer_zone.or(below.prefer_zone);
         self
     }
 

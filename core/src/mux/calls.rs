@@ -385,6 +385,12 @@ impl Mux {
         self.peer.max_message
     }
 
+    /// Server: the least time between two load reports, in milliseconds; 0 if the client wants none.
+    #[must_use]
+    pub fn load_interval_ms(&self) -> u32 {
+        self.peer.load_interval_ms
+    }
+
     /// Server: whether so many finished answers wait for the client to take them that no further handler is to begin.
     #[must_use]
     pub fn is_full_of_answers(&self) -> bool {

@@ -43,6 +43,9 @@ pub struct MuxConfig {
     pub handshake_timeout: Duration,
     /// Time without streams after which the connection closes (default 30 min). `None`: never.
     pub idle_timeout: Option<Duration>,
+    /// Client: how often its servers may report their load, in answers that they give anyway; it is told in HELLO. `None` (the default): never. The channels of
+    /// services set it themselves.
+    pub load_interval: Option<Duration>,
 }
 
 /// Rest after which a server closes a stream that carries one call at a time. A client does so sooner.
@@ -63,6 +66,7 @@ impl Default for MuxConfig {
             ping_interval_min: Duration::from_secs(5),
             handshake_timeout: Duration::from_secs(10),
             idle_timeout: Some(Duration::from_mins(30)),
+            load_interval: None,
         }
     }
 }
@@ -205,6 +209,9 @@ impl MuxConfig {
             max_message: self.max_message,
             max_head: self.max_head,
             ping_interval_min_ms: u32::try_from(self.ping_interval_min.as_millis()).unwrap_or(u32::MAX),
+            load_interval_ms: self
+                .load_interval
+                .map_or(0, |every| u32::try_from(every.as_millis()).unwrap_or(u32::MAX).max(1)),
             agent: concat!("sinew/", env!("CARGO_PKG_VERSION")).to_owned(),
         }
     }

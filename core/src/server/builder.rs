@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::age::{Age, GRACE_DEFAULT};
 use super::health::ServerHealth;
+use super::load::{LoadMeter, ServerLoad};
 use super::registration::RegistrationConfig;
 use super::router::{Collision, Fallback, Router};
 use super::shutdown::{Connections, Drain, Serving, Tasks};
@@ -113,6 +114,7 @@ pub struct ServerBuilder {
     signals: bool,
     registration: RegistrationConfig,
     health: Health,
+    load: ServerLoad,
     age: Option<Duration>,
     age_grace: Duration,
     wrong: Option<ServerError>,
@@ -142,6 +144,7 @@ impl Default for ServerBuilder {
             signals: false,
             registration: RegistrationConfig::default(),
             health: Health::default(),
+            load: ServerLoad::default(),
             age: None,
             age_grace: GRACE_DEFAULT,
             wrong: None,
@@ -356,6 +359,14 @@ impl ServerBuilder {
         self
     }
 
+    /// Sets what the server says of its load (default: the part of the processors' time that its process takes, on Linux) to clients of a service with several
+    /// endpoints, with some of its answers. Keep a clone to change it.
+    #[must_use]
+    pub fn load(mut self, load: ServerLoad) -> Self {
+        self.load = load;
+        self
+    }
+
     /// Starts the server; it runs until the returned handle is shut down or dropped. Without an address it serves what is handed over by
     /// [`Serving::accept`].
     ///
@@ -404,6 +415,7 @@ impl ServerBuilder {
         let shared = Arc::new(Shared {
             router,
             health,
+            load: LoadMeter::new(self.load),
             chain: self.chain,
             mux: self.mux,
             connections_max: self.connections_max,

@@ -38,6 +38,11 @@ impl TurnClock {
         self.unread = 0;
     }
 
+    /// When the turn began, or its handlers were found to take long.
+    pub(super) fn turn_began(&self) -> Instant {
+        self.turn_began
+    }
+
     /// A handler is about to be polled: what was done before is no part of its time.
     pub(super) fn handler_begins(&mut self) {
         if self.precise > 0 && self.unread == 0 {

@@ -9,6 +9,7 @@ use std::time::Instant;
 use super::Shared;
 use super::clock::TurnClock;
 use super::dispatch::{Answer, HandlerTask, Job};
+use super::load::{Reports, add_report};
 use super::router::Router;
 use super::shutdown::StopHandle;
 use super::slots::{ready_slot, slot_for};
@@ -34,6 +35,7 @@ use crate::wire::message::Payload;
 #[derive(Default)]
 pub(super) struct CallTable {
     calls: Mutex<HashMap<StreamKey, Running>>,
+    pub(super) reports: Reports,
 }
 
 /// The calls of a connection whose handlers run in tasks.
@@ -115,6 +117,8 @@ pub(super) struct ServerConnection {
     spare_slot: Option<(usize, BoxSlot)>,
     spare_cx: Option<Cx>,
     answers: Vec<(StreamKey, Answer)>,
+    /// Answers since the last flush, and those of them that are failures of the server's.
+    uncounted: (u64, u64),
     reply_bytes_max: usize,
     /// The call whose handler is polled now, inside the connection's task.
     inline: Option<(StreamKey, Cx)>,
@@ -136,6 +140,7 @@ impl ServerConnection {
             spare_slot: None,
             spare_cx: None,
             answers: Vec::new(),
+            uncounted: (0, 0),
             reply_bytes_max: 0,
             inline: None,
             attention: Arc::default(),
@@ -435,7 +440,13 @@ impl Acceptor for ServerConnection {
                 let reply = Reply::from_parts(metadata, Body::Stream(stream), trailers);
                 ready_job(connection, &self.books, job, Ok(reply));
             }
-            answer => {
+            mut answer => {
+                let route = job.route.and_then(|at| self.books.shared.router.route(at));
+                if !route.is_some_and(|route| route.is_built_in) {
+                    self.uncounted.0 += 1;
+                    self.uncounted.1 += u64::from(answer.is_failure());
+                    add_report(&self.books, connection, &mut answer, || self.clock.turn_began());
+                }
                 self.answers.push((job.key, answer));
                 self.keep(job);
             }
@@ -491,6 +502,8 @@ impl Acceptor for ServerConnection {
             }
         });
         self.answers.clear();
+        let (answered, failed) = std::mem::take(&mut self.uncounted);
+        self.books.shared.load.count(answered, failed);
     }
 
     fn before_jobs(&mut self, baton: &Arc<Baton<Self>>) {

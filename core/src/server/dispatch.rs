@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 
 use super::connection::Books;
+use super::load::{add_report, is_failure};
 use crate::call::{Pump, PumpEnd};
 use crate::code::Code;
 use crate::context::{self, Cx};
@@ -51,6 +52,13 @@ pub(super) enum Answer {
         status: Status,
         trailers: Metadata,
     },
+}
+
+impl Answer {
+    /// The call failed by the server's fault.
+    pub(super) fn is_failure(&self) -> bool {
+        matches!(self, Self::Failed { status, .. } if is_failure(status))
+    }
 }
 
 impl Job {
@@ -177,7 +185,12 @@ impl HandlerTask {
 
     fn send(&mut self, job: &Job, outcome: Outcome) {
         let key = self.finished.key;
-        match job.answer(outcome, self.connection.reply_bytes_max()) {
+        let mut answer = job.answer(outcome, self.connection.reply_bytes_max());
+        if self.finished.is_counted {
+            self.finished.books.shared.load.count(1, u64::from(answer.is_failure()));
+            add_report(&self.finished.books, &self.connection, &mut answer, time::now);
+        }
+        match answer {
             Answer::Unary {
                 metadata,
                 message,

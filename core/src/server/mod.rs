@@ -1,7 +1,7 @@
 //! The side that answers calls.
 //!
 //! `accept` takes connections, `streams` their further streams, `connection` takes calls off each of them, `age` bounds how long they live, `router` finds the method, `dispatch` runs the handler,
-//! `health` answers for the server itself, `clock` measures how long that takes, [`shutdown`] brings all of it to an end in order, and `watchdog` sees to it that a handler which
+//! `health` answers for the server itself, [`load`] tells clients how busy it is, `clock` measures how long that takes, [`shutdown`] brings all of it to an end in order, and `watchdog` sees to it that a handler which
 //! blocks its thread blocks nobody else.
 
 mod accept;
@@ -11,6 +11,7 @@ mod clock;
 mod connection;
 mod dispatch;
 mod health;
+pub mod load;
 mod registration;
 mod router;
 pub mod shutdown;
@@ -20,6 +21,7 @@ mod streams;
 mod watchdog;
 
 pub use builder::{Server, ServerBuilder, ServerError};
+pub use load::ServerLoad;
 pub use router::{Collision, Fallback};
 pub use shutdown::{Drain, Serving};
 pub use snapshot::{ServerMonitor, ServerSnapshot};
@@ -31,6 +33,7 @@ use crate::interceptor::Chain;
 use crate::mux::MuxConfig;
 use age::Age;
 use health::ServerHealth;
+use load::LoadMeter;
 use router::Router;
 use shutdown::Tasks;
 use watchdog::Watchdog;
@@ -45,6 +48,7 @@ const HANDSHAKES_MAX: usize = 1_024;
 struct Shared {
     router: Router,
     health: ServerHealth,
+    load: LoadMeter,
     chain: Chain,
     mux: MuxConfig,
     connections_max: usize,

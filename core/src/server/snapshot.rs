@@ -26,6 +26,12 @@ pub struct ServerSnapshot {
     pub connections_max: usize,
     /// Connections that were closed at once because there were as many as may be.
     pub connections_refused: u64,
+    /// Calls that were answered so far.
+    pub answered: u64,
+    /// Those of them that failed by the server's fault: UNKNOWN, INTERNAL, DATA_LOSS, RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED, or UNAVAILABLE after the handler began.
+    pub failed: u64,
+    /// The part of its capacity that is used, as the application set it.
+    pub utilization: Option<f64>,
     /// Handlers that run in tasks of their own; those that answer at once have none.
     pub running_handlers: usize,
     /// Handlers that panicked so far.
@@ -76,6 +82,7 @@ impl ServerMonitor {
     #[must_use]
     pub fn snapshot(&self) -> ServerSnapshot {
         let shared = &self.shared;
+        let (answered, failed) = shared.load.counts();
         ServerSnapshot {
             addresses: self.addresses.to_vec(),
             health: shared.health.of(""),
@@ -83,6 +90,9 @@ impl ServerMonitor {
             connections: self.connections.len(),
             connections_max: shared.connections_max,
             connections_refused: shared.turned_away.asked(),
+            answered,
+            failed,
+            utilization: shared.load.utilization(),
             running_handlers: shared.running.load(Ordering::Relaxed),
             panics: shared.panics.load(Ordering::Relaxed),
             registries: self.registries,

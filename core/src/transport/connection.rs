@@ -370,6 +370,12 @@ impl Connection {
         self.lock().mux.reply_bytes_max()
     }
 
+    /// Server: the least time between two load reports, in milliseconds; 0 if the client wants none.
+    #[must_use]
+    pub fn load_interval_ms(&self) -> u32 {
+        self.lock().mux.load_interval_ms()
+    }
+
     /// Server: asks the client to leave; running calls are still answered.
     pub fn start_drain(&self, now: Instant) {
         let mut state = self.lock();

@@ -32,6 +32,8 @@ pub struct Hello {
     pub max_head: usize,
     /// Pings closer together count against the sender, in milliseconds.
     pub ping_interval_min_ms: u32,
+    /// The least time between two load reports, in milliseconds; 0 for none at all.
+    pub load_interval_ms: u32,
     /// Name and version, for logs.
     pub agent: String,
 }
@@ -46,6 +48,7 @@ impl Default for Hello {
             max_message: 4 * 1024 * 1024,
             max_head: 16 * 1024,
             ping_interval_min_ms: 5_000,
+            load_interval_ms: 0,
             agent: String::new(),
         }
     }
@@ -54,7 +57,7 @@ impl Default for Hello {
 impl Hello {
     /// Appends the payload of the frame.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        raw::write_map_len(out, 8);
+        raw::write_map_len(out, 9);
         let numbers = [
             ("max_frame", self.max_frame as u64),
             ("stream_window", u64::from(self.stream_window)),
@@ -63,6 +66,7 @@ impl Hello {
             ("max_message", self.max_message as u64),
             ("max_head", self.max_head as u64),
             ("ping_interval_min_ms", u64::from(self.ping_interval_min_ms)),
+            ("load_interval_ms", u64::from(self.load_interval_ms)),
         ];
         for (name, number) in numbers {
             raw::write_str(out, name);
@@ -95,6 +99,7 @@ impl Hello {
                 "max_message" => hello.max_message = size(reader.uint()?),
                 "max_head" => hello.max_head = size(reader.uint()?).max(HEAD_BYTES_MIN),
                 "ping_interval_min_ms" => hello.ping_interval_min_ms = number(reader.uint()?),
+                "load_interval_ms" => hello.load_interval_ms = number(reader.uint()?),
                 "agent" => {
                     let agent = reader.str()?;
                     hello.agent = agent[..agent.floor_char_boundary(AGENT_BYTES_MAX)].to_owned();
@@ -191,6 +196,7 @@ mod tests {
             max_message in 0..=u32::MAX as usize,
             max_head in HEAD_BYTES_MIN..=32 * 1024,
             ping_interval_min_ms in any::<u32>(),
+            load_interval_ms in any::<u32>(),
             agent in "[ -~]{0,64}",
             later in any::<i64>(),
         ) {
@@ -202,15 +208,16 @@ mod tests {
                 max_message,
                 max_head,
                 ping_interval_min_ms,
+                load_interval_ms,
                 agent,
             };
             let mut bytes = Vec::new();
             hello.encode(&mut bytes);
             prop_assert_eq!(Hello::decode(&bytes), Ok(hello.clone()));
             prop_assert!(Hello::decode(&bytes[..bytes.len() - 1]).is_err());
-            // One field more than the eight that the map began with.
-            prop_assert_eq!(bytes[0], 0x88);
-            bytes[0] = 0x89;
+            // One field more than the nine that the map began with.
+            prop_assert_eq!(bytes[0], 0x89);
+            bytes[0] = 0x8a;
             raw::write_str(&mut bytes, "from_the_future");
             bytes.push(0xd3);
             bytes.extend_from_slice(&later.to_be_bytes());

@@ -52,6 +52,7 @@
 //! | `max_message` | one message, in bytes | 4194304 |
 //! | `max_head` | metadata of one head, in bytes; less than 256 counts as 256 | 16384 |
 //! | `ping_interval_min_ms` | pings closer together count against the sender | 5000 |
+//! | `load_interval_ms` | a load report (see below) at most so often; 0: none | 0 |
 //! | `agent` | name and version, for logs | "" |
 //!
 //! All are unsigned integers but `agent`, a string. When a HELLO raises a window, the difference to the last column is added to the credit
@@ -95,6 +96,12 @@
 //! when not empty, is a MessagePack array `[message: str, details: bin, application error: bin]` whose trailing elements may be absent. The
 //! details are bytes of the handler's choice. The application error, when not empty, is the method's typed error as a named value (below):
 //! usually an enum, thus the name of a variant or a map from it. Whoever does not know it goes by code and message.
+//!
+//! **Load reports.** A server may put one into the trailers of an END, under the key `sinew-load-bin`, if the client's `load_interval_ms` is not 0
+//! and as much time has passed since the last one on that stream of the transport: a MessagePack map with string keys and unsigned integers as
+//! values. `window_ms`: the time that it is about, at least 1; `calls`: how many the server answered in it, of all clients; `failures`: how many of
+//! these failed by its fault; `utilization`: the used part of its capacity, in thousandths, absent if that is not known. Unknown keys are
+//! skipped. It is for the client's balancer, and not shown to the application.
 //!
 //! # Values
 //! Arguments are one MessagePack array with an element per argument, in order, without `&Cx` and streams; no arguments are an empty array.
@@ -225,5 +232,6 @@ pub mod error;
 pub mod frame;
 pub mod head;
 pub mod hello;
+pub mod load;
 pub mod message;
 pub mod pool;

@@ -12,6 +12,8 @@ mod p2c;
 mod pick_first;
 mod round_robin;
 pub(super) mod routed;
+mod weighted;
+pub(super) mod zoned;
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,12 +22,14 @@ use std::time::{Duration, Instant};
 use super::member::Member;
 use crate::discovery::Endpoint;
 use crate::metadata::Metadata;
+use crate::policy::reported::LoadReport;
 
 pub use consistent_hash::ConsistentHash;
 pub use least_request::LeastRequest;
 pub use p2c::PeakEwma;
 pub use pick_first::PickFirst;
 pub use round_robin::RoundRobin;
+pub use weighted::WeightedRoundRobin;
 
 /// A policy of choosing endpoints.
 ///
@@ -62,6 +66,12 @@ pub trait Balancer: Send + Sync + fmt::Debug + 'static {
     /// Which endpoints to connect to (default: all).
     fn connects_to(&self) -> ConnectsTo {
         ConnectsTo::All
+    }
+
+    /// How often a new picker is wanted though the endpoints are the same, because what they report of their load has changed (default: never; more often than
+    /// 100 ms counts as that). No picker is made while nothing is called.
+    fn refresh_interval(&self) -> Option<Duration> {
+        None
     }
 }
 
@@ -118,6 +128,12 @@ impl Candidate {
     #[must_use]
     pub fn latency(&self) -> Option<Duration> {
         self.member.load.latency()
+    }
+
+    /// What it reported of its load last, with some of its answers; `None` before the first report, and after its connection was lost.
+    #[must_use]
+    pub fn load_report(&self, now: Instant) -> Option<LoadReport> {
+        self.member.load_report(now)
     }
 
     /// What one more call would cost there, next to what it costs at others: by latency, calls in flight, silence and failures. `share` is its weight over

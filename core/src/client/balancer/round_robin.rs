@@ -13,19 +13,26 @@ pub struct RoundRobin;
 impl Balancer for RoundRobin {
     fn picker(&self, ready: &[Candidate]) -> Arc<dyn Picker> {
         let weights: Vec<u32> = ready.iter().map(Candidate::weight).collect();
-        Arc::new(Turns {
-            candidates: ready.into(),
-            schedule: Schedule::new(&weights),
-            // At random, or the first of the list would have a call more with every change of it, and those at its end none if it changes often.
-            next: AtomicU64::new(fastrand::u64(..) >> 1),
-        })
+        Arc::new(Turns::new(ready, &weights))
     }
 }
 
-struct Turns {
+/// Candidates that have their turns by weight.
+pub(super) struct Turns {
     candidates: Box<[Candidate]>,
     schedule: Option<Schedule>,
     next: AtomicU64,
+}
+
+impl Turns {
+    pub(super) fn new(ready: &[Candidate], weights: &[u32]) -> Self {
+        Self {
+            candidates: ready.into(),
+            schedule: Schedule::new(weights),
+            // At random, or the first of the list would have a call more with every change of it, and those at its end none if it changes often.
+            next: AtomicU64::new(fastrand::u64(..) >> 1),
+        }
+    }
 }
 
 impl Picker for Turns {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use etcd_client::{Client, EventType, GetOptions, KeyValue, ResponseHeader, WatchOptions, WatchResponse, WatchStream};
 use tokio::time::Instant;
 
-use super::session::{Turns, asked, pause};
+use super::session::{Turns, asked, pause, pause_briefly};
 use super::{Config, Member};
 use crate::discovery::resolver::ResolveError;
 
@@ -69,6 +69,9 @@ impl Range {
     }
 }
 
+/// A watch that lasted as long was no accident.
+const WELL_AFTER: Duration = Duration::from_secs(1);
+
 /// Follows the keys of `range` for ever.
 pub(crate) async fn follow<R: Reader>(config: &Config, range: Range, reader: &R) {
     let turns = Turns::new();
@@ -77,6 +80,14 @@ pub(crate) async fn follow<R: Reader>(config: &Config, range: Range, reader: &R)
     loop {
         // Boxed, because the client of etcd makes large futures.
         let Err(error) = Box::pin(follow_member(config, &turns, &mut mirror, reader)).await;
+        let was_well = mirror.followed_since.take().is_some_and(|since| since.elapsed() >= WELL_AFTER);
+        if was_well {
+            // One that went is not the end of the cluster: the next one is asked soon.
+            failures = 0;
+            reader.fail(error);
+            pause_briefly().await;
+            continue;
+        }
         failures += 1;
         // As long as nothing is known at all, every member is asked before that counts as a failure.
         if mirror.was_read || failures >= config.members.len() {
@@ -97,6 +108,8 @@ struct Mirror<V> {
     relist_at: Instant,
     /// The list was read once.
     was_read: bool,
+    /// When the watch began.
+    followed_since: Option<Instant>,
 }
 
 /// One key.
@@ -127,6 +140,7 @@ async fn follow_member<R: Reader>(
         let options = options.with_start_revision(mirror.revision + 1);
         let watching = client.watch(mirror.range.from.clone(), Some(options));
         let mut watch = asked(&member, "watch", watching).await?;
+        mirror.followed_since = Some(Instant::now());
         mirror.follow(&mut watch, &member, reader).await?;
         // The history is gone, or another one: everything anew, from the same member, and never as fast as it answers.
         pause().await;
@@ -153,6 +167,7 @@ impl<V: Send> Mirror<V> {
             revision: 0,
             relist_at: Instant::now(),
             was_read: false,
+            followed_since: None,
         }
     }
 

@@ -17,6 +17,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(3));
 /// How long to wait between attempts, at most; at random, so that clients of a cluster that comes back do not come at once.
 const RETRY: Duration = Duration::from_secs(1);
+/// The same before the first attempt at another member: so that all clients of one that went do not come at the same instant.
+const SWITCH: Duration = Duration::from_millis(200);
 
 /// Which member is asked next, in turn.
 #[derive(Debug, Default)]
@@ -70,6 +72,11 @@ pub(super) async fn asked<T>(
             "etcd at {member}: no answer to {what} within {REQUEST_TIMEOUT:?}"
         ))),
     }
+}
+
+/// Waits before another member is asked in place of one that was well until now.
+pub(super) async fn pause_briefly() {
+    tokio::time::sleep(SWITCH.mul_f64(fastrand::f64())).await;
 }
 
 /// Waits before the next attempt.
