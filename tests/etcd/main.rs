@@ -25,6 +25,7 @@ mod cluster;
 mod gate;
 mod losses;
 mod outages;
+mod quorum;
 mod registry;
 mod scale;
 
