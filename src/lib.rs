@@ -109,7 +109,7 @@ pub use sinew_macros::{AppError, interceptor, service};
 pub mod transport {
     pub use sinew_core::transport::error::{AddressError, BindError, ConnectError};
     pub use sinew_core::transport::io::{ByteStream, SharedWrite};
-    pub use sinew_core::transport::mem::pair;
+    pub use sinew_core::transport::mem::{MemListener, pair};
 }
 
 /// The encoded forms, for proxies, dynamic clients, and services that are implemented by hand.

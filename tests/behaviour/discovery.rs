@@ -4,11 +4,14 @@ mod cache;
 mod config;
 #[cfg(feature = "dns")]
 mod dns;
+mod gate;
 mod health;
 mod keys;
+mod partitions;
 mod pools;
 mod removals;
 mod security;
+mod slow_replica;
 mod snapshots;
 mod storm;
 mod zones;

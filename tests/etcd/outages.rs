@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{serve, until_answering, until_registered};
-use crate::support::bounded;
+use crate::support::{bounded, outage};
 
 /// What all of them begin with.
 mod under_load {
@@ -36,12 +36,14 @@ async fn etcd_is_killed_and_comes_back() {
         let (mut cluster, etcd) = under_load::cluster(1).await;
         let (_one, _two, channel, traffic) = under_load::servers(&etcd).await;
         cluster.kill_all();
-        tokio::time::sleep(Duration::from_secs(6)).await;
+        let outage = outage(Duration::from_secs(6));
+        tokio::time::sleep(outage).await;
         cluster.restart().await;
         let _three = serve(&etcd, "three").await;
         until_answering(&channel, &["one", "three", "two"]).await;
         until_registered(&cluster, 3).await;
-        traffic.without_errors("etcd killed for 6 s", 6).await;
+        let seconds = usize::try_from(outage.as_secs()).unwrap();
+        traffic.without_errors(&format!("etcd killed for {seconds} s"), seconds).await;
     })
     .await;
 }

@@ -21,10 +21,17 @@ const HANG: Duration = Duration::from_secs(120);
 
 /// Runs `test`, and fails if it hangs.
 pub(crate) async fn bounded<T>(test: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(HANG, test).await {
+    let limit = HANG + outage(Duration::ZERO);
+    match tokio::time::timeout(limit, test).await {
         Ok(result) => result,
-        Err(_) => panic!("the test hangs: it did not end within {HANG:?}"),
+        Err(_) => panic!("the test hangs: it did not end within {limit:?}"),
     }
+}
+
+/// How long a registry is to be down: `at_least`, or as long as `SINEW_OUTAGE_SECONDS` says.
+pub(crate) fn outage(at_least: Duration) -> Duration {
+    let asked = std::env::var("SINEW_OUTAGE_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
+    asked.map_or(at_least, |seconds| at_least.max(Duration::from_secs(seconds)))
 }
 
 /// Waits until `condition` holds; for gauges, which nobody announces. Fails if it never does.

@@ -198,6 +198,16 @@ impl Channel {
         }
     }
 
+    /// Has endpoints that could not be reached connect again within a second, in place of waiting for their backoff, which begins anew: for an application that
+    /// learns that the network is back. The entry of an endpoint that changes in its registry does the same for it.
+    pub fn reset_backoff(&self) {
+        match &*self.inner.target {
+            Target::One(subchannel) => subchannel.reset_backoff(),
+            Target::Pool(pool) => pool.reset_backoff(),
+            Target::Local(_) => {}
+        }
+    }
+
     /// Closes the channel and all its clones for good; running calls end with UNAVAILABLE.
     pub fn shut_down(&self) {
         match &*self.inner.target {

@@ -258,7 +258,13 @@ impl Members {
         self.refused.clear();
         for endpoint in taken {
             let known = before.remove(endpoint.name());
-            let kept = known.filter(|known| known.endpoint.is_same_instance(endpoint)).map(|known| known.member);
+            let kept = known.filter(|known| known.endpoint.is_same_instance(endpoint)).map(|known| {
+                if known.endpoint != *endpoint {
+                    // Somebody keeps its entry up to date.
+                    known.member.subchannel.reset_backoff();
+                }
+                known.member
+            });
             match kept.map_or_else(|| make(endpoint), Ok) {
                 Ok(member) => self.members.push(Known {
                     endpoint: endpoint.clone(),

@@ -250,6 +250,12 @@ impl Pool {
         self.task.start(check, || run(Running(Arc::clone(&self.shared))))
     }
 
+    /// Has those that wait before they connect again do so soon.
+    pub(super) fn reset_backoff(&self) {
+        let members = self.shared.members();
+        members.iter().filter_map(Weak::upgrade).for_each(|member| member.subchannel.reset_backoff());
+    }
+
     /// Closes all connections for good.
     pub(super) fn shut_down(&self) {
         self.shared.state.send_replace(ConnectivityState::Shutdown);

@@ -41,6 +41,9 @@ pub trait Connector: Send + Sync + 'static {
 /// A connection that lived as long proves that the server is well.
 const STABLE_AFTER: Duration = Duration::from_secs(1);
 
+/// How long an attempt for which there is new hope waits, at most; at random.
+const HURRY: Duration = Duration::from_secs(1);
+
 /// Dials the addresses of an endpoint, one or several.
 #[derive(Debug)]
 pub(super) struct Dial {
@@ -72,6 +75,8 @@ struct Shared {
     /// calls of this process, and ends with the last of them.
     leaving: Mutex<Vec<Leaving>>,
     on_change: Option<Arc<Notify>>,
+    /// Whoever waits before the next attempt need not.
+    hurry: Notify,
     health: HealthCheck,
     standing: Mutex<Standing>,
     running: IsRunning,
@@ -118,6 +123,7 @@ impl Subchannel {
                 health: config.health,
                 running: task.is_running(),
                 on_change: config.on_change,
+                hurry: Notify::new(),
             }),
             task,
         }
@@ -138,6 +144,12 @@ impl Subchannel {
     /// How the endpoint stands by what it said on its connection.
     pub(super) fn standing(&self) -> Standing {
         *self.shared.standing()
+    }
+
+    /// There is reason to believe that connecting works now: who waits before the next attempt waits no more.
+    pub(super) fn reset_backoff(&self) {
+        // Who does not wait needs no telling.
+        self.shared.hurry.notify_waiters();
     }
 
     /// Stops connecting, if no call can be on a connection of its.
@@ -301,11 +313,13 @@ async fn run(running: Running) {
         if failures > 0 || *shared.state.borrow() == ConnectivityState::TransientFailure {
             let delay = shared.backoff.delay(failures, fastrand::f64());
             failures = failures.saturating_add(1);
-            tokio::time::sleep(delay).await;
+            if shared.is_hurried_within(delay).await {
+                failures = 0;
+            }
         } else if short_lived > 1 {
             // READY alone is no proof of health: a server that greets everybody and hangs up must not be called again and again. Once may be
             // an accident.
-            tokio::time::sleep(shared.backoff.delay(short_lived - 2, fastrand::f64())).await;
+            shared.is_hurried_within(shared.backoff.delay(short_lived - 2, fastrand::f64())).await;
         }
     }
 }
@@ -321,6 +335,20 @@ enum Watched {
 }
 
 impl Shared {
+    /// Waits before the next attempt; whether that was cut short.
+    async fn is_hurried_within(&self, delay: Duration) -> bool {
+        let until = tokio::time::Instant::now() + delay;
+        // Both are cancel safe.
+        tokio::select! {
+            () = tokio::time::sleep_until(until) => false,
+            () = self.hurry.notified() => {
+                // Others were told at the same moment.
+                tokio::time::sleep_until(until.min(tokio::time::Instant::now() + HURRY.mul_f64(fastrand::f64()))).await;
+                true
+            }
+        }
+    }
+
     /// Hands the connection to calls and waits until it leaves use.
     async fn watch(&self, connection: &Connection, failures: &mut u32) -> Watched {
         self.current.store(Some(Arc::new(connection.clone())));

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use sinew::{
-    Balancer, Candidate, Channel, Code, ConnectivityState, Cx, Endpoint, EndpointState, HandlerRan, Instance,
+    Backoff, Balancer, Candidate, Channel, Code, ConnectivityState, Cx, Endpoint, EndpointState, HandlerRan, Instance,
     LeastRequest, MemRegistry, PickArgs, PickFirst, Picker, Publisher, Resolver, RoundRobin, Server, ServerRequest,
 };
 
@@ -48,6 +48,39 @@ async fn calls_go_round_and_go_on_when_a_server_dies() {
     let _again = Node::start(&names[0]).await;
     tokio::time::sleep(Duration::from_secs(6)).await;
     assert_eq!(spread(&channel, 30).await.len(), 3);
+}
+
+/// Who waits a minute before it connects again does so within a second when its entry changes, or when the application asks for it.
+#[tokio::test(start_paused = true)]
+async fn a_change_in_the_registry_and_the_application_end_a_backoff() {
+    let slowly = Backoff::try_new(Duration::from_hours(24), 1.0, Duration::from_hours(24)).unwrap();
+    let [name] = names();
+    let registry = registry_of(std::slice::from_ref(&name));
+    let builder = || Channel::builder().backoff(slowly);
+    let channel = builder().resolver(registry.resolver("discovery.Who")).lazy("discovery.Who").unwrap();
+    let alone = builder().lazy(&format!("mem:{name}")).unwrap();
+    let fail = async || {
+        for channel in [&channel, &alone] {
+            assert_eq!(who(channel).name().await.unwrap_err().code(), Code::Unavailable);
+        }
+        tokio::time::sleep(Duration::from_mins(1)).await;
+    };
+    let is_ready = |channel: &Channel| channel.state() == ConnectivityState::Ready;
+    fail().await;
+    let node = Node::start(&name).await;
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    assert!(!is_ready(&channel) && !is_ready(&alone));
+    registry.put("discovery.Who", endpoint(&name).with_weight(7));
+    alone.reset_backoff();
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    assert!(is_ready(&channel) && is_ready(&alone));
+    drop(node);
+    until("it is gone", || !is_ready(&channel) && !is_ready(&alone)).await;
+    fail().await;
+    let _node = Node::start(&name).await;
+    channel.reset_backoff();
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    assert!(is_ready(&channel) && !is_ready(&alone));
 }
 
 #[tokio::test(start_paused = true)]
