@@ -7,6 +7,7 @@ mod dns;
 mod gate;
 mod health;
 mod keys;
+mod lines;
 mod partitions;
 mod pools;
 mod removals;

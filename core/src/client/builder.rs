@@ -11,6 +11,7 @@ use super::balancer::{Balancer, PeakEwma};
 use super::channel::{self, Channel};
 use super::config::Layers;
 use super::health::HealthCheck;
+use super::lines::CONNECTIONS_MAX;
 use super::pool::{Pool, PoolConfig};
 use super::subchannel::{Connector, Dial, Subchannel, SubchannelConfig};
 use super::target::{Service, Target, wrong};
@@ -51,6 +52,7 @@ pub struct ChannelBuilder {
     saved: Option<PathBuf>,
     slow_start: Option<Duration>,
     zone: Option<String>,
+    connections_per_endpoint: usize,
     config: Option<ServiceConfig>,
     config_sources: Vec<Arc<dyn ConfigSource>>,
     wrong: Option<String>,
@@ -85,6 +87,7 @@ impl Default for ChannelBuilder {
             saved: None,
             slow_start: None,
             zone: None,
+            connections_per_endpoint: 1,
             config: None,
             config_sources: Vec::new(),
             wrong: None,
@@ -237,6 +240,14 @@ impl ChannelBuilder {
         self
     }
 
+    /// Sets how many connections to each endpoint there may be (default 1, at most 16). Another one is made when all of them get 100 calls under way, or as many as
+    /// their server takes; it closes after 30 s without any. For clients with very many calls at a time, or long streams.
+    #[must_use]
+    pub fn connections_per_endpoint(mut self, max: usize) -> Self {
+        self.connections_per_endpoint = max;
+        self
+    }
+
     /// Sets the zone that this client runs in, as its endpoints name theirs (default: none; an empty text counts as that). Calls go to endpoints of the same zone
     /// as long as those are no busier than all are on average, by what they report of their load; above 1.15 times that, the rest goes to the other zones, and
     /// above a tenth of their capacity a hundredth in any case, to hear of them. Where no endpoint of the zone takes calls, all go to the others. Balancers for
@@ -287,6 +298,11 @@ impl ChannelBuilder {
         if self.config.is_some() || self.slow_start.is_some() || !self.config_sources.is_empty() {
             return Err(wrong(&format_args!(
                 "{address} is one address, so `.service_config(..)`, `.config_source(..)` and `.slow_start(..)` would do nothing; call a service, as static:///{address}"
+            )));
+        }
+        if self.connections_per_endpoint > 1 {
+            return Err(wrong(&format_args!(
+                "{address} is one address, which has one connection, so `.connections_per_endpoint(..)` would do nothing; call it as static:///{address}"
             )));
         }
         if let Some(zone) = &self.zone {
@@ -345,7 +361,8 @@ impl ChannelBuilder {
             },
             balancer: self.balancer.take().unwrap_or_else(|| Arc::new(PeakEwma)),
             layers: Layers::new(self.service_config_in_code(), self.config_sources),
-            connect: Box::new(move |endpoint, changed| endpoints.subchannel(endpoint, changed)),
+            connect: Arc::new(move |endpoint, changed| endpoints.subchannel(endpoint, changed)),
+            connections_per_endpoint: self.connections_per_endpoint,
             connect_timeout: self.connect_timeout,
             idle_timeout: self.mux.idle_timeout,
             backoff: self.backoff,
@@ -375,6 +392,12 @@ impl ChannelBuilder {
             return Err(wrong(message));
         }
         self.mux.check().map_err(|error| wrong(&error))?;
+        if !(1..=CONNECTIONS_MAX).contains(&self.connections_per_endpoint) {
+            return Err(wrong(&format_args!(
+                "connections_per_endpoint is {}; it must be 1 to {CONNECTIONS_MAX}",
+                self.connections_per_endpoint
+            )));
+        }
         check_duration("connect_timeout", self.connect_timeout).map_err(|error| wrong(&error))?;
         if let Some(health) = &self.health {
             if let Some(error) = &health.wrong {
@@ -403,6 +426,7 @@ impl ChannelBuilder {
             backoff: self.backoff,
             connect_timeout: self.connect_timeout,
             health: HealthCheck::off(),
+            is_extra: false,
             on_change: None,
         });
         Ok(Channel::remote(
@@ -471,6 +495,7 @@ impl Endpoints {
             backoff: self.backoff,
             connect_timeout: self.connect_timeout,
             health: self.health.clone(),
+            is_extra: false,
             on_change: Some(changed),
         })
     }

@@ -279,7 +279,7 @@ impl Channel {
     /// Takes a connection that accepts no calls out of use.
     pub(super) fn retire(&self, connection: &Connection, completion: Option<&Completion>) {
         match (&*self.inner.target, completion) {
-            (_, Some(completion)) => completion.member().subchannel.retire(connection),
+            (_, Some(completion)) => completion.member().retire(connection),
             (Target::One(subchannel), None) => subchannel.retire(connection),
             (Target::Pool(_) | Target::Local(_), None) => {}
         }

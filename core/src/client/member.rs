@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::health::Standing;
+use super::lines::{Line, Lines};
 use super::state::ConnectivityState;
 use super::subchannel::{Subchannel, unreachable};
 use crate::code::Code;
@@ -20,6 +21,8 @@ pub(super) struct Member {
     /// Never used again within the process.
     pub(super) id: u64,
     pub(super) subchannel: Subchannel,
+    /// Its further connections, if it may have any.
+    pub(super) lines: Option<Lines>,
     pub(super) load: Load,
     /// Since when it is connected.
     pub(super) ready_since: Mutex<Option<tokio::time::Instant>>,
@@ -47,6 +50,8 @@ pub(super) struct Picked {
 /// One attempt at a member, counted there until it is over. Keeps the member's connection alive, also when it is in no list any more.
 pub(super) struct Completion {
     member: Arc<Member>,
+    /// The connection, if it is not the first.
+    line: Option<Arc<Line>>,
     began: Instant,
     verdict: Verdict,
     /// How long it takes tells something.
@@ -60,6 +65,43 @@ impl Member {
             (ConnectivityState::Ready, Standing::Unheard) => ConnectivityState::Connecting,
             (ConnectivityState::Ready, Standing::Refuses(_) | Standing::Silent) => ConnectivityState::TransientFailure,
             (state, _) => state,
+        }
+    }
+
+    /// Begins an attempt there, if it is still connected.
+    pub(super) fn begin(self: &Arc<Self>, now: Instant) -> Option<Picked> {
+        let (connection, line) = match &self.lines {
+            None => (self.subchannel.current().as_deref()?.clone(), None),
+            Some(lines) => {
+                let chosen = lines.choose(&self.subchannel)?;
+                (chosen.connection, chosen.line)
+            }
+        };
+        Some(Picked {
+            connection,
+            completion: Some(Completion::begin(Arc::clone(self), line, now)),
+        })
+    }
+
+    /// Takes a connection that accepts no calls out of use.
+    pub(super) fn retire(&self, connection: &Connection) {
+        self.subchannel.retire(connection);
+        if let Some(lines) = &self.lines {
+            lines.retire(connection);
+        }
+    }
+
+    /// Connections that are there.
+    pub(super) fn connections(&self) -> usize {
+        let further = self.lines.as_ref().map_or(0, Lines::connected);
+        further + usize::from(self.subchannel.current().is_some())
+    }
+
+    /// Closes its connections for good.
+    pub(super) fn shut_down(&self) {
+        self.subchannel.shut_down();
+        if let Some(lines) = &self.lines {
+            lines.shut_down();
         }
     }
 
@@ -130,10 +172,11 @@ impl Picked {
 }
 
 impl Completion {
-    pub(super) fn begin(member: Arc<Member>, now: Instant) -> Self {
+    fn begin(member: Arc<Member>, line: Option<Arc<Line>>, now: Instant) -> Self {
         member.load.begin(now, &member.typical);
         Self {
             member,
+            line,
             began: now,
             verdict: Verdict::GivenUp,
             is_timed: true,
@@ -173,6 +216,7 @@ impl Drop for Completion {
     fn drop(&mut self) {
         let Self {
             member,
+            line,
             began,
             verdict,
             is_timed,
@@ -180,6 +224,9 @@ impl Drop for Completion {
         match is_timed {
             true => member.load.end(*began, time::now(), *verdict, &member.typical),
             false => member.load.end_untimed(*began, time::now(), *verdict, &member.typical),
+        }
+        if let Some(lines) = &member.lines {
+            lines.leave(line.as_deref());
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod channel;
 mod config;
 pub mod future;
 pub mod health;
+mod lines;
 mod looks;
 mod member;
 mod members;

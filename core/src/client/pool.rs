@@ -16,8 +16,9 @@ use super::balancer::zoned::{self, Zone};
 use super::balancer::{Balancer, Candidate, PickArgs, Picker, routed};
 use super::channel::Wanted;
 use super::config::{self, Layers};
+use super::lines::Lines;
 use super::looks::{Idle, Refresh};
-use super::member::{Completion, Member, Picked};
+use super::member::{Member, Picked};
 use super::members::{Members, View};
 use super::on_demand::{IsRunning, OnDemand, Task, persist};
 use super::snapshot::{Board, ChannelSnapshot, ListSnapshot};
@@ -49,7 +50,8 @@ pub(super) struct PoolConfig {
     /// Unless the configuration names another.
     pub(super) balancer: Arc<dyn Balancer>,
     pub(super) layers: Layers,
-    pub(super) connect: Box<Connect>,
+    pub(super) connect: Arc<Connect>,
+    pub(super) connections_per_endpoint: usize,
     pub(super) connect_timeout: Duration,
     pub(super) idle_timeout: Option<Duration>,
     pub(super) backoff: Backoff,
@@ -174,7 +176,7 @@ impl Pool {
             exclude,
         };
         let first = published.pick(&args);
-        if let Some(picked) = first.and_then(|candidate| candidate.begin(now)) {
+        if let Some(picked) = first.and_then(|candidate| candidate.member.begin(now)) {
             return Some(picked);
         }
         // It lost its connection a moment ago, or all were tried.
@@ -183,14 +185,14 @@ impl Pool {
         while let Some(candidate) = last.filter(|one| !lost.contains(&one.member.id)) {
             lost.push(candidate.member.id);
             last = published.pick(&PickArgs { exclude: &lost, ..args });
-            if let Some(picked) = last.and_then(|candidate| candidate.begin(now)) {
+            if let Some(picked) = last.and_then(|candidate| candidate.member.begin(now)) {
                 return Some(picked);
             }
         }
         if exclude.is_empty() {
             return None;
         }
-        published.pick(&PickArgs { exclude: &[], ..args }).and_then(|candidate| candidate.begin(now))
+        published.pick(&PickArgs { exclude: &[], ..args }).and_then(|candidate| candidate.member.begin(now))
     }
 
     /// A connection for an attempt; waits until there is one.
@@ -263,7 +265,7 @@ impl Pool {
         self.task.stop();
         // Those that are in no list any more, too: their calls end as well.
         let members = std::mem::take(&mut *self.shared.members());
-        members.iter().filter_map(Weak::upgrade).for_each(|member| member.subchannel.shut_down());
+        members.iter().filter_map(Weak::upgrade).for_each(|member| member.shut_down());
     }
 }
 
@@ -276,17 +278,6 @@ impl Drop for Pool {
 impl Published {
     fn pick(&self, args: &PickArgs<'_>) -> Option<&Candidate> {
         self.picker.pick(args).and_then(|index| self.candidates.get(index))
-    }
-}
-
-impl Candidate {
-    /// Begins an attempt there, if it is still connected.
-    fn begin(&self, now: std::time::Instant) -> Option<Picked> {
-        let connection = self.member.subchannel.current();
-        connection.as_deref().map(|connection| Picked {
-            connection: connection.clone(),
-            completion: Some(Completion::begin(Arc::clone(&self.member), now)),
-        })
     }
 }
 
@@ -424,6 +415,7 @@ impl Shared {
         let member = Arc::new(Member {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             subchannel: Subchannel::new(config),
+            lines: self.lines(endpoint),
             load: Load::default(),
             ready_since: Mutex::default(),
             typical: Arc::clone(&self.typical),
@@ -445,6 +437,14 @@ impl Shared {
     fn zoned_share(&self) -> Option<f64> {
         let share = f64::from_bits(self.zone_share.load(Ordering::Relaxed));
         Some(share).filter(|share| !share.is_nan())
+    }
+
+    /// What makes further connections to an endpoint, if there may be any.
+    fn lines(&self, endpoint: &Endpoint) -> Option<Lines> {
+        let max = self.config.connections_per_endpoint;
+        let (connect, endpoint) = (Arc::clone(&self.config.connect), endpoint.clone());
+        let make = move || connect(&endpoint, Arc::default());
+        (max > 1).then(|| Lines::new(max, Box::new(make)))
     }
 
     /// The balancer that holds.

@@ -68,6 +68,8 @@ pub struct EndpointSnapshot {
     pub health: HealthStatus,
     /// Why it takes no calls, if that is known.
     pub failure: Option<String>,
+    /// Connections to it that are there.
+    pub connections: usize,
     /// Attempts that were begun there, since this channel knows this run of it.
     pub picks: u64,
     /// Those that failed, by its fault or its way's.
@@ -103,6 +105,7 @@ fn of(endpoint: Endpoint, member: &Member) -> EndpointSnapshot {
         state: member.state(),
         health: member.subchannel.standing().health(),
         failure: member.failure().map(|failure| failure.message().to_owned()),
+        connections: member.connections(),
         picks: member.load.begun(),
         failed: member.load.failed(),
         in_flight: member.load.in_flight(),

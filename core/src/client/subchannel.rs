@@ -77,6 +77,7 @@ struct Shared {
     on_change: Option<Arc<Notify>>,
     /// Whoever waits before the next attempt need not.
     hurry: Notify,
+    is_extra: bool,
     health: HealthCheck,
     standing: Mutex<Standing>,
     running: IsRunning,
@@ -101,6 +102,8 @@ pub(super) struct SubchannelConfig {
     pub(super) backoff: Backoff,
     pub(super) connect_timeout: Duration,
     pub(super) health: HealthCheck,
+    /// Calls can do without it: it is not connected again by itself.
+    pub(super) is_extra: bool,
     /// Told of every change of state.
     pub(super) on_change: Option<Arc<Notify>>,
 }
@@ -124,6 +127,7 @@ impl Subchannel {
                 running: task.is_running(),
                 on_change: config.on_change,
                 hurry: Notify::new(),
+                is_extra: config.is_extra,
             }),
             task,
         }
@@ -309,6 +313,11 @@ async fn run(running: Running) {
                 };
             }
             Err(error) => shared.note_failure(&error),
+        }
+        if shared.is_extra {
+            // Whoever misses it begins anew, and not at once.
+            tokio::time::sleep(STABLE_AFTER).await;
+            return;
         }
         if failures > 0 || *shared.state.borrow() == ConnectivityState::TransientFailure {
             let delay = shared.backoff.delay(failures, fastrand::f64());

@@ -5,7 +5,7 @@
 //! polled once and then forgotten delays nobody.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -52,6 +52,8 @@ pub(super) struct Shared {
     peer: Peer,
     /// As [`Mux::is_full_of_answers`] said when it was last asked under the lock; read for every call without it.
     full_of_answers: AtomicBool,
+    /// Calls that the peer takes at a time, as its HELLO says.
+    calls_max: AtomicU32,
     lifecycle: watch::Sender<Lifecycle>,
     /// What it is to other streams of the same connection.
     relation: Relation,
@@ -66,6 +68,7 @@ impl Connection {
                 writer,
                 peer,
                 full_of_answers: AtomicBool::new(false),
+                calls_max: AtomicU32::new(0),
                 lifecycle: watch::Sender::new(Lifecycle::Connecting),
                 relation,
                 early,
@@ -264,12 +267,6 @@ impl Connection {
         self.act(|mux| mux.take_failure(key))
     }
 
-    /// How many calls the peer takes at a time, as far as it has said so.
-    #[must_use]
-    pub fn calls_max(&self) -> u32 {
-        self.lock().mux.peer().max_streams
-    }
-
     /// See [`Mux::add_background_stream`]; until what it returns is dropped.
     #[must_use]
     pub fn background_stream(&self) -> BackgroundStream {
@@ -362,6 +359,18 @@ impl Connection {
     /// Notes what the mux says of its answers; after anything that changes them.
     pub(super) fn note_answers(&self, mux: &Mux) {
         self.shared.full_of_answers.store(mux.is_full_of_answers(), Ordering::Relaxed);
+    }
+
+    /// Notes what the peer's HELLO says.
+    pub(super) fn note_hello(&self) {
+        let max = self.lock().mux.peer().max_streams;
+        self.shared.calls_max.store(max, Ordering::Relaxed);
+    }
+
+    /// Client: how many calls the server takes at a time, on this connection; 0 before it has said so.
+    #[must_use]
+    pub fn calls_max(&self) -> u32 {
+        self.shared.calls_max.load(Ordering::Relaxed)
     }
 
     /// The largest message that the peer takes.

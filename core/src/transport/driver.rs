@@ -349,6 +349,9 @@ impl<A: Acceptor> Core<A> {
             return;
         }
         self.grown = true;
+        if self.events.hello {
+            connection.note_hello();
+        }
         if self.events.wakers.len() <= 1 || !self.events.incoming.is_empty() {
             self.wake_held();
         }

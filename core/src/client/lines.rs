@@ -1,0 +1,169 @@
+//! More connections to one endpoint, while it has many calls of this channel.
+//!
+//! One connection is written and read by one task at each end, and its server takes so many calls on it. When the last of an endpoint's connections gets as many
+//! calls as are good for it, another one is made, and takes those that come from then on; it closes by itself when it has had nothing to do for a while. Whether the endpoint can be called at all is for its
+//! first connection to say.
+//!
+//! Source: gRFC A105.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+use super::health::HealthCheck;
+use super::subchannel::{Subchannel, SubchannelConfig};
+use crate::mux::MuxConfig;
+use crate::status::Status;
+use crate::transport::Connection;
+
+/// The most connections to one endpoint that can be asked for.
+pub(super) const CONNECTIONS_MAX: usize = 16;
+/// Calls under way on a connection that has enough of them: they share wakeups and writes already, and another connection can use another processor.
+const CROWDED: u32 = 100;
+/// The time after which a connection that is not needed closes.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Makes the subchannel of one more connection.
+pub(super) type Make = dyn Fn() -> Result<SubchannelConfig, Status> + Send + Sync;
+
+/// The connections to one endpoint.
+pub(super) struct Lines {
+    /// How many there may be besides the first.
+    more_max: usize,
+    make: Box<Make>,
+    /// Calls on the first one.
+    on_first: AtomicU32,
+    more: ArcSwap<Vec<Arc<Line>>>,
+    /// Held while one is added.
+    growing: Mutex<()>,
+}
+
+/// One of the further connections.
+pub(super) struct Line {
+    subchannel: Subchannel,
+    in_flight: AtomicU32,
+}
+
+/// A connection, and whom to tell when the call is over.
+pub(super) struct Chosen {
+    pub(super) connection: Connection,
+    /// `None` for the first.
+    pub(super) line: Option<Arc<Line>>,
+}
+
+impl Lines {
+    /// For at most `max` connections.
+    pub(super) fn new(max: usize, make: Box<Make>) -> Self {
+        Self {
+            more_max: max.saturating_sub(1),
+            make,
+            on_first: AtomicU32::new(0),
+            more: ArcSwap::default(),
+            growing: Mutex::default(),
+        }
+    }
+
+    /// The connection for a call, if the first one is there; the call counts on it until [`leave`](Self::leave).
+    pub(super) fn choose(&self, first: &Subchannel) -> Option<Chosen> {
+        let first = Connection::clone(first.current().as_deref()?);
+        let more = self.more.load();
+        let of_first = (self.on_first.load(Ordering::Relaxed), first, None);
+        let others = more.iter().filter_map(|line| {
+            let connection = line.subchannel.current().as_deref().cloned()?;
+            // Before its HELLO it may come to nothing yet.
+            let is_ready = connection.calls_max() > 0;
+            is_ready.then(|| {
+                (
+                    line.in_flight.load(Ordering::Relaxed),
+                    connection,
+                    Some(Arc::clone(line)),
+                )
+            })
+        });
+        let mut least = of_first;
+        if least.0 >= full(&least.1) {
+            for other in others {
+                let has_room = other.0 < full(&other.1);
+                if has_room || other.0 < least.0 {
+                    least = other;
+                }
+                if has_room {
+                    break;
+                }
+            }
+        }
+        let (in_flight, connection, line) = least;
+        if in_flight + 1 >= full(&connection) {
+            // By this call; the next one is to find another.
+            self.grow(&more);
+        }
+        self.count(line.as_deref()).fetch_add(1, Ordering::Relaxed);
+        Some(Chosen { connection, line })
+    }
+
+    /// A call is over that was counted.
+    pub(super) fn leave(&self, line: Option<&Line>) {
+        self.count(line).fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn count<'a>(&'a self, line: Option<&'a Line>) -> &'a AtomicU32 {
+        line.map_or(&self.on_first, |line| &line.in_flight)
+    }
+
+    /// Sees to it that one more connection is made, if there may be one and none is under way.
+    fn grow(&self, more: &[Arc<Line>]) {
+        // Whoever is doing it does it for all.
+        let Ok(_growing) = self.growing.try_lock() else { return };
+        if let Some(resting) = more.iter().find(|line| line.subchannel.current().is_none()) {
+            // It may be connecting already; outside a runtime, or after its end, this call cannot be made either.
+            let _started = resting.subchannel.start();
+            return;
+        }
+        let now = self.more.load();
+        if now.len() != more.len() || now.len() >= self.more_max {
+            return;
+        }
+        let Ok(config) = (self.make)() else { return };
+        let line = Arc::new(Line {
+            subchannel: Subchannel::new(SubchannelConfig {
+                // The first one asks, and what it hears holds for all.
+                health: HealthCheck::off(),
+                on_change: None,
+                is_extra: true,
+                mux: MuxConfig {
+                    idle_timeout: Some(IDLE_TIMEOUT),
+                    load_interval: None,
+                    ..config.mux
+                },
+                ..config
+            }),
+            in_flight: AtomicU32::new(0),
+        });
+        let _started = line.subchannel.start();
+        let mut all = Vec::clone(&now);
+        all.push(line);
+        self.more.store(Arc::new(all));
+    }
+
+    /// Takes a connection that accepts no calls out of use.
+    pub(super) fn retire(&self, connection: &Connection) {
+        self.more.load().iter().for_each(|line| line.subchannel.retire(connection));
+    }
+
+    /// Further connections that are there.
+    pub(super) fn connected(&self) -> usize {
+        self.more.load().iter().filter(|line| line.subchannel.current().is_some()).count()
+    }
+
+    /// Closes them for good.
+    pub(super) fn shut_down(&self) {
+        self.more.load().iter().for_each(|line| line.subchannel.shut_down());
+    }
+}
+
+/// How many calls are enough for a connection. One place is for the question how the endpoint is.
+fn full(connection: &Connection) -> u32 {
+    CROWDED.min(connection.calls_max().saturating_sub(1).max(1))
+}
