@@ -75,8 +75,8 @@ pub use sinew_core::context::{
 #[cfg(feature = "dns")]
 pub use sinew_core::discovery::DnsResolver;
 pub use sinew_core::discovery::{
-    Announcement, Announcements, Endpoint, EndpointState, FileResolver, FixedList, Instance, MemRegistry, MemResolver,
-    Publisher, Registrar, RegistrarError, Resolution, Resolutions, ResolveError, Resolver,
+    Announcement, Announcements, Aperture, Endpoint, EndpointState, FileResolver, FixedList, Instance, MemRegistry,
+    MemResolver, Publisher, Registrar, RegistrarError, Resolution, Resolutions, ResolveError, Resolver,
 };
 #[cfg(feature = "etcd")]
 pub use sinew_core::discovery::{Etcd, EtcdError, EtcdResolver};

@@ -1,5 +1,6 @@
 //! Services that have several endpoints: found, connected, chosen between, and lost.
 
+mod apertures;
 mod cache;
 mod config;
 #[cfg(feature = "dns")]

@@ -1,8 +1,9 @@
 //! What stands in etcd, and who finds it.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
-use sinew::{Channel, Etcd, Instance, Server, ServerError};
+use sinew::{Channel, Etcd, Instance, RoundRobin, Server, ServerError};
 
 use super::{
     KEYS, Named, WhoClient, WhoServer, answering, channel, registry, serve, until_answering, until_registered,
@@ -11,6 +12,51 @@ use crate::cluster::Cluster;
 use crate::support::bounded;
 use crate::support::certs::Authority;
 use crate::support::fixture::unique;
+
+/// Clients that share the endpoints are entered, each under a lease; who is gone is so when its lease is over, and its share goes to the others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs an etcd server"]
+async fn clients_share_the_endpoints_by_their_places() {
+    bounded(async {
+        let cluster = Cluster::start(1, &[]).await;
+        let etcd = registry(&cluster);
+        let _servers = (
+            serve(&etcd, "a").await,
+            serve(&etcd, "b").await,
+            serve(&etcd, "c").await,
+            serve(&etcd, "d").await,
+        );
+        until_registered(&cluster, 4).await;
+        let client = async || {
+            let aperture = etcd.aperture("etcd.Who").size(2);
+            let builder =
+                Channel::builder().resolver(etcd.resolver("etcd.Who")).balancer(RoundRobin).aperture(aperture);
+            builder.connect("etcd.Who").await.unwrap()
+        };
+        let names = |channel: &Channel| -> HashSet<String> {
+            let endpoints = channel.snapshot().endpoints;
+            endpoints.iter().map(|one| one.endpoint.labels()["of"].clone()).collect()
+        };
+        let (one, two) = (client().await, client().await);
+        let mut tick = tokio::time::interval(Duration::from_millis(50));
+        while (names(&one).len(), names(&two).len()) != (2, 2) || !names(&one).is_disjoint(&names(&two)) {
+            tick.tick().await;
+        }
+        assert_eq!(cluster.count("/test/v1/clients/etcd.Who/").await, 2);
+        // They are no endpoints of the service.
+        assert_eq!(one.snapshot().list.unwrap().listed, 4);
+        assert_eq!(answering(&one).await.len(), 2);
+        drop(two);
+        while cluster.count("/test/v1/clients/etcd.Who/").await > 1 {
+            tick.tick().await;
+        }
+        let three = client().await;
+        while names(&three).len() != 2 || !names(&three).is_disjoint(&names(&one)) {
+            tick.tick().await;
+        }
+    })
+    .await;
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs an etcd server"]

@@ -18,7 +18,7 @@ use super::target::{Service, Target, wrong};
 use crate::call::DEADLINE_DEFAULT;
 use crate::config::{ConfigSource, ServiceConfig};
 use crate::discovery::saved::Saved;
-use crate::discovery::{Endpoint, Resolver};
+use crate::discovery::{Aperture, Endpoint, Resolver};
 use crate::interceptor::{Chain, Interceptor};
 use crate::mux::MuxConfig;
 use crate::mux::config::check_duration;
@@ -52,6 +52,7 @@ pub struct ChannelBuilder {
     saved: Option<PathBuf>,
     slow_start: Option<Duration>,
     zone: Option<String>,
+    aperture: Option<Aperture>,
     connections_per_endpoint: usize,
     config: Option<ServiceConfig>,
     config_sources: Vec<Arc<dyn ConfigSource>>,
@@ -87,6 +88,7 @@ impl Default for ChannelBuilder {
             saved: None,
             slow_start: None,
             zone: None,
+            aperture: None,
             connections_per_endpoint: 1,
             config: None,
             config_sources: Vec::new(),
@@ -248,6 +250,15 @@ impl ChannelBuilder {
         self
     }
 
+    /// Sets that this client takes its share of many endpoints by its place among all clients (default: at random, of more than 64), so that all endpoints get
+    /// the same: for services with few clients, or few connections each, where chance does not make up for itself. Not together with [`zone`](Self::zone);
+    /// balancers for which it matters where a call goes have no use for it.
+    #[must_use]
+    pub fn aperture(mut self, aperture: Aperture) -> Self {
+        self.aperture = Some(aperture);
+        self
+    }
+
     /// Sets the zone that this client runs in, as its endpoints name theirs (default: none; an empty text counts as that). Calls go to endpoints of the same zone
     /// as long as those are no busier than all are on average, by what they report of their load; above 1.15 times that, the rest goes to the other zones, and
     /// above a tenth of their capacity a hundredth in any case, to hear of them. Where no endpoint of the zone takes calls, all go to the others. Balancers for
@@ -303,6 +314,11 @@ impl ChannelBuilder {
         if self.connections_per_endpoint > 1 {
             return Err(wrong(&format_args!(
                 "{address} is one address, which has one connection, so `.connections_per_endpoint(..)` would do nothing; call it as static:///{address}"
+            )));
+        }
+        if let Some(aperture) = &self.aperture {
+            return Err(wrong(&format_args!(
+                "{address} is one address, so `.aperture({aperture:?})` would do nothing; leave it out"
             )));
         }
         if let Some(zone) = &self.zone {
@@ -367,6 +383,7 @@ impl ChannelBuilder {
             idle_timeout: self.mux.idle_timeout,
             backoff: self.backoff,
             zone: self.zone.take().filter(|zone| !zone.is_empty()),
+            aperture: self.aperture.take(),
         });
         Ok(Channel::remote(
             channel::Target::Pool(pool),
@@ -392,6 +409,11 @@ impl ChannelBuilder {
             return Err(wrong(message));
         }
         self.mux.check().map_err(|error| wrong(&error))?;
+        if self.aperture.is_some() && self.zone.is_some() {
+            return Err(wrong(
+                &"`.aperture(..)` shares all endpoints evenly, and `.zone(..)` does not; leave out one of them",
+            ));
+        }
         if !(1..=CONNECTIONS_MAX).contains(&self.connections_per_endpoint) {
             return Err(wrong(&format_args!(
                 "connections_per_endpoint is {}; it must be 1 to {CONNECTIONS_MAX}",

@@ -17,6 +17,7 @@ use super::state::ConnectivityState;
 use super::subchannel::unreachable;
 use crate::config::ServiceConfig;
 use crate::discovery::{Endpoint, EndpointState, Resolution, ResolveError};
+use crate::policy::aperture::{Place, aperture};
 use crate::policy::subset::{ALL_MAX, SUBSET_SIZE, subset};
 use crate::policy::warmup::Warmup;
 use crate::status::Status;
@@ -46,6 +47,8 @@ pub(super) struct Members {
     connects_to: ConnectsTo,
     /// Where this client runs.
     zone: Option<String>,
+    /// Its place among all clients, and to how many endpoints it connects by that.
+    place: Option<(Place, usize)>,
     /// When an endpoint that is new has more weight.
     weights_change_at: Option<Instant>,
     /// The one that takes all calls, where one does.
@@ -87,11 +90,21 @@ enum Gathering {
 struct Known {
     endpoint: Endpoint,
     member: Arc<Member>,
+    /// The part of its weight that is this client's to use.
+    part: f64,
 }
 
 impl Known {
     fn state(&self) -> ConnectivityState {
         self.member.state()
+    }
+
+    /// What it can take from this client, next to others.
+    fn weight(&self) -> u32 {
+        let part = f64::from(self.endpoint.weight()) * self.part;
+        #[expect(clippy::cast_possible_truncation, reason = "no more than the whole weight")]
+        let whole = part.round() as u32;
+        whole.max(1)
     }
 
     /// It takes calls if nobody else does.
@@ -123,6 +136,7 @@ impl Members {
             config,
             connects_to,
             zone,
+            place: None,
             weights_change_at: None,
             first: None,
             is_changed: true,
@@ -183,6 +197,12 @@ impl Members {
         self.connects_to = connects_to;
         // The balancer or the routes may be others.
         self.show_again();
+        self.take_up(make);
+    }
+
+    /// This client has another place among all clients, and is to connect to so many endpoints by that.
+    pub(super) fn place(&mut self, place: Place, size: usize, make: impl Fn(&Endpoint) -> Result<Arc<Member>, Status>) {
+        self.place = Some((place, size));
         self.take_up(make);
     }
 
@@ -250,13 +270,13 @@ impl Members {
         }
         self.is_changed = true;
         self.counts = (listed.len(), usable.len());
-        let taken = self.subset(&usable);
+        let taken = self.parts(&usable);
         let mut before: HashMap<String, Known> = std::mem::take(&mut self.members)
             .into_iter()
             .map(|known| (known.endpoint.name().to_owned(), known))
             .collect();
         self.refused.clear();
-        for endpoint in taken {
+        for (endpoint, part) in taken {
             let known = before.remove(endpoint.name());
             let kept = known.filter(|known| known.endpoint.is_same_instance(endpoint)).map(|known| {
                 if known.endpoint != *endpoint {
@@ -269,6 +289,7 @@ impl Members {
                 Ok(member) => self.members.push(Known {
                     endpoint: endpoint.clone(),
                     member,
+                    part,
                 }),
                 Err(refused) => self.refused.push((endpoint.name().to_owned(), refused)),
             }
@@ -284,8 +305,8 @@ impl Members {
         }
     }
 
-    /// Those that this client connects to: of each route some, where there are many.
-    fn subset<'e>(&self, usable: &[&'e Endpoint]) -> Vec<&'e Endpoint> {
+    /// Those that this client connects to, of each route some where there are many, and the part of each that is its own.
+    fn parts<'e>(&self, usable: &[&'e Endpoint]) -> Vec<(&'e Endpoint, f64)> {
         let weights = self.config.route_weights();
         let mut routes: Vec<usize> = (0..weights.len()).collect();
         // Where one endpoint has all calls, it is one of the route with the most.
@@ -299,9 +320,17 @@ impl Members {
         for route in routes {
             let led_to = usable.iter().filter(|endpoint| self.config.route_to(endpoint) == Some(route));
             let group: Vec<&Endpoint> = led_to.copied().collect();
+            let names = |group: &[&'e Endpoint]| {
+                group.iter().map(|endpoint| endpoint.name()).collect::<Vec<&str>>().into_iter()
+            };
+            if let Some((place, size)) = self.place.filter(|_| self.connects_to == ConnectsTo::All) {
+                let parts = aperture(names(&group), place, size);
+                taken.extend(parts.into_iter().map(|(index, part)| (group[index], part)));
+                continue;
+            }
             for (group, all_max) in self.by_zone(group, all_max) {
-                let names = group.iter().map(|endpoint| endpoint.name());
-                taken.extend(subset(names, self.seed, all_max, SUBSET_SIZE).into_iter().map(|index| group[index]));
+                let indices = subset(names(&group), self.seed, all_max, SUBSET_SIZE);
+                taken.extend(indices.into_iter().map(|index| (group[index], 1.0)));
             }
         }
         taken
@@ -359,7 +388,7 @@ impl Members {
             endpoint: known.endpoint.clone(),
             weight,
         };
-        let weights = warmup.weights(ready.iter().map(|known| known.endpoint.weight()), &ages);
+        let weights = warmup.weights(ready.iter().map(|known| known.weight()), &ages);
         let candidates: Vec<Candidate> = ready.iter().zip(weights).map(candidate).collect();
         self.weights_change_at = warmup.next_change(&ages).map(|ahead| now + ahead);
         self.gathering = Gathering::Done;

@@ -17,6 +17,7 @@ mod looks;
 mod member;
 mod members;
 mod on_demand;
+mod peers;
 mod pool;
 pub mod raw;
 mod removals;

@@ -21,11 +21,13 @@ use super::looks::{Idle, Refresh};
 use super::member::{Member, Picked};
 use super::members::{Members, View};
 use super::on_demand::{IsRunning, OnDemand, Task, persist};
+use super::peers::Peers;
 use super::snapshot::{Board, ChannelSnapshot, ListSnapshot};
 use super::state::ConnectivityState;
 use super::subchannel::{Subchannel, SubchannelConfig, closed, unless_closed, unreachable};
 use crate::config::ServiceConfig;
-use crate::discovery::{Endpoint, Publisher, Resolution, ResolveError, Resolver};
+use crate::discovery::{Aperture, Endpoint, Publisher, Resolution, ResolveError, Resolver};
+use crate::policy::aperture::Place;
 use crate::policy::backoff::Backoff;
 use crate::policy::load::{Load, Typical};
 use crate::policy::spill::STEP_EVERY;
@@ -57,6 +59,8 @@ pub(super) struct PoolConfig {
     pub(super) backoff: Backoff,
     /// Where this client runs.
     pub(super) zone: Option<String>,
+    /// How this client shares the endpoints with others; `None` if it does so at random.
+    pub(super) aperture: Option<Aperture>,
 }
 
 struct Shared {
@@ -307,6 +311,8 @@ async fn run(running: Running) {
     let mut balancer = shared.balancer(&config);
     let mut zone = shared.zone();
     let mut refresh = Refresh::new();
+    let aperture = shared.config.aperture.as_ref();
+    let mut peers = aperture.map(|aperture| (Peers::join(aperture, shared.seed, shared.config.backoff), aperture.size));
     let window = shared.config.resolver.removal_window();
     let mut members = Members::new(
         &shared.config.target,
@@ -324,15 +330,7 @@ async fn run(running: Running) {
     loop {
         let now = tokio::time::Instant::now();
         let review = members.review(make);
-        let prefers_zone = config.prefer_zone != Some(false) && zoned::suits(&*balancer);
-        if let Some(zone) = zone.as_mut().filter(|_| !prefers_zone) {
-            zone.rest();
-        }
-        let by = Choosing {
-            config: &config,
-            balancer: &*balancer,
-            zone: zone.as_mut().filter(|_| prefers_zone),
-        };
+        let by = Choosing::new(&config, &*balancer, &mut zone);
         let next_refresh = refresh.look(now, by.refresh_interval(), &mut members);
         let shown = shared.show(&mut members, layers.waits_until(now), by);
         if shown.is_hopeless {
@@ -358,6 +356,7 @@ async fn run(running: Running) {
                     members.configure(Arc::clone(&config), balancer.connects_to(), make);
                 }
             }
+            (place, size) = moved(&mut peers) => members.place(place, size, make),
             () = tokio::time::sleep_until(look_again.unwrap_or(now)), if look_again.is_some() => {}
             () = idle.look() => {
                 if idle.is_over(&members) {
@@ -366,6 +365,14 @@ async fn run(running: Running) {
                 }
             }
         }
+    }
+}
+
+/// Waits until this client has another place among all of them.
+async fn moved(peers: &mut Option<(Peers, usize)>) -> (Place, usize) {
+    match peers {
+        Some((peers, size)) => (peers.moved().await, *size),
+        None => std::future::pending().await,
     }
 }
 
@@ -392,7 +399,19 @@ struct Choosing<'a> {
     zone: Option<&'a mut Zone>,
 }
 
-impl Choosing<'_> {
+impl<'a> Choosing<'a> {
+    fn new(config: &'a ServiceConfig, balancer: &'a dyn Balancer, zone: &'a mut Option<Zone>) -> Self {
+        let prefers_zone = config.prefer_zone != Some(false) && zoned::suits(balancer);
+        if let Some(zone) = zone.as_mut().filter(|_| !prefers_zone) {
+            zone.rest();
+        }
+        Self {
+            config,
+            balancer,
+            zone: zone.as_mut().filter(|_| prefers_zone),
+        }
+    }
+
     /// How often a picker follows what endpoints report.
     fn refresh_interval(&self) -> Option<Duration> {
         let of_zone = self.zone.as_ref().map(|_| STEP_EVERY);

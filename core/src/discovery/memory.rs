@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::aperture::Aperture;
 use super::endpoint::Endpoint;
 use super::registrar::{Announcements, Registrar};
 use super::resolver::{Publisher, ResolveError, Resolver};
@@ -51,6 +52,14 @@ impl MemRegistry {
     #[must_use]
     pub fn list(&self, service: &str) -> Vec<Endpoint> {
         self.subscribe(service).borrow().clone()
+    }
+
+    /// Enters the clients of `service` in this registry, too, for [`ChannelBuilder::aperture`](crate::client::ChannelBuilder::aperture).
+    #[must_use]
+    pub fn aperture(&self, service: &str) -> Aperture {
+        // No service has a name like that.
+        let clients = format!("{service}/clients");
+        Aperture::new(clients.clone(), self.clone(), self.resolver(clients))
     }
 
     /// Finds the endpoints of `service` in this registry.

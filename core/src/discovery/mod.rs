@@ -5,6 +5,7 @@
 //!
 //! Not here: connecting to endpoints and choosing between them (`client`).
 
+pub(crate) mod aperture;
 #[cfg(feature = "dns")]
 pub mod dns;
 pub mod endpoint;
@@ -20,6 +21,7 @@ pub mod resolver;
 pub(crate) mod saved;
 pub(crate) mod watched_file;
 
+pub use aperture::Aperture;
 #[cfg(feature = "dns")]
 pub use dns::DnsResolver;
 pub use endpoint::{Endpoint, EndpointState};

@@ -133,7 +133,8 @@ const KEYS: [&str; 10] = [
 
 fn endpoint(record: Record) -> Result<Endpoint, String> {
     let addresses: Vec<Address> = record.addresses.iter().filter_map(|text| text.parse().ok()).collect();
-    if addresses.is_empty() {
+    // A client that is entered among others has a name and no address.
+    if addresses.is_empty() && (record.name.is_empty() || !record.addresses.is_empty()) {
         return Err(format!("no usable address in {:?}", record.addresses));
     }
     let mut endpoint = Endpoint::with_addresses(addresses)

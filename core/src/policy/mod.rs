@@ -1,5 +1,6 @@
 //! Pure decisions: `now`, elapsed times and seeds come in as arguments, a verdict goes out.
 
+pub mod aperture;
 pub mod backoff;
 pub mod inline;
 pub mod load;

@@ -24,7 +24,7 @@ pub fn subset<'a>(names: impl Iterator<Item = &'a str>, seed: u64, all_max: usiz
 }
 
 /// The rank of a name for a seed: FNV-1a, with its bits mixed by the finalizer of MurmurHash3, since names differ in their last characters.
-fn rank(seed: u64, name: &str) -> u64 {
+pub(super) fn rank(seed: u64, name: &str) -> u64 {
     let start = 0xcbf2_9ce4_8422_2325 ^ seed;
     let hash = name.bytes().fold(start, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)

@@ -18,6 +18,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::aperture::Aperture;
 use crate::time::IntoDuration;
 use crate::transport::address::is_loopback;
 
@@ -60,6 +61,8 @@ pub(crate) struct Config {
     credentials: Option<(String, String)>,
     tls: Option<etcd_client::TlsOptions>,
     lease_ttl: Duration,
+    /// What kind of keys: `svc`, or `clients`.
+    directory: &'static str,
 }
 
 /// Where one member of the cluster is.
@@ -101,6 +104,7 @@ impl Etcd {
                 credentials: None,
                 tls: None,
                 lease_ttl: LEASE_TTL_DEFAULT,
+                directory: "svc",
             }),
         })
     }
@@ -171,6 +175,15 @@ impl Etcd {
     #[must_use]
     pub fn resolver(&self, service: impl Into<String>) -> EtcdResolver {
         EtcdResolver::new(Arc::clone(&self.config), service.into())
+    }
+
+    /// Enters the clients of `service` as well, each with a lease of its own, at `{prefix}/v1/clients/{service}/`; for
+    /// [`ChannelBuilder::aperture`](crate::client::ChannelBuilder::aperture).
+    #[must_use]
+    pub fn aperture(&self, service: impl Into<String>) -> Aperture {
+        let (clients, service) = (self.clone().with(|config| config.directory = "clients"), service.into());
+        let resolver = clients.resolver(service.clone());
+        Aperture::new(service, clients, resolver)
     }
 
     /// The cluster and the service of a target `etcd://host:port,host:port/prefix/shop.Orders`; the prefix may be left out.
@@ -245,7 +258,7 @@ impl fmt::Display for Member {
 impl Config {
     /// Where the keys of a service begin; ends with `/`, so that one service's name may begin another's.
     fn service_prefix(&self, service: &str) -> String {
-        format!("{}/v1/svc/{service}/", self.prefix)
+        format!("{}/v1/{}/{service}/", self.prefix, self.directory)
     }
 }
 

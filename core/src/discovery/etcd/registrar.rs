@@ -293,6 +293,10 @@ impl Registration<'_> {
 /// # Errors
 /// There is no way to etcd of the family that the server listens on, or no address is left.
 async fn reachable(endpoint: &Endpoint, member: &Member) -> Result<Endpoint, ResolveError> {
+    if endpoint.addresses().is_empty() {
+        // It is not there to be reached.
+        return Ok(endpoint.clone());
+    }
     let is_here = member.is_loopback();
     let mut addresses = Vec::new();
     for address in endpoint.addresses() {

@@ -1,0 +1,100 @@
+//! The other clients of a service: this one is entered among them, and knows its place.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::on_demand::{Task, persist};
+use crate::discovery::registrar::Announcer;
+use crate::discovery::{Announcement, Aperture, Endpoint, Publisher, Resolutions, ResolveError};
+use crate::policy::aperture::Place;
+use crate::policy::backoff::Backoff;
+
+/// The least time between two changes of place: while clients are replaced one after the other, connections are not to move with each of them.
+const SETTLES: Duration = Duration::from_secs(5);
+
+/// All clients of a service, while this one is entered among them. Dropping it leaves the entry to the registry's time-out.
+pub(super) struct Peers {
+    /// What this client is called there.
+    id: String,
+    lists: Resolutions,
+    place: Option<Place>,
+    /// The place is not to change before.
+    settled_at: Instant,
+    _announcer: Announcer,
+    _tasks: [Task; 2],
+}
+
+impl Peers {
+    /// Enters this client, which `seed` tells from others.
+    pub(super) fn join(aperture: &Aperture, seed: u64, backoff: Backoff) -> Self {
+        let id = format!("{seed:016x}");
+        let client = Endpoint::with_addresses([]).with_name(&id).with_instance(&id);
+        let announcer = Announcer::new(Announcement::new([aperture.service.clone()], client));
+        let (registrar, announcements) = (Arc::clone(&aperture.registrar), announcer.subscribe());
+        let register = move || {
+            let (registrar, announcements) = (Arc::clone(&registrar), announcements.clone());
+            async move { registrar.register(announcements).await }
+        };
+        let (publisher, lists) = Publisher::channel();
+        let (resolver, failing) = (Arc::clone(&aperture.resolver), publisher.clone());
+        let watch = move || {
+            let (resolver, publisher) = (Arc::clone(&resolver), publisher.clone());
+            async move { resolver.watch(publisher).await }
+        };
+        let entering = async move {
+            let panicked = || tracing::error!("the registrar of clients panicked; it is begun anew after a while");
+            persist(backoff, register, panicked).await;
+        };
+        let finding = async move {
+            let panicked = || failing.fail(ResolveError::new("the resolver of clients panicked"));
+            persist(backoff, watch, panicked).await;
+            failing.closed().await;
+        };
+        Self {
+            id,
+            lists,
+            place: None,
+            settled_at: Instant::now(),
+            _announcer: announcer,
+            _tasks: [Task::new(tokio::spawn(entering)), Task::new(tokio::spawn(finding))],
+        }
+    }
+
+    /// Waits until this client has another place.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: a list can be looked at again.
+    pub(super) async fn moved(&mut self) -> Place {
+        loop {
+            let place = self.now();
+            let is_new = place.is_some() && place != self.place;
+            if let Some(place) = place.filter(|_| is_new && Instant::now() >= self.settled_at) {
+                self.place = Some(place);
+                self.settled_at = Instant::now() + SETTLES;
+                return place;
+            }
+            tokio::select! {
+                is_there = self.lists.changed() => if !is_there {
+                    // Nobody tells any more: the place stays.
+                    return std::future::pending().await;
+                },
+                () = tokio::time::sleep_until(self.settled_at), if is_new => {}
+            }
+        }
+    }
+
+    /// Its place in the last list; `None` if it is not in it, or not yet.
+    fn now(&mut self) -> Option<Place> {
+        let list = self.lists.latest();
+        let mut ids: Vec<&str> = list.endpoints().iter().map(Endpoint::instance).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let index = ids.binary_search(&self.id.as_str()).ok()?;
+        Some(Place {
+            index,
+            clients: ids.len(),
+        })
+    }
+}
