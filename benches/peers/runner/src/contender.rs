@@ -17,7 +17,7 @@ pub(crate) struct Contender {
 }
 
 /// What the framework under test is called, in its two encodings, and what each is compared with.
-pub(crate) const PAIRS: [(&str, &str); 13] = [
+pub(crate) const PAIRS: [(&str, &str); 16] = [
     ("sinew", "raw"),
     ("sinew", "tarpc"),
     ("sinew", "tonic"),
@@ -28,6 +28,10 @@ pub(crate) const PAIRS: [(&str, &str); 13] = [
     ("sinew-tls", "sinew"),
     ("sinew-quic", "raw-quinn-mux"),
     ("sinew-quic", "raw-quinn"),
+    // Whether a choice among many costs more than what a hundred connections cost anyway.
+    ("sinew-100", "raw-100"),
+    ("sinew-100", "sinew-1"),
+    ("sinew-1", "sinew"),
     // Whether raw is what it has to be.
     ("raw", "tarpc"),
     ("raw", "tonic"),
@@ -35,11 +39,14 @@ pub(crate) const PAIRS: [(&str, &str); 13] = [
 ];
 
 /// Name, binary, encoding. All must be there, unless the options name fewer.
-const ALL: [(&str, &str, &str); 12] = [
+const ALL: [(&str, &str, &str); 15] = [
     ("raw", "peer-raw", "compact"),
     ("raw-named", "peer-raw", "named"),
     ("sinew", "peer-sinew", "compact"),
     ("sinew-named", "peer-sinew", "named"),
+    ("raw-100", "peer-raw-100", "compact"),
+    ("sinew-1", "peer-sinew-1", "compact"),
+    ("sinew-100", "peer-sinew-100", "compact"),
     ("sinew-tls", "peer-sinew-tls", "compact"),
     ("raw-quinn", "peer-raw-quinn", "compact"),
     ("raw-quinn-mux", "peer-raw-quinn-mux", "compact"),

@@ -3,6 +3,7 @@
 //! Client and server declare the contract each in the form that suits it: the client's arguments borrow, because it sends the same value again and
 //! again; the server's are owned, because it gives them back. Both are the same on the wire.
 
+use std::future::Future;
 use std::marker::PhantomData;
 use std::net::{SocketAddr, TcpListener};
 
@@ -87,6 +88,11 @@ pub(crate) trait Transport: Send + 'static {
 
     /// Listens at the port of `listener`.
     fn listen(builder: ServerBuilder, listener: TcpListener) -> Result<ServerBuilder>;
+
+    /// A channel to that server.
+    fn channel(server: SocketAddr) -> impl Future<Output = Result<sinew::Channel>> + Send {
+        async move { Ok(sinew::Channel::connect(&format!("{}://{server}", Self::SCHEME)).await?) }
+    }
 }
 
 /// One caller's handle: a client in each encoding over one channel; `named` says which is used.
@@ -122,7 +128,7 @@ impl<T: Transport> Peer for Caller<T> {
     }
 
     async fn connect(server: SocketAddr, encoding: Encoding) -> Result<Self> {
-        let channel = sinew::Channel::connect(&format!("{}://{server}", T::SCHEME)).await?;
+        let channel = T::channel(server).await?;
         Ok(Self {
             transport: PhantomData,
             compact: compact::BorrowingClient::from_channel(channel.clone()),
