@@ -144,23 +144,30 @@ async fn run(channel: Channel, mut request: RawRequest) -> Outcome {
 
 /// One attempt; the outer error may be tried again, the inner outcome may not.
 async fn attempt(channel: &Channel, request: &mut RawRequest, sent: &AtomicBool) -> Result<Outcome, Status> {
-    let mut picked = choose(channel, request).await?;
-    let is_unary = !request.streaming && request.outbound.is_none();
-    if let Some(completion) = picked.completion.as_mut().filter(|_| !is_unary) {
-        completion.set_neutral();
-    }
-    // Only these parts are borrowed while waiting: a stream is not shared between threads.
-    let opening = OpenRequest {
-        method: request.method,
-        timeout: 0,
-        deadline: request.bound(),
-        metadata: &request.metadata,
-        arguments: &request.arguments,
-        fin: request.outbound.is_none(),
-    };
-    let key = match open(&picked.connection, opening).await {
-        Ok(key) => key,
-        Err(error) => return Err(not_opened(channel, picked, error)),
+    let (picked, key) = loop {
+        let mut picked = choose(channel, request).await?;
+        let is_unary = !request.streaming && request.outbound.is_none();
+        if let Some(completion) = picked.completion.as_mut().filter(|_| !is_unary) {
+            completion.set_neutral();
+        }
+        // Only these parts are borrowed while waiting: a stream is not shared between threads.
+        let opening = OpenRequest {
+            method: request.method,
+            timeout: 0,
+            deadline: request.bound(),
+            metadata: &request.metadata,
+            arguments: &request.arguments,
+            fin: request.outbound.is_none(),
+        };
+        match open_here_or_there(&picked, opening).await {
+            Some(Ok(key)) => break (picked, key),
+            Some(Err(error)) => return Err(not_opened(channel, picked, error)),
+            None => {
+                // The same endpoint may be chosen again, by another connection.
+                request.tried.pop();
+                give_up_place(&mut picked);
+            }
+        }
     };
     sent.store(true, Ordering::Relaxed);
     let idle = request.idle_timeout.map(Idle::new);
@@ -218,11 +225,30 @@ async fn choose(channel: &Channel, request: &mut RawRequest) -> Result<Picked, S
     Ok(picked)
 }
 
-fn not_opened(channel: &Channel, mut picked: Picked, error: OpenError) -> Status {
+/// Opens the call; `None` if it stands in line there, and the endpoint has another connection with room by now.
+async fn open_here_or_there(picked: &Picked, opening: OpenRequest<'_>) -> Option<Result<StreamKey, OpenError>> {
+    let lines = picked.completion.as_ref().and_then(|completion| completion.member().lines.as_ref());
+    let Some(lines) = lines else {
+        return Some(open(&picked.connection, opening).await);
+    };
+    // Both are cancel safe: whoever leaves the line has nothing sent.
+    tokio::select! {
+        biased;
+        opened = open(&picked.connection, opening) => Some(opened),
+        () = lines.room() => None,
+    }
+}
+
+/// Nothing was sent there.
+fn give_up_place(picked: &mut Picked) {
     if let Some(completion) = &mut picked.completion {
         completion.set_neutral();
     }
     picked.connection.not_opened();
+}
+
+fn not_opened(channel: &Channel, mut picked: Picked, error: OpenError) -> Status {
+    give_up_place(&mut picked);
     if matches!(error, OpenError::GoingAway | OpenError::Closed(_)) {
         channel.retire(&picked.connection, picked.completion.as_ref());
     }

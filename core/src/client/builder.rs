@@ -266,7 +266,7 @@ impl ChannelBuilder {
     /// A service's configuration can switch it off ([`prefer_zone`](ServiceConfig::prefer_zone)).
     #[must_use]
     pub fn zone(mut self, zone: impl Into<String>) -> Self {
-        self.zone = Some(zone.into());
+        self.zone = Some(zone.into()).filter(|zone: &String| !zone.is_empty());
         self
     }
 
@@ -382,7 +382,7 @@ impl ChannelBuilder {
             connect_timeout: self.connect_timeout,
             idle_timeout: self.mux.idle_timeout,
             backoff: self.backoff,
-            zone: self.zone.take().filter(|zone| !zone.is_empty()),
+            zone: self.zone.take(),
             aperture: self.aperture.take(),
         });
         Ok(Channel::remote(

@@ -183,6 +183,7 @@ impl Channel {
             list: None,
             endpoints: Vec::new(),
             zone_share: None,
+            place: None,
             refused: Vec::new(),
             unused: Vec::new(),
             config: ServiceConfig::new(),

@@ -244,7 +244,7 @@ async fn watch(
     let mut next = first;
     while let Some(number) = next {
         tell(Standing::of(HealthStatus::from_number(number)));
-        if connection.calls_max() <= 1 {
+        if connection.calls_max() == 1 {
             // The calls need it more.
             drop(statuses);
             return std::future::pending().await;

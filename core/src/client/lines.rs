@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::runtime::Handle;
 
 use super::health::HealthCheck;
 use super::subchannel::{Subchannel, SubchannelConfig};
@@ -22,6 +23,8 @@ use crate::transport::Connection;
 pub(super) const CONNECTIONS_MAX: usize = 16;
 /// Calls under way on a connection that has enough of them: they share wakeups and writes already, and another connection can use another processor.
 const CROWDED: u32 = 100;
+/// How often a call that stands in line looks for another connection.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// The time after which a connection that is not needed closes.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -33,6 +36,8 @@ pub(super) struct Lines {
     /// How many there may be besides the first.
     more_max: usize,
     make: Box<Make>,
+    /// Where the first connection runs: the runtime of a call may be gone sooner.
+    runtime: Handle,
     /// Calls on the first one.
     on_first: AtomicU32,
     more: ArcSwap<Vec<Arc<Line>>>,
@@ -46,6 +51,19 @@ pub(super) struct Line {
     in_flight: AtomicU32,
 }
 
+impl Line {
+    fn has_room(&self) -> bool {
+        let connection = self.subchannel.current();
+        let is_full = |connection: &Connection| self.in_flight.load(Ordering::Relaxed) >= full(connection);
+        self.is_ready() && connection.as_deref().is_some_and(|connection| !is_full(connection))
+    }
+
+    /// Its server has greeted.
+    fn is_ready(&self) -> bool {
+        self.subchannel.current().as_deref().is_some_and(|connection| connection.calls_max() > 0)
+    }
+}
+
 /// A connection, and whom to tell when the call is over.
 pub(super) struct Chosen {
     pub(super) connection: Connection,
@@ -54,9 +72,10 @@ pub(super) struct Chosen {
 }
 
 impl Lines {
-    /// For at most `max` connections.
+    /// For at most `max` connections, which run where this is called.
     pub(super) fn new(max: usize, make: Box<Make>) -> Self {
         Self {
+            runtime: Handle::current(),
             more_max: max.saturating_sub(1),
             make,
             on_first: AtomicU32::new(0),
@@ -70,17 +89,14 @@ impl Lines {
         let first = Connection::clone(first.current().as_deref()?);
         let more = self.more.load();
         let of_first = (self.on_first.load(Ordering::Relaxed), first, None);
-        let others = more.iter().filter_map(|line| {
+        // Before its HELLO one may come to nothing yet.
+        let others = more.iter().filter(|line| line.is_ready()).filter_map(|line| {
             let connection = line.subchannel.current().as_deref().cloned()?;
-            // Before its HELLO it may come to nothing yet.
-            let is_ready = connection.calls_max() > 0;
-            is_ready.then(|| {
-                (
-                    line.in_flight.load(Ordering::Relaxed),
-                    connection,
-                    Some(Arc::clone(line)),
-                )
-            })
+            Some((
+                line.in_flight.load(Ordering::Relaxed),
+                connection,
+                Some(Arc::clone(line)),
+            ))
         });
         let mut least = of_first;
         if least.0 >= full(&least.1) {
@@ -103,6 +119,21 @@ impl Lines {
         Some(Chosen { connection, line })
     }
 
+    /// Waits until a further connection has room.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: it only looks.
+    pub(super) async fn room(&self) {
+        let mut looks = tokio::time::interval(LOOK_EVERY);
+        looks.tick().await;
+        loop {
+            looks.tick().await;
+            if self.more.load().iter().any(|line| line.has_room()) {
+                return;
+            }
+        }
+    }
+
     /// A call is over that was counted.
     pub(super) fn leave(&self, line: Option<&Line>) {
         self.count(line).fetch_sub(1, Ordering::Relaxed);
@@ -116,8 +147,9 @@ impl Lines {
     fn grow(&self, more: &[Arc<Line>]) {
         // Whoever is doing it does it for all.
         let Ok(_growing) = self.growing.try_lock() else { return };
-        if let Some(resting) = more.iter().find(|line| line.subchannel.current().is_none()) {
-            // It may be connecting already; outside a runtime, or after its end, this call cannot be made either.
+        let _runtime = self.runtime.enter();
+        if let Some(resting) = more.iter().find(|line| !line.is_ready()) {
+            // It may be connecting already. A channel that is closed, or whose runtime is gone, needs none.
             let _started = resting.subchannel.start();
             return;
         }
@@ -134,7 +166,6 @@ impl Lines {
                 is_extra: true,
                 mux: MuxConfig {
                     idle_timeout: Some(IDLE_TIMEOUT),
-                    load_interval: None,
                     ..config.mux
                 },
                 ..config
@@ -165,5 +196,9 @@ impl Lines {
 
 /// How many calls are enough for a connection. One place is for the question how the endpoint is.
 fn full(connection: &Connection) -> u32 {
-    CROWDED.min(connection.calls_max().saturating_sub(1).max(1))
+    match connection.calls_max() {
+        // It has not said so yet.
+        0 => CROWDED,
+        max => CROWDED.min(max.saturating_sub(1).max(1)),
+    }
 }

@@ -75,6 +75,7 @@ impl Refresh {
                 members.show_again();
             }
         }
-        Some(self.last + every)
+        // One that is never due needs no alarm.
+        self.last.checked_add(every)
     }
 }

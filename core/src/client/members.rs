@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::balancer::zoned::prefers_zone;
 use super::balancer::{Candidate, ConnectsTo};
 use super::health::Standing;
 use super::member::Member;
@@ -25,6 +26,12 @@ use crate::transport::error::WithCauses;
 
 /// How long the first ready endpoint has to wait for the others before calls go to it: all that queued up would go to that one else.
 const GATHER: Duration = Duration::from_millis(50);
+
+/// How long endpoints that are not this client's any more are called while those that are connect.
+const MAKE_BEFORE_BREAK: Duration = Duration::from_secs(5);
+
+/// What an endpoint of weight 1 counts for where clients have parts of endpoints, so that a part of it is not rounded to all.
+const PART_UNIT: u32 = 1_000;
 
 /// The endpoints of a channel.
 pub(super) struct Members {
@@ -55,6 +62,8 @@ pub(super) struct Members {
     first: Option<u64>,
     /// The endpoints are others than before.
     is_changed: bool,
+    /// Those of the place before.
+    outgoing: Option<Outgoing>,
     /// What the last view showed as ready.
     shown: Vec<(u64, Endpoint, u32)>,
 }
@@ -94,15 +103,27 @@ struct Known {
     part: f64,
 }
 
+/// Members that are not this client's any more, and answer until those that are can.
+struct Outgoing {
+    members: Vec<Known>,
+    until: Instant,
+}
+
 impl Known {
     fn state(&self) -> ConnectivityState {
         self.member.state()
     }
 
     /// What it can take from this client, next to others.
-    fn weight(&self) -> u32 {
-        let part = f64::from(self.endpoint.weight()) * self.part;
-        #[expect(clippy::cast_possible_truncation, reason = "no more than the whole weight")]
+    fn weight(&self, has_parts: bool) -> u32 {
+        if !has_parts {
+            return self.endpoint.weight();
+        }
+        let part = f64::from(self.endpoint.weight()) * f64::from(PART_UNIT) * self.part;
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "a weight has 16 bits, and a part is at most 1"
+        )]
         let whole = part.round() as u32;
         whole.max(1)
     }
@@ -137,6 +158,7 @@ impl Members {
             connects_to,
             zone,
             place: None,
+            outgoing: None,
             weights_change_at: None,
             first: None,
             is_changed: true,
@@ -171,6 +193,7 @@ impl Members {
             members: self.members.iter().map(|known| (known.endpoint.clone(), Arc::downgrade(&known.member))).collect(),
             listed: self.counts.0 - self.removals.held(),
             kept: self.removals.held(),
+            place: self.place.map(|(place, _)| (place.index, place.clients)),
             refused: refused.collect(),
             unused: unused.collect(),
         }
@@ -202,8 +225,19 @@ impl Members {
 
     /// This client has another place among all clients, and is to connect to so many endpoints by that.
     pub(super) fn place(&mut self, place: Place, size: usize, make: impl Fn(&Endpoint) -> Result<Arc<Member>, Status>) {
+        let before: Vec<(Endpoint, Arc<Member>, f64)> = self
+            .members
+            .iter()
+            .map(|known| (known.endpoint.clone(), Arc::clone(&known.member), known.part))
+            .collect();
         self.place = Some((place, size));
         self.take_up(make);
+        let is_kept = |member: &Arc<Member>| self.members.iter().any(|known| known.member.id == member.id);
+        let left = before.into_iter().filter(|(_, member, _)| !is_kept(member));
+        self.outgoing = Some(Outgoing {
+            members: left.map(|(endpoint, member, part)| Known { endpoint, member, part }).collect(),
+            until: Instant::now() + MAKE_BEFORE_BREAK,
+        });
     }
 
     /// When to look at the weights again.
@@ -339,7 +373,7 @@ impl Members {
     /// Endpoints of this client's zone and others, each with how many of them are all connected to. Of too many, a share of both.
     fn by_zone<'e>(&self, group: Vec<&'e Endpoint>, all_max: usize) -> [(Vec<&'e Endpoint>, usize); 2] {
         match &self.zone {
-            Some(zone) if group.len() > all_max => {
+            Some(zone) if group.len() > all_max && prefers_zone(&self.config, self.connects_to) => {
                 let (near, far) = group.into_iter().partition(|endpoint| endpoint.zone() == zone);
                 [(near, SUBSET_SIZE), (far, SUBSET_SIZE)]
             }
@@ -355,7 +389,18 @@ impl Members {
         {
             known.member.cool_down();
         }
+        let is_settled = |&index: &usize| {
+            matches!(
+                self.members[index].state(),
+                ConnectivityState::Ready | ConnectivityState::TransientFailure
+            )
+        };
+        if wanted.iter().all(is_settled) || self.outgoing.as_ref().is_some_and(|outgoing| now >= outgoing.until) {
+            self.outgoing = None;
+        }
         let mut ready: Vec<&Known> = wanted.iter().filter(is_ready).map(|&index| &self.members[index]).collect();
+        let outgoing = self.outgoing.iter().flat_map(|outgoing| &outgoing.members);
+        ready.extend(outgoing.filter(|known| known.state() == ConnectivityState::Ready));
         if !ready.iter().all(|known| known.is_leaving()) {
             ready.retain(|known| !known.is_leaving());
         }
@@ -368,16 +413,12 @@ impl Members {
                 is_hopeless: self.is_hopeless(&wanted),
             };
         }
-        let settled = |&index: &usize| {
-            let state = self.members[index].state();
-            state == ConnectivityState::Ready || state == ConnectivityState::TransientFailure
-        };
         let until = match self.gathering {
             Gathering::None => now + GATHER,
             Gathering::Until(until) => until,
             Gathering::Done => now,
         };
-        if now < until && !wanted.iter().all(settled) {
+        if now < until && !wanted.iter().all(is_settled) {
             self.gathering = Gathering::Until(until);
             return View::Gathering(until);
         }
@@ -388,9 +429,11 @@ impl Members {
             endpoint: known.endpoint.clone(),
             weight,
         };
-        let weights = warmup.weights(ready.iter().map(|known| known.weight()), &ages);
+        let weights = warmup.weights(ready.iter().map(|known| known.weight(self.place.is_some())), &ages);
         let candidates: Vec<Candidate> = ready.iter().zip(weights).map(candidate).collect();
-        self.weights_change_at = warmup.next_change(&ages).map(|ahead| now + ahead);
+        let grows_at = warmup.next_change(&ages).map(|ahead| now + ahead);
+        let leave_at = self.outgoing.as_ref().map(|outgoing| outgoing.until);
+        self.weights_change_at = grows_at.into_iter().chain(leave_at).min();
         self.gathering = Gathering::Done;
         let shown = candidates.iter().map(|one| (one.member.id, one.endpoint.clone(), one.weight)).collect();
         if self.shown == shown {

@@ -9,6 +9,7 @@ pub mod balancer;
 pub mod builder;
 pub mod call;
 pub mod channel;
+mod choosing;
 mod config;
 pub mod future;
 pub mod health;

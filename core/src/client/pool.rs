@@ -12,9 +12,10 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{Notify, watch};
 
-use super::balancer::zoned::{self, Zone};
+use super::balancer::zoned::Zone;
 use super::balancer::{Balancer, Candidate, PickArgs, Picker, routed};
 use super::channel::Wanted;
+use super::choosing::{Choosing, Policy};
 use super::config::{self, Layers};
 use super::lines::Lines;
 use super::looks::{Idle, Refresh};
@@ -30,13 +31,9 @@ use crate::discovery::{Aperture, Endpoint, Publisher, Resolution, ResolveError, 
 use crate::policy::aperture::Place;
 use crate::policy::backoff::Backoff;
 use crate::policy::load::{Load, Typical};
-use crate::policy::spill::STEP_EVERY;
 use crate::status::{HandlerRan, Status};
 use crate::time;
 use crate::transport::error::WithCauses;
-
-/// The least time between two pickers for the same endpoints.
-const REFRESH_MIN: Duration = Duration::from_millis(100);
 
 /// Makes the subchannel of an endpoint; `Err` if the client does not want to connect to it.
 pub(super) type Connect = dyn Fn(&Endpoint, Arc<Notify>) -> Result<SubchannelConfig, Status> + Send + Sync;
@@ -153,6 +150,7 @@ impl Pool {
             list,
             endpoints: board.endpoints(),
             zone_share: self.shared.zoned_share(),
+            place: board.place,
             refused: board.refused.clone(),
             unused: board.unused.clone(),
             config: (*shared.config.layers.merged()).clone(),
@@ -291,6 +289,7 @@ struct Running(Arc<Shared>);
 impl Drop for Running {
     fn drop(&mut self) {
         self.0.published.store(None);
+        self.0.zone_share.store(f64::NAN.to_bits(), Ordering::Relaxed);
         self.0.running.store(false, Ordering::Release);
         self.0.state.send_modify(|state| {
             if *state != ConnectivityState::Shutdown {
@@ -308,7 +307,7 @@ async fn run(running: Running) {
     let _resolving = Task::new(tokio::spawn(resolving));
     let mut layers = shared.config.layers.follow(shared.config.backoff);
     let mut config = shared.config.layers.merged();
-    let mut balancer = shared.balancer(&config);
+    let mut policy = shared.policy(&config);
     let mut zone = shared.zone();
     let mut refresh = Refresh::new();
     let aperture = shared.config.aperture.as_ref();
@@ -319,7 +318,7 @@ async fn run(running: Running) {
         shared.seed,
         window,
         Arc::clone(&config),
-        balancer.connects_to(),
+        policy.connects_to,
         shared.config.zone.clone(),
     );
     let make = |endpoint: &Endpoint| shared.member(endpoint);
@@ -330,7 +329,7 @@ async fn run(running: Running) {
     loop {
         let now = tokio::time::Instant::now();
         let review = members.review(make);
-        let by = Choosing::new(&config, &*balancer, &mut zone);
+        let by = Choosing::new(&config, &policy, &mut zone);
         let next_refresh = refresh.look(now, by.refresh_interval(), &mut members);
         let shown = shared.show(&mut members, layers.waits_until(now), by);
         if shown.is_hopeless {
@@ -352,8 +351,12 @@ async fn run(running: Running) {
                 if merged != config {
                     tracing::info!(target = %shared.config.target, "another configuration of the service counts");
                     config = merged;
-                    balancer = shared.balancer(&config);
-                    members.configure(Arc::clone(&config), balancer.connects_to(), make);
+                    policy = shared.policy(&config);
+                    if let Some(zone) = &mut zone {
+                        // The routes may be others.
+                        zone.rest();
+                    }
+                    members.configure(Arc::clone(&config), policy.connects_to, make);
                 }
             }
             (place, size) = moved(&mut peers) => members.place(place, size, make),
@@ -389,35 +392,6 @@ async fn resolve(resolver: Arc<dyn Resolver>, publisher: Publisher, backoff: Bac
     persist(backoff, watch, panicked).await;
     // The last list stands, as long as there is somebody to read it.
     publisher.closed().await;
-}
-
-/// How pickers are made.
-struct Choosing<'a> {
-    config: &'a ServiceConfig,
-    balancer: &'a dyn Balancer,
-    /// `None` if all zones are alike.
-    zone: Option<&'a mut Zone>,
-}
-
-impl<'a> Choosing<'a> {
-    fn new(config: &'a ServiceConfig, balancer: &'a dyn Balancer, zone: &'a mut Option<Zone>) -> Self {
-        let prefers_zone = config.prefer_zone != Some(false) && zoned::suits(balancer);
-        if let Some(zone) = zone.as_mut().filter(|_| !prefers_zone) {
-            zone.rest();
-        }
-        Self {
-            config,
-            balancer,
-            zone: zone.as_mut().filter(|_| prefers_zone),
-        }
-    }
-
-    /// How often a picker follows what endpoints report.
-    fn refresh_interval(&self) -> Option<Duration> {
-        let of_zone = self.zone.as_ref().map(|_| STEP_EVERY);
-        let asked = catch_unwind(AssertUnwindSafe(|| self.balancer.refresh_interval())).unwrap_or_default();
-        asked.into_iter().chain(of_zone).min().map(|every| every.max(REFRESH_MIN))
-    }
 }
 
 impl Shared {
@@ -467,8 +441,8 @@ impl Shared {
     }
 
     /// The balancer that holds.
-    fn balancer(&self, config: &ServiceConfig) -> Arc<dyn Balancer> {
-        config.balancer.as_ref().map_or_else(|| Arc::clone(&self.config.balancer), config::balancer)
+    fn policy(&self, config: &ServiceConfig) -> Policy {
+        Policy::new(config.balancer.as_ref().map_or_else(|| Arc::clone(&self.config.balancer), config::balancer))
     }
 
     fn members(&self) -> MutexGuard<'_, Vec<Weak<Member>>> {
@@ -520,7 +494,7 @@ impl Shared {
                 if *self.state.borrow() == ConnectivityState::TransientFailure {
                     tracing::info!(target = %self.config.target, ready = candidates.len(), "there is somebody to call again");
                 }
-                let balancer = by.balancer;
+                let balancer = &*by.policy.balancer;
                 let make = || routed::picker(&candidates, by.config, balancer, by.zone, time::now());
                 match catch_unwind(AssertUnwindSafe(make)) {
                     Ok(picker) => self.published.store(Some(Arc::new(Published {

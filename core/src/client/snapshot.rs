@@ -28,6 +28,8 @@ pub struct ChannelSnapshot {
     /// The share of calls that stay in this channel's zone, from 0 to 1, of the route that keeps the least; `None` if it has no zone, or zones do not
     /// count.
     pub zone_share: Option<f64>,
+    /// The place of this channel among all clients, from 0, and how many there are; `None` if it has no aperture, or no place yet.
+    pub place: Option<(usize, usize)>,
     /// Endpoints that this channel does not connect to, because they do not offer what it demands: their names, and why.
     pub refused: Vec<(String, String)>,
     /// Listed endpoints that get no calls: their names, and why.
@@ -88,6 +90,7 @@ pub(super) struct Board {
     pub(super) members: Vec<(Endpoint, Weak<Member>)>,
     pub(super) listed: usize,
     pub(super) kept: usize,
+    pub(super) place: Option<(usize, usize)>,
     pub(super) refused: Vec<(String, String)>,
     pub(super) unused: Vec<(String, String)>,
 }

@@ -6,7 +6,7 @@
 
 use std::future::Future;
 use std::pin::{Pin, pin};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -77,6 +77,8 @@ struct Shared {
     on_change: Option<Arc<Notify>>,
     /// Whoever waits before the next attempt need not.
     hurry: Notify,
+    /// How often that was said: an attempt that began before may fail after it.
+    hints: AtomicU64,
     is_extra: bool,
     health: HealthCheck,
     standing: Mutex<Standing>,
@@ -127,6 +129,7 @@ impl Subchannel {
                 running: task.is_running(),
                 on_change: config.on_change,
                 hurry: Notify::new(),
+                hints: AtomicU64::new(0),
                 is_extra: config.is_extra,
             }),
             task,
@@ -152,7 +155,7 @@ impl Subchannel {
 
     /// There is reason to believe that connecting works now: who waits before the next attempt waits no more.
     pub(super) fn reset_backoff(&self) {
-        // Who does not wait needs no telling.
+        self.shared.hints.fetch_add(1, Ordering::Relaxed);
         self.shared.hurry.notify_waiters();
     }
 
@@ -288,6 +291,7 @@ async fn run(running: Running) {
         if *shared.state.borrow() != ConnectivityState::TransientFailure {
             shared.set_state(ConnectivityState::Connecting);
         }
+        let hints = shared.hints.load(Ordering::Relaxed);
         let attempt = tokio::time::timeout(shared.connect_timeout, shared.connector.connect());
         match attempt.await.unwrap_or_else(|_| Err(shared.timed_out())) {
             Ok(stream) => {
@@ -322,13 +326,13 @@ async fn run(running: Running) {
         if failures > 0 || *shared.state.borrow() == ConnectivityState::TransientFailure {
             let delay = shared.backoff.delay(failures, fastrand::f64());
             failures = failures.saturating_add(1);
-            if shared.is_hurried_within(delay).await {
+            if shared.is_hurried_within(delay, hints).await {
                 failures = 0;
             }
         } else if short_lived > 1 {
             // READY alone is no proof of health: a server that greets everybody and hangs up must not be called again and again. Once may be
             // an accident.
-            shared.is_hurried_within(shared.backoff.delay(short_lived - 2, fastrand::f64())).await;
+            shared.is_hurried_within(shared.backoff.delay(short_lived - 2, fastrand::f64()), hints).await;
         }
     }
 }
@@ -344,13 +348,21 @@ enum Watched {
 }
 
 impl Shared {
-    /// Waits before the next attempt; whether that was cut short.
-    async fn is_hurried_within(&self, delay: Duration) -> bool {
+    /// Waits before the next attempt; whether that was cut short, also by what was said since there were so many hints.
+    async fn is_hurried_within(&self, delay: Duration, hints: u64) -> bool {
         let until = tokio::time::Instant::now() + delay;
+        let mut hurried = pin!(self.hurry.notified());
+        // From here on it is heard.
+        hurried.as_mut().enable();
+        let is_hurried = async {
+            if self.hints.load(Ordering::Relaxed) == hints {
+                hurried.await;
+            }
+        };
         // Both are cancel safe.
         tokio::select! {
             () = tokio::time::sleep_until(until) => false,
-            () = self.hurry.notified() => {
+            () = is_hurried => {
                 // Others were told at the same moment.
                 tokio::time::sleep_until(until.min(tokio::time::Instant::now() + HURRY.mul_f64(fastrand::f64()))).await;
                 true

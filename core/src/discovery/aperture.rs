@@ -18,23 +18,23 @@ use crate::policy::subset::SUBSET_SIZE;
 pub struct Aperture {
     pub(crate) registrar: Arc<dyn Registrar>,
     pub(crate) resolver: Arc<dyn Resolver>,
-    pub(crate) service: String,
+    pub(crate) name: String,
     pub(crate) size: usize,
 }
 
 impl Aperture {
-    /// Enters clients of `service` by `registrar`, under that name and without an address, and finds them by `resolver`.
+    /// Enters clients by `registrar`, as instances of a service `name` that no server has, and without an address; finds them by `resolver`.
     #[must_use]
-    pub fn new(service: impl Into<String>, registrar: impl Registrar, resolver: impl Resolver) -> Self {
+    pub fn new(name: impl Into<String>, registrar: impl Registrar, resolver: impl Resolver) -> Self {
         Self {
             registrar: Arc::new(registrar),
             resolver: Arc::new(resolver),
-            service: service.into(),
+            name: name.into(),
             size: SUBSET_SIZE,
         }
     }
 
-    /// Sets to how many endpoints a client connects (default 20, at least 1), or a few more; where there are no more, to all.
+    /// Sets to how many endpoints a client connects (default 20, at least 1), or up to twice as many where there are few clients; where there are no more, to all.
     #[must_use]
     pub fn size(mut self, endpoints: usize) -> Self {
         self.size = endpoints.max(1);
@@ -45,7 +45,7 @@ impl Aperture {
 impl fmt::Debug for Aperture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Aperture")
-            .field("service", &self.service)
+            .field("name", &self.name)
             .field("size", &self.size)
             .finish_non_exhaustive()
     }

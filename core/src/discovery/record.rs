@@ -80,12 +80,27 @@ fn record_of(endpoint: &Endpoint) -> Record {
 #[cfg(any(feature = "etcd", test))]
 pub(super) fn from_json(bytes: &[u8]) -> Result<Endpoint, String> {
     if bytes.len() > RECORD_BYTES_MAX {
-        return Err(format!(
-            "{} bytes; a record has at most {RECORD_BYTES_MAX}",
-            bytes.len()
-        ));
+        return Err(too_long(bytes));
     }
     endpoint(serde_json::from_slice(bytes).map_err(|error| error.to_string())?)
+}
+
+/// A client that a registry has entered: by its name, since it has no address.
+///
+/// # Errors
+/// What is wrong with it.
+#[cfg(feature = "etcd")]
+pub(super) fn client_from_json(bytes: &[u8]) -> Result<Endpoint, String> {
+    if bytes.len() > RECORD_BYTES_MAX {
+        return Err(too_long(bytes));
+    }
+    let record: Record = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    Ok(Endpoint::with_addresses([]).with_name(record.name).with_instance(record.instance))
+}
+
+#[cfg(any(feature = "etcd", test))]
+fn too_long(bytes: &[u8]) -> String {
+    format!("{} bytes; a record has at most {RECORD_BYTES_MAX}", bytes.len())
 }
 
 /// The endpoints in a list of addresses and records.
@@ -133,8 +148,7 @@ const KEYS: [&str; 10] = [
 
 fn endpoint(record: Record) -> Result<Endpoint, String> {
     let addresses: Vec<Address> = record.addresses.iter().filter_map(|text| text.parse().ok()).collect();
-    // A client that is entered among others has a name and no address.
-    if addresses.is_empty() && (record.name.is_empty() || !record.addresses.is_empty()) {
+    if addresses.is_empty() {
         return Err(format!("no usable address in {:?}", record.addresses));
     }
     let mut endpoint = Endpoint::with_addresses(addresses)

@@ -17,8 +17,11 @@ pub struct Place {
     pub clients: usize,
 }
 
-/// The positions of the names within the aperture, in ascending order, and the part of each that is in it: more than 0, at most 1. About `size` of them, as that is
-/// rounded up to whole clients' places.
+/// How many times what was asked for may be taken: where there are few clients, one client's place is longer than that, and evenness has to wait for more of them.
+const ROUNDED_UP_MAX: u64 = 2;
+
+/// The positions of the names within the aperture, in ascending order, and the part of each that is in it: more than 0, at most 1. There are `size` of them, or up to
+/// twice as many, as that is rounded up to whole clients' places; one more where they lie across the ends of the arc.
 #[must_use]
 pub fn aperture<'a>(names: impl Iterator<Item = &'a str>, place: Place, size: usize) -> Vec<(usize, f64)> {
     // By a hash, or those that stand in one rack, and fall together, would be those of one client.
@@ -32,7 +35,9 @@ pub fn aperture<'a>(names: impl Iterator<Item = &'a str>, place: Place, size: us
         return Vec::new();
     }
     let begin = place.index as u64 % clients * endpoints;
-    let length = ((size as u64 * clients).div_ceil(endpoints) * endpoints).min(whole);
+    let size = (size as u64).min(endpoints);
+    let even = (size * clients).div_ceil(endpoints) * endpoints;
+    let length = even.min(ROUNDED_UP_MAX * size * clients).min(whole);
     let within = |(at, (_, _, index)): (usize, &(u64, &str, usize))| {
         let from = at as u64 * clients;
         // Once as it is, and once for an arc that goes beyond the end of the ring.
@@ -84,6 +89,11 @@ mod tests {
                     load[index] += part / whole;
                     connections[index] += 1.0;
                 }
+            }
+            if clients < 5 {
+                // Too few to be even.
+                assert!(most <= 2 * size + 1, "{most}");
+                continue;
             }
             let mean = clients as f64 / endpoints as f64;
             assert!(
@@ -139,5 +149,8 @@ mod tests {
         assert_eq!(taken(&names(2), 0, 1, 20), [(0, 1.0), (1, 1.0)]);
         assert_eq!(taken(&names(1), 9, 10, 20), [(0, 1.0)]);
         assert_eq!(taken(&names(3), 7, 0, 20).len(), 3);
+        assert_eq!(taken(&names(10), 0, 1, usize::MAX).len(), 10);
+        // The first client of a service does not connect to everybody.
+        assert_eq!(taken(&names(1_000), 0, 1, 20).len(), 40);
     }
 }

@@ -16,6 +16,9 @@ const FAILURE_PENALTY: f64 = 1.0;
 const UTILIZATION_MIN: f64 = 0.01;
 /// How many times the middle weight one may be, or a part of it: a report is a claim, and must not draw all calls.
 const SPREAD_MAX: f64 = 10.0;
+/// How much of a difference in capacity becomes one of weight, as a power: a little less than all, or what an endpoint was given would be the proof of what it can
+/// take wherever utilization does not follow, and chance would add up.
+const PULL: f64 = 0.9;
 /// What the mean weight is scaled to.
 const MEAN: f64 = 1_000.0;
 
@@ -45,7 +48,7 @@ pub fn weights(reports: &[Option<LoadReport>]) -> Option<Vec<u32>> {
     }
     known.sort_by(f64::total_cmp);
     let middle = known[known.len() / 2];
-    let bounded = |capacity: f64| capacity.clamp(middle / SPREAD_MAX, middle * SPREAD_MAX);
+    let bounded = |capacity: f64| (capacity / middle).powf(PULL).clamp(1.0 / SPREAD_MAX, SPREAD_MAX);
     let mean = known.iter().copied().map(bounded).sum::<f64>() / known.len() as f64;
     let weight = |capacity: &Option<f64>| {
         let weight = capacity.map_or(MEAN, |capacity| bounded(capacity) / mean * MEAN);
@@ -60,12 +63,21 @@ pub fn weights(reports: &[Option<LoadReport>]) -> Option<Vec<u32>> {
     Some(capacities.iter().map(weight).collect())
 }
 
+/// The load of an endpoint, where failures count like work.
+pub(super) fn load(report: &LoadReport, utilization: f64) -> f64 {
+    let failing = if report.rate > 0.0 {
+        (report.failure_rate / report.rate).min(1.0)
+    } else {
+        0.0
+    };
+    utilization.max(UTILIZATION_MIN) + failing * FAILURE_PENALTY
+}
+
 /// Calls a second that it could answer if nothing else were to do.
 fn capacity(report: &LoadReport) -> Option<f64> {
     let is_usable = report.age <= USABLE_FOR && report.reporting_for >= BLACKOUT && report.rate > 0.0;
     let utilization = report.utilization.filter(|_| is_usable)?;
-    let failing = (report.failure_rate / report.rate).min(1.0);
-    Some(report.rate / (utilization.max(UTILIZATION_MIN) + failing * FAILURE_PENALTY))
+    Some(report.rate / load(report, utilization))
 }
 
 #[cfg(test)]
@@ -87,9 +99,10 @@ mod tests {
     #[test]
     fn who_does_the_same_with_half_of_its_capacity_has_twice_the_weight() {
         let [slow, fast] = [report(100.0, 0.8), report(100.0, 0.4)];
-        assert_eq!(weights(&[Some(slow), Some(fast)]), Some(vec![667, 1333]));
+        // Or nearly so.
+        assert_eq!(weights(&[Some(slow), Some(fast)]), Some(vec![698, 1302]));
         // Of the third nothing is known.
-        assert_eq!(weights(&[Some(slow), None, Some(fast)]), Some(vec![667, 1000, 1333]));
+        assert_eq!(weights(&[Some(slow), None, Some(fast)]), Some(vec![698, 1000, 1302]));
     }
 
     #[test]
@@ -115,7 +128,7 @@ mod tests {
         let good = report(100.0, 0.5);
         let mut failing = good;
         failing.failure_rate = 50.0;
-        assert_eq!(weights(&[Some(good), Some(failing)]), Some(vec![1333, 667]));
+        assert_eq!(weights(&[Some(good), Some(failing)]), Some(vec![1302, 698]));
         let liar = report(f64::MAX, 0.0);
         let all = weights(&[Some(good), Some(good), Some(liar)]).unwrap();
         assert_eq!(all, [250, 250, 2500]);

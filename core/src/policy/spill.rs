@@ -8,12 +8,14 @@
 
 use std::time::Duration;
 
-use super::reported::LoadReport;
+use super::reported::{LoadReport, load};
 
 /// How often a share is moved.
 pub const STEP_EVERY: Duration = Duration::from_secs(1);
 /// How busy the zone may be, next to the mean of all.
 const BUSIER: f64 = 1.15;
+/// And how busy at most, unless all are busier: utilization as processors have it goes no further than 1, so what lies above that does not show.
+const BUSY: f64 = 0.9;
 /// How much of what is missing a step makes up for, as a power. With a delay of two steps, 0.6 would swing for ever.
 const GAIN: f64 = 0.35;
 /// The largest step down, and up: from the least share to all of it in 8 s.
@@ -22,10 +24,16 @@ const STEPS: (f64, f64) = (0.6, 1.5);
 const NEAR_MIN: f64 = 0.05;
 /// The largest share while the zone is busy enough for it to matter: others are to be heard of.
 const NEAR_MAX: f64 = 0.99;
+/// The same while nothing is known of the others.
+const NEAR_MAX_UNHEARD: f64 = 0.9;
 /// With less to do than that part of capacity a zone keeps all its calls.
 const FREE: f64 = 0.1;
-/// How old a report may be.
-const USABLE_FOR: Duration = Duration::from_secs(10);
+/// How old a report of the zone may be. Of an endpoint that has calls and reports nothing any more, the load counts as full.
+const NEAR_USABLE_FOR: Duration = Duration::from_secs(10);
+/// How old one of another zone may be: they are called, and so heard, less.
+const FAR_USABLE_FOR: Duration = Duration::from_secs(60);
+/// How many times the middle load one may be: a report is a claim, and one wrong unit must not empty a zone.
+const SPREAD_MAX: f64 = 4.0;
 
 /// An endpoint, as far as it matters here.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +44,8 @@ pub struct Site {
     pub weight: u32,
     /// What it said last.
     pub report: Option<LoadReport>,
+    /// The caller waits for answers of it.
+    pub is_called: bool,
 }
 
 /// A caller's share of calls that stay in its zone.
@@ -43,6 +53,9 @@ pub struct Site {
 pub struct Spill {
     near: f64,
     is_free: bool,
+    hears_far: bool,
+    /// What the zone can take, as it was last.
+    near_weight: f64,
 }
 
 impl Default for Spill {
@@ -50,6 +63,8 @@ impl Default for Spill {
         Self {
             near: 1.0,
             is_free: true,
+            hears_far: true,
+            near_weight: 0.0,
         }
     }
 }
@@ -58,65 +73,91 @@ impl Spill {
     /// The share of calls that stay in the zone, from 0 to 1.
     #[must_use]
     pub fn near_share(&self) -> f64 {
-        if self.is_free {
-            self.near
-        } else {
-            self.near.min(NEAR_MAX)
+        match (self.is_free, self.hears_far) {
+            (true, _) => self.near,
+            (false, true) => self.near.min(NEAR_MAX),
+            (false, false) => self.near.min(NEAR_MAX_UNHEARD),
         }
+    }
+
+    /// Follows the size of the zone: what is left of it is given no more than its part of what all of it had.
+    pub fn resize(&mut self, sites: &[Site]) {
+        let weight = weight_of(sites, true);
+        if weight < self.near_weight {
+            self.near = (self.near * weight / self.near_weight).max(NEAR_MIN);
+        }
+        self.near_weight = weight;
     }
 
     /// Moves the share by what is known now; once per [`STEP_EVERY`].
     pub fn step(&mut self, sites: &[Site]) {
         let Some(loads) = Loads::of(sites) else { return };
         self.is_free = loads.near <= loads.free;
-        let missing = if self.is_free {
-            f64::INFINITY
-        } else {
-            BUSIER * loads.all / loads.near
+        self.hears_far = loads.far.is_some();
+        let missing = match loads.far {
+            _ if self.is_free => f64::INFINITY,
+            Some(far) => {
+                let (of_near, of_far) = (weight_of(sites, true), weight_of(sites, false));
+                let all = (loads.near * of_near + far * of_far) / (of_near + of_far);
+                (BUSIER * all).min(all.max(loads.busy)) / loads.near
+            }
+            // Nothing is known to compare with; a tenth of the calls finds out.
+            None => 1.0,
         };
         let step = missing.powf(GAIN).clamp(STEPS.0, STEPS.1);
         self.near = (self.near * step).clamp(NEAR_MIN, 1.0);
     }
 }
 
+fn weight_of(sites: &[Site], is_near: bool) -> f64 {
+    let ours = sites.iter().filter(|site| site.is_near == is_near);
+    ours.map(|site| f64::from(site.weight.max(1))).sum()
+}
+
 /// How busy they are on average, in one unit for all.
 struct Loads {
     near: f64,
-    all: f64,
+    /// `None` if nothing is known.
+    far: Option<f64>,
     /// Up to there nothing spills.
     free: f64,
+    /// Beyond that something does, unless all are as busy.
+    busy: f64,
 }
 
 impl Loads {
     /// `None` if nobody of the zone has said anything.
     fn of(sites: &[Site]) -> Option<Self> {
-        let reports = || sites.iter().filter_map(|site| Some((site, site.report.filter(|it| it.age <= USABLE_FOR)?)));
-        let by_utilization = reports().all(|(_, report)| report.utilization.is_some());
-        let load = |site: &Site, report: &LoadReport| match report.utilization.filter(|_| by_utilization) {
-            Some(utilization) => utilization,
-            None => report.rate / f64::from(site.weight.max(1)),
+        let reports: Vec<(&Site, LoadReport)> = sites.iter().filter_map(|site| Some((site, site.report?))).collect();
+        let with_utilization = reports.iter().filter(|(_, report)| report.utilization.is_some()).count();
+        // Those that do not know it are left out, unless they are many.
+        let by_utilization = 2 * with_utilization > reports.len();
+        let load = |site: &Site, report: &LoadReport| -> Option<f64> {
+            let usable_for = if site.is_near { NEAR_USABLE_FOR } else { FAR_USABLE_FOR };
+            let is_silent = report.age > usable_for;
+            match (by_utilization, is_silent) {
+                (true, true) => (site.is_near && site.is_called).then_some(1.0),
+                (false, true) => None,
+                (true, false) => Some(load(report, report.utilization?)),
+                (false, false) => Some(report.rate / f64::from(site.weight.max(1))),
+            }
         };
+        let mut loads: Vec<(&Site, f64)> =
+            reports.iter().filter_map(|(site, report)| Some((*site, load(site, report)?))).collect();
+        loads.sort_by(|one, other| one.1.total_cmp(&other.1));
+        let bound = loads.get(loads.len() / 2)?.1 * SPREAD_MAX;
+        let bound = if by_utilization { bound.max(BUSY) } else { bound };
         let mean = |is_near: bool| {
-            let known = reports().filter(|(site, _)| site.is_near == is_near);
-            let weighed = known.map(|(site, report)| {
-                let weight = f64::from(site.weight.max(1));
-                (weight, weight * load(site, &report))
-            });
-            let (weights, loads) = weighed.fold((0.0, 0.0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+            let known = loads.iter().filter(|(site, _)| site.is_near == is_near);
+            let weighed = known.map(|(site, load)| (f64::from(site.weight.max(1)), load.min(bound)));
+            let (weights, loads) = weighed.fold((0.0, 0.0), |sum, one| (sum.0 + one.0, sum.1 + one.0 * one.1));
             (weights > 0.0).then(|| loads / weights)
         };
-        let near = mean(true)?;
-        // Who is given no calls reports nothing: it is free, until it is called and says that it is not.
-        let far = mean(false).unwrap_or(0.0);
-        let weight = |is_near: bool| -> f64 {
-            let ours = sites.iter().filter(|site| site.is_near == is_near);
-            ours.map(|site| f64::from(site.weight.max(1))).sum()
-        };
-        let (near_weight, far_weight) = (weight(true), weight(false));
         Some(Self {
-            near,
-            all: (near * near_weight + far * far_weight) / (near_weight + far_weight),
+            near: mean(true)?,
+            far: mean(false),
             free: if by_utilization { FREE } else { 0.0 },
+            busy: if by_utilization { BUSY } else { f64::INFINITY },
         })
     }
 }
@@ -126,7 +167,7 @@ mod tests {
     use std::collections::VecDeque;
     use std::time::Duration;
 
-    use super::{NEAR_MAX, NEAR_MIN, Site, Spill};
+    use super::{NEAR_MAX, NEAR_MAX_UNHEARD, NEAR_MIN, Site, Spill};
     use crate::policy::reported::LoadReport;
 
     fn said(utilization: Option<f64>, rate: f64) -> LoadReport {
@@ -144,6 +185,7 @@ mod tests {
             is_near,
             weight: 100,
             report: Some(said((!rates).then_some(*load), load * 200.0)),
+            is_called: true,
         };
         let near = near.iter().map(|load| site(true, load));
         near.chain(far.iter().map(|load| site(false, load))).collect()
@@ -217,16 +259,69 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_does_not_count() {
+    fn what_is_not_known_is_found_out() {
         let mut spill = Spill::default();
         let mut none = sites(&[0.9], &[0.9], false);
         none[0].report = None;
         spill.step(&none);
         assert_eq!(spill.near_share(), 1.0);
-        // Nothing is known of the others: they are taken for free, and asked that way.
+        // Nothing is known of the others: a part of the calls goes there to find out, and no more.
         let mut one = sites(&[0.9], &[0.9], false);
-        one[1].report.as_mut().unwrap().age = Duration::from_secs(11);
+        one[1].report.as_mut().unwrap().age = Duration::from_secs(61);
+        for _ in 0..10 {
+            spill.step(&one);
+            assert_eq!(spill.near_share(), NEAR_MAX_UNHEARD);
+        }
+        one[1].report.as_mut().unwrap().age = Duration::from_secs(60);
         spill.step(&one);
-        assert!(spill.near_share() < 0.9, "{spill:?}");
+        assert_eq!(spill.near_share(), NEAR_MAX);
+    }
+
+    /// Neither fast failures nor silence are free capacity.
+    #[test]
+    fn a_zone_that_fails_or_hangs_loses_its_calls() {
+        let mut failing = sites(&[0.02, 0.02], &[0.4; 8], false);
+        for site in &mut failing[..2] {
+            let report = site.report.as_mut().unwrap();
+            report.failure_rate = report.rate;
+        }
+        let mut silent = sites(&[0.4, 0.4], &[0.4; 8], false);
+        silent[..2].iter_mut().for_each(|site| site.report.as_mut().unwrap().age = Duration::from_secs(11));
+        for sites in [failing, silent] {
+            let mut spill = Spill::default();
+            (0..30).for_each(|_| spill.step(&sites));
+            assert_eq!(spill.near_share(), NEAR_MIN);
+        }
+    }
+
+    #[test]
+    fn a_zone_that_shrinks_is_not_given_what_it_had() {
+        let mut spill = Spill::default();
+        let of = |near: usize| sites(&vec![0.8; near], &[0.8; 10], false);
+        spill.resize(&of(10));
+        assert_eq!(spill.near_share(), 1.0);
+        spill.resize(&of(1));
+        assert!((spill.near_share() - 0.1).abs() < 1e-9, "{spill:?}");
+        // It has its share back by steps, as its load allows.
+        spill.resize(&of(10));
+        spill.step(&sites(&[0.4; 10], &[0.8; 10], false));
+        assert!((0.1..0.2).contains(&spill.near_share()), "{spill:?}");
+    }
+
+    #[test]
+    fn one_that_has_no_more_to_give_is_relieved_and_one_wrong_claim_moves_little() {
+        let mut spill = Spill::default();
+        (0..10).for_each(|_| spill.step(&sites(&[1.0], &[0.85; 9], false)));
+        assert!(spill.near_share() < 0.8, "{spill:?}");
+        // Where all are at their end there is nowhere to go.
+        let mut full = Spill::default();
+        (0..60).for_each(|_| full.step(&sites(&[1.0; 5], &[1.0; 5], false)));
+        assert_eq!(full.near_share(), NEAR_MAX);
+        // Percent in place of parts, by one of ten.
+        let mut claimed = Spill::default();
+        let mut near = [0.5; 10];
+        near[3] = 75.0;
+        claimed.step(&sites(&near, &[0.5; 10], false));
+        assert!(claimed.near_share() > 0.9, "{claimed:?}");
     }
 }

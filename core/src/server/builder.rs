@@ -115,6 +115,7 @@ pub struct ServerBuilder {
     registration: RegistrationConfig,
     health: Health,
     load: ServerLoad,
+    reports_load: bool,
     age: Option<Duration>,
     age_grace: Duration,
     wrong: Option<ServerError>,
@@ -145,6 +146,7 @@ impl Default for ServerBuilder {
             registration: RegistrationConfig::default(),
             health: Health::default(),
             load: ServerLoad::default(),
+            reports_load: true,
             age: None,
             age_grace: GRACE_DEFAULT,
             wrong: None,
@@ -367,6 +369,13 @@ impl ServerBuilder {
         self
     }
 
+    /// Sets whether clients that ask are told of the server's load (default: yes): not for servers whose clients are not to know how much they have to do.
+    #[must_use]
+    pub fn report_load(mut self, report: bool) -> Self {
+        self.reports_load = report;
+        self
+    }
+
     /// Starts the server; it runs until the returned handle is shut down or dropped. Without an address it serves what is handed over by
     /// [`Serving::accept`].
     ///
@@ -415,7 +424,7 @@ impl ServerBuilder {
         let shared = Arc::new(Shared {
             router,
             health,
-            load: LoadMeter::new(self.load),
+            load: LoadMeter::new(self.load, self.reports_load),
             chain: self.chain,
             mux: self.mux,
             connections_max: self.connections_max,

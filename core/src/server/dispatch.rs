@@ -18,7 +18,7 @@ use crate::service::BoxSlot;
 use crate::status::Status;
 use crate::time;
 use crate::transport::Connection;
-use crate::transport::connection::BackgroundStream;
+use crate::transport::background::BackgroundStream;
 use crate::wire::message::EncodedMessage;
 
 /// A call that is ready to be polled.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -95,6 +95,10 @@ impl fmt::Debug for ServerLoad {
 /// Counts what a server answers, and makes reports of it.
 pub(super) struct LoadMeter {
     said: ServerLoad,
+    /// Whoever asks is told.
+    reports: bool,
+    /// How many there are.
+    processors: f64,
     epoch: Instant,
     answered: AtomicU64,
     failed: AtomicU64,
@@ -132,10 +136,12 @@ impl Default for Reports {
 }
 
 impl LoadMeter {
-    pub(super) fn new(said: ServerLoad) -> Self {
+    pub(super) fn new(said: ServerLoad, reports: bool) -> Self {
         let now = time::now();
         Self {
             said,
+            reports,
+            processors: processor_count(),
             epoch: now,
             answered: AtomicU64::new(0),
             failed: AtomicU64::new(0),
@@ -181,6 +187,7 @@ impl LoadMeter {
         let mut every = reports.every.load(Ordering::Relaxed);
         if every == UNASKED {
             every = match connection.load_interval_ms() {
+                _ if !self.reports => 0,
                 0 => 0,
                 asked => asked.clamp(INTERVAL_MIN_MS, UNASKED - 1),
             };
@@ -210,7 +217,10 @@ impl LoadMeter {
 
     /// The report of the last full window; empty before there is one.
     fn sample(&self, now: Instant) -> Bytes {
-        let mut sample = self.lock();
+        let Ok(mut sample) = self.sample.try_lock() else {
+            // Somebody else is making the next one.
+            return Bytes::new();
+        };
         let window = now.saturating_duration_since(sample.at);
         if window < WINDOW {
             return sample.report.clone();
@@ -219,7 +229,7 @@ impl LoadMeter {
         let processors = processor_time();
         let of_processors = processors.zip(sample.processors).map(|(now, before)| {
             let used = now.saturating_sub(before).as_secs_f64() / window.as_secs_f64();
-            thousandths(used / processor_count())
+            thousandths(used / self.processors)
         });
         let counts = LoadCounts {
             window,
@@ -237,10 +247,6 @@ impl LoadMeter {
             report: report.into(),
         };
         sample.report.clone()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Sample> {
-        self.sample.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -303,7 +309,7 @@ mod tests {
     #[test]
     fn a_report_is_about_the_last_full_window() {
         let load = ServerLoad::new();
-        let meter = LoadMeter::new(load.clone());
+        let meter = LoadMeter::new(load.clone(), true);
         let at = |millis| meter.epoch + Duration::from_millis(millis);
         assert!(meter.sample(at(499)).is_empty());
         load.set_utilization(0.25);

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::background::BackgroundStream;
 use super::io::{Early, SharedWrite, Writer};
 use super::lanes::Relation;
 use super::state::State;
@@ -362,15 +363,27 @@ impl Connection {
     }
 
     /// Notes what the peer's HELLO says.
-    pub(super) fn note_hello(&self) {
-        let max = self.lock().mux.peer().max_streams;
+    pub(super) fn note_hello(&self) -> u32 {
+        let max = {
+            let state = self.lock();
+            if state.mux.is_ready() {
+                state.mux.peer().max_streams
+            } else {
+                0
+            }
+        };
         self.shared.calls_max.store(max, Ordering::Relaxed);
+        max
     }
 
     /// Client: how many calls the server takes at a time, on this connection; 0 before it has said so.
     #[must_use]
     pub fn calls_max(&self) -> u32 {
-        self.shared.calls_max.load(Ordering::Relaxed)
+        match self.shared.calls_max.load(Ordering::Relaxed) {
+            // It may be that it was not noted yet.
+            0 => self.note_hello(),
+            noted => noted,
+        }
     }
 
     /// The largest message that the peer takes.
@@ -569,21 +582,6 @@ impl Connection {
                 driver.wake();
             }
         }
-    }
-}
-
-/// A stream that is no company for others, for as long as this lives.
-pub struct BackgroundStream(Connection);
-
-impl Drop for BackgroundStream {
-    fn drop(&mut self) {
-        self.0.lock().mux.remove_background_stream();
-    }
-}
-
-impl fmt::Debug for BackgroundStream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("BackgroundStream")
     }
 }
 

@@ -8,6 +8,7 @@
 
 pub mod acceptor;
 pub mod address;
+pub mod background;
 pub mod baton;
 mod buffer;
 pub mod connect;

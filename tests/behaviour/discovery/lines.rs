@@ -76,14 +76,10 @@ async fn what_a_server_takes_on_a_connection_crowds_it() {
         .bind(format!("mem:{name}"));
     let serving: Serving = server.start().await.unwrap();
     let channel = channel(std::slice::from_ref(&name), 4).await;
-    let mut held = JoinSet::new();
-    for _ in 0..8 {
-        held.spawn(who(&channel).hold().detached().into_future());
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
-    // Two each: one place is for the watch of its health.
+    // All at once: those that have to stand in line go over to the connections that come.
+    let held = hold(&channel, 8);
     until("all run", || serving.running_handlers() == 8).await;
-    assert_eq!(serving.connections(), 4);
+    assert!((3..=4).contains(&serving.connections()), "{}", serving.connections());
     let_go.notify_waiters();
     assert!(held.join_all().await.iter().all(Result::is_ok));
 }

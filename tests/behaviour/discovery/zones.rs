@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use sinew::{
-    Channel, Code, FileConfig, HealthStatus, Instance, LeastRequest, MemRegistry, PickFirst, RoundRobin, ServiceConfig,
-    WeightedRoundRobin,
+    Balancer, Candidate, Channel, Code, ConnectsTo, FileConfig, HealthStatus, Instance, LeastRequest, MemRegistry,
+    PickFirst, Picker, RoundRobin, Server, ServiceConfig, WeightedRoundRobin,
 };
 use tokio::task::JoinHandle;
 
-use super::{Node, fixed, names, nodes, spread, who};
+use super::{Named, Node, WhoServer, fixed, names, nodes, spread, who};
 use crate::support::{bounded, until};
 
 /// Calls a second that each server can take.
@@ -296,6 +296,54 @@ async fn reports_come_with_answers_and_are_not_shown_to_the_application() {
         channel.snapshot().endpoints.iter().all(|one| one.load.is_none())
     })
     .await;
+}
+
+/// What a user's balancer says of itself may be anything.
+#[derive(Debug)]
+struct Odd {
+    panics: bool,
+}
+
+impl Balancer for Odd {
+    fn picker(&self, ready: &[Candidate]) -> Arc<dyn Picker> {
+        RoundRobin.picker(ready)
+    }
+
+    fn connects_to(&self) -> ConnectsTo {
+        assert!(!self.panics, "clumsy");
+        ConnectsTo::All
+    }
+
+    fn refresh_interval(&self) -> Option<Duration> {
+        Some(Duration::MAX)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_odd_balancer_stops_nobody() {
+    let (names, _nodes) = nodes::<3>().await;
+    for panics in [false, true] {
+        let channel = Channel::builder().balancer(Odd { panics }).zone("z").connect(&fixed(&names)).await.unwrap();
+        assert_eq!(spread(&channel, 30).await.into_values().collect::<Vec<_>>(), [10; 3]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_need_not_tell_how_much_it_has_to_do() {
+    let [name] = names();
+    let named = Named {
+        name: name.clone(),
+        let_go: Arc::default(),
+        fails: Arc::default(),
+    };
+    let server = Server::builder().service(WhoServer::new(named)).report_load(false).bind(format!("mem:{name}"));
+    let _serving = server.start().await.unwrap();
+    let channel = Channel::connect(&fixed(&[name])).await.unwrap();
+    for _ in 0..50 {
+        spread(&channel, 1).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(channel.snapshot().endpoints[0].load, None);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::routed::Group;
 use super::{Balancer, Candidate, ConnectsTo, PickArgs, Picker};
+use crate::config::ServiceConfig;
 use crate::policy::spill::{STEP_EVERY, Site, Spill};
 
 /// The zone of a channel, and how many of its calls stay there.
@@ -67,9 +68,11 @@ impl Zone {
             is_near: is_near(one),
             weight: one.weight,
             report: one.load_report(now),
+            is_called: one.in_flight() > 0,
         };
         let sites: Vec<Site> = ready.iter().map(site).collect();
         let spilling = self.spilling(route);
+        spilling.spill.resize(&sites);
         // Sooner than that, what the last step did does not show in what is reported.
         if spilling.stepped.is_none_or(|at| now.saturating_duration_since(at) >= STEP_EVERY) {
             spilling.spill.step(&sites);
@@ -98,9 +101,9 @@ impl Zone {
     }
 }
 
-/// Whether a balancer may be told whom to choose from. Where it matters which endpoint a call goes to, and where one has all of them, it may not.
-pub(in crate::client) fn suits(balancer: &dyn Balancer) -> bool {
-    balancer.connects_to() == ConnectsTo::All
+/// Whether zones count. Where it matters which endpoint a call goes to, and where one has all of them, a balancer is not to be told whom to choose from.
+pub(in crate::client) fn prefers_zone(config: &ServiceConfig, connects_to: ConnectsTo) -> bool {
+    connects_to == ConnectsTo::All && config.prefer_zone != Some(false)
 }
 
 struct Zoned {

@@ -61,8 +61,15 @@ pub(crate) struct Config {
     credentials: Option<(String, String)>,
     tls: Option<etcd_client::TlsOptions>,
     lease_ttl: Duration,
-    /// What kind of keys: `svc`, or `clients`.
-    directory: &'static str,
+    /// What is entered, and found.
+    directory: Directory,
+}
+
+/// What a registry has entries of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Directory {
+    Services,
+    Clients,
 }
 
 /// Where one member of the cluster is.
@@ -104,7 +111,7 @@ impl Etcd {
                 credentials: None,
                 tls: None,
                 lease_ttl: LEASE_TTL_DEFAULT,
-                directory: "svc",
+                directory: Directory::Services,
             }),
         })
     }
@@ -181,7 +188,10 @@ impl Etcd {
     /// [`ChannelBuilder::aperture`](crate::client::ChannelBuilder::aperture).
     #[must_use]
     pub fn aperture(&self, service: impl Into<String>) -> Aperture {
-        let (clients, service) = (self.clone().with(|config| config.directory = "clients"), service.into());
+        let (clients, service) = (
+            self.clone().with(|config| config.directory = Directory::Clients),
+            service.into(),
+        );
         let resolver = clients.resolver(service.clone());
         Aperture::new(service, clients, resolver)
     }
@@ -258,7 +268,11 @@ impl fmt::Display for Member {
 impl Config {
     /// Where the keys of a service begin; ends with `/`, so that one service's name may begin another's.
     fn service_prefix(&self, service: &str) -> String {
-        format!("{}/v1/{}/{service}/", self.prefix, self.directory)
+        let directory = match self.directory {
+            Directory::Services => "svc",
+            Directory::Clients => "clients",
+        };
+        format!("{}/v1/{directory}/{service}/", self.prefix)
     }
 }
 

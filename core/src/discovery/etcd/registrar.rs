@@ -9,7 +9,7 @@ use etcd_client::{Client, EventType, PutOptions, WatchOptions, WatchStream};
 use tokio::time::Instant;
 
 use super::session::{REQUEST_TIMEOUT, Turns, asked, pause};
-use super::{Config, Etcd, Member};
+use super::{Config, Directory, Etcd, Member};
 use crate::discovery::endpoint::Endpoint;
 use crate::discovery::record;
 use crate::discovery::registrar::{Announcement, Announcements, Registrar, RegistrarError};
@@ -42,7 +42,7 @@ impl Registrar for Etcd {
                 if registration.may_stand() {
                     tracing::debug!(%error, "the registration in etcd cannot be kept for the moment");
                 } else {
-                    tracing::warn!(%error, "the server is not registered in etcd");
+                    tracing::warn!(%error, entered = ?self.config.directory, "an instance is not registered in etcd");
                 }
                 if registration.announcements.latest().is_none() && !registration.may_stand() {
                     return;
@@ -175,7 +175,11 @@ impl Registration<'_> {
         let Some(announcement) = self.announcements.latest() else {
             return Ok(None);
         };
-        let endpoint = reachable(announcement.endpoint(), member).await?;
+        let endpoint = match self.config.directory {
+            Directory::Services => reachable(announcement.endpoint(), member).await?,
+            // It is not there to be reached.
+            Directory::Clients => announcement.endpoint().clone(),
+        };
         let value = record::to_json(&endpoint);
         let mut watch: Option<WatchStream> = None;
         for service in announcement.services() {
@@ -293,10 +297,6 @@ impl Registration<'_> {
 /// # Errors
 /// There is no way to etcd of the family that the server listens on, or no address is left.
 async fn reachable(endpoint: &Endpoint, member: &Member) -> Result<Endpoint, ResolveError> {
-    if endpoint.addresses().is_empty() {
-        // It is not there to be reached.
-        return Ok(endpoint.clone());
-    }
     let is_here = member.is_loopback();
     let mut addresses = Vec::new();
     for address in endpoint.addresses() {

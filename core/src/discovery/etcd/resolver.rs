@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use etcd_client::KeyValue;
 
-use super::Config;
 use super::mirror::{Keys, Range, Reader, follow};
+use super::{Config, Directory};
 use crate::discovery::Endpoint;
 use crate::discovery::record;
 use crate::discovery::resolver::{ENDPOINTS_MAX, Publisher, ResolveError, Resolver};
@@ -37,6 +37,7 @@ impl Resolver for EtcdResolver {
         Box::pin(async move {
             let records = Records {
                 publisher,
+                directory: self.config.directory,
                 unreadable: AtomicU64::new(0),
             };
             let range = Range::prefix(self.config.service_prefix(&self.service), KEYS_MAX);
@@ -52,6 +53,7 @@ impl Resolver for EtcdResolver {
 /// Keys as records of endpoints.
 struct Records {
     publisher: Publisher,
+    directory: Directory,
     /// Those that could not be read so far.
     unreadable: AtomicU64,
 }
@@ -60,7 +62,10 @@ impl Reader for Records {
     type Value = Endpoint;
 
     fn read(&self, pair: &KeyValue) -> Option<Endpoint> {
-        let endpoint = record::from_json(pair.value());
+        let endpoint = match self.directory {
+            Directory::Services => record::from_json(pair.value()),
+            Directory::Clients => record::client_from_json(pair.value()),
+        };
         if let Err(error) = &endpoint {
             let unreadable = self.unreadable.fetch_add(1, Ordering::Relaxed) + 1;
             let key = String::from_utf8_lossy(pair.key());
