@@ -52,7 +52,8 @@ pub(super) struct Completion {
     member: Arc<Member>,
     /// The connection, if it is not the first.
     line: Option<Arc<Line>>,
-    began: Instant,
+    /// `None` if it is not measured.
+    began: Option<Instant>,
     verdict: Verdict,
     /// How long it takes tells something.
     is_timed: bool,
@@ -69,7 +70,7 @@ impl Member {
     }
 
     /// Begins an attempt there, if it is still connected.
-    pub(super) fn begin(self: &Arc<Self>, now: Instant) -> Option<Picked> {
+    pub(super) fn begin(self: &Arc<Self>, now: impl FnOnce() -> Instant) -> Option<Picked> {
         let (connection, line) = match &self.lines {
             None => (self.subchannel.current().as_deref()?.clone(), None),
             Some(lines) => {
@@ -172,12 +173,12 @@ impl Picked {
 }
 
 impl Completion {
-    fn begin(member: Arc<Member>, line: Option<Arc<Line>>, now: Instant) -> Self {
-        member.load.begin(now, &member.typical);
+    fn begin(member: Arc<Member>, line: Option<Arc<Line>>, now: impl FnOnce() -> Instant) -> Self {
+        let began = member.load.begin(now, &member.typical);
         Self {
             member,
             line,
-            began: now,
+            began,
             verdict: Verdict::GivenUp,
             is_timed: true,
         }
@@ -221,9 +222,11 @@ impl Drop for Completion {
             verdict,
             is_timed,
         } = self;
-        match is_timed {
-            true => member.load.end(*began, time::now(), *verdict, &member.typical),
-            false => member.load.end_untimed(*began, time::now(), *verdict, &member.typical),
+        let typical = &member.typical;
+        match (*began, *is_timed) {
+            (Some(began), true) => member.load.end(began, time::now(), *verdict, typical),
+            (Some(began), false) => member.load.end_untimed(began, time::now(), *verdict, typical),
+            (None, is_timed) => member.load.end_unmeasured(is_timed, time::now, *verdict, typical),
         }
         if let Some(lines) = &member.lines {
             lines.leave(line.as_deref());

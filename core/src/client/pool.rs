@@ -4,6 +4,7 @@
 //! Calls take no lock and never wait for that task while anybody is ready. It ends when nothing was called for long, and with its runtime; the next call
 //! begins it anew, with the last list as long as there is no newer.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -168,17 +169,17 @@ impl Pool {
     pub(super) fn pick(&self, wanted: &Wanted<'_>) -> Option<Picked> {
         let published = self.shared.published.load();
         let published = published.as_deref()?;
-        let now = time::now();
+        let clock = Cell::new(None);
         let exclude = wanted.tried;
         let args = PickArgs {
-            now,
+            now: &clock,
             method: wanted.method,
             metadata: Some(wanted.metadata),
             route_key: wanted.route_key,
             exclude,
         };
         let first = published.pick(&args);
-        if let Some(picked) = first.and_then(|candidate| candidate.member.begin(now)) {
+        if let Some(picked) = first.and_then(|candidate| candidate.member.begin(|| args.now())) {
             return Some(picked);
         }
         // It lost its connection a moment ago, or all were tried.
@@ -187,14 +188,16 @@ impl Pool {
         while let Some(candidate) = last.filter(|one| !lost.contains(&one.member.id)) {
             lost.push(candidate.member.id);
             last = published.pick(&PickArgs { exclude: &lost, ..args });
-            if let Some(picked) = last.and_then(|candidate| candidate.member.begin(now)) {
+            if let Some(picked) = last.and_then(|candidate| candidate.member.begin(|| args.now())) {
                 return Some(picked);
             }
         }
         if exclude.is_empty() {
             return None;
         }
-        published.pick(&PickArgs { exclude: &[], ..args }).and_then(|candidate| candidate.member.begin(now))
+        published
+            .pick(&PickArgs { exclude: &[], ..args })
+            .and_then(|candidate| candidate.member.begin(|| args.now()))
     }
 
     /// A connection for an attempt; waits until there is one.

@@ -34,6 +34,11 @@ const TYPICAL_FIRST: u32 = 64;
 /// Answers of an endpoint that are not held against it, and of which the fastest counts: the first ones pay for cold code and cold caches, and of two endpoints
 /// the one that paid would not be called again for seconds.
 const COLD_FIRST: u64 = 3;
+/// Calls in flight at an endpoint above which not all are measured: a clock costs as much as the choice does. With as many, the time between two that are
+/// measured is half of what one takes at most, so that no silence is heard where there is none.
+const MEASURE_ALL_MAX: u32 = 8;
+/// One of so many is measured then.
+const MEASURE_ONE_OF: u64 = 4;
 /// What is taken for the latency of a pool of which nothing is known: a call within a machine room.
 const LATENCY_UNKNOWN: Duration = Duration::from_millis(1);
 
@@ -165,13 +170,19 @@ impl Load {
         (latency > 0.0).then(|| duration(latency))
     }
 
-    /// A call begins.
-    pub fn begin(&self, now: Instant, typical: &Typical) {
-        self.begun.fetch_add(1, Ordering::Relaxed);
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-        if self.timed.fetch_add(1, Ordering::Relaxed) == 0 {
+    /// A call begins. Returns when, if it is to be measured: at an endpoint with many calls in flight one of several is, and `now` is asked for no more.
+    pub fn begin(&self, now: impl FnOnce() -> Instant, typical: &Typical) -> Option<Instant> {
+        let number = self.begun.fetch_add(1, Ordering::Relaxed);
+        let others = self.in_flight.fetch_add(1, Ordering::Relaxed);
+        let is_first = self.timed.fetch_add(1, Ordering::Relaxed) == 0;
+        if !is_first && others >= MEASURE_ALL_MAX && !number.is_multiple_of(MEASURE_ONE_OF) {
+            return None;
+        }
+        let now = now();
+        if is_first {
             self.progress.store(typical.since_epoch(now), Ordering::Relaxed);
         }
+        Some(now)
     }
 
     /// A call that was begun is about a stream, which lasts as long as it likes: it counts as one in flight, and its silence as nothing. Once for a call, which
@@ -184,6 +195,20 @@ impl Load {
     pub fn end(&self, began: Instant, now: Instant, verdict: Verdict, typical: &Typical) {
         self.timed.fetch_sub(1, Ordering::Relaxed);
         self.end_untimed(began, now, verdict, typical);
+    }
+
+    /// As [`end`](Self::end), of a call that is not measured, and `is_timed` unless it is about a stream. That it failed counts all the same.
+    pub fn end_unmeasured(&self, is_timed: bool, now: impl FnOnce() -> Instant, verdict: Verdict, typical: &Typical) {
+        self.timed.fetch_sub(u32::from(is_timed), Ordering::Relaxed);
+        match verdict {
+            Verdict::Failed => {
+                let now = now();
+                self.end_untimed(now, now, verdict, typical);
+            }
+            Verdict::Answered | Verdict::GivenUp | Verdict::Neutral => {
+                self.in_flight.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
     }
 
     /// As [`end`](Self::end), of a call that is untimed.

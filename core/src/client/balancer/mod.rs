@@ -15,6 +15,7 @@ pub(super) mod routed;
 mod weighted;
 pub(super) mod zoned;
 
+use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,6 +24,7 @@ use super::member::Member;
 use crate::discovery::Endpoint;
 use crate::metadata::Metadata;
 use crate::policy::reported::LoadReport;
+use crate::time;
 
 pub use consistent_hash::ConsistentHash;
 pub use least_request::LeastRequest;
@@ -156,7 +158,8 @@ impl fmt::Debug for Candidate {
 /// What is known of a call when its endpoint is chosen.
 #[derive(Clone, Copy, Debug)]
 pub struct PickArgs<'a> {
-    pub(super) now: Instant,
+    /// Read when somebody asks.
+    pub(super) now: &'a Cell<Option<Instant>>,
     pub(super) method: u64,
     pub(super) metadata: Option<&'a Metadata>,
     pub(super) route_key: Option<u64>,
@@ -167,7 +170,11 @@ impl PickArgs<'_> {
     /// The instant of the pick.
     #[must_use]
     pub fn now(&self) -> Instant {
-        self.now
+        self.now.get().unwrap_or_else(|| {
+            let now = time::now();
+            self.now.set(Some(now));
+            now
+        })
     }
 
     /// The id of the method.

@@ -11,7 +11,7 @@ pub struct PeakEwma;
 
 impl Balancer for PeakEwma {
     fn picker(&self, ready: &[Candidate]) -> Arc<dyn Picker> {
-        Arc::new(TwoChoices::new(ready, |one, share, args| one.cost(args.now, share)))
+        Arc::new(TwoChoices::new(ready, |one, share, args| one.cost(args.now(), share)))
     }
 }
 

@@ -72,7 +72,7 @@ impl Pool {
                 self.loads[endpoint].end(began, at, verdict, &self.typical);
             }
             let endpoint = self.pick(now);
-            self.loads[endpoint].begin(now, &self.typical);
+            self.loads[endpoint].begin(|| now, &self.typical);
             let (takes, verdict) = serve(endpoint, now - self.began, &mut self.rng);
             let failed = verdict == Verdict::Failed;
             ends.push(Reverse((now + takes, endpoint, now, failed)));
@@ -161,10 +161,10 @@ fn silence_counts_as_latency() {
     let began = time::now();
     let (typical, quiet, well) = (Typical::new(began), Load::default(), Load::default());
     for load in [&quiet, &well] {
-        load.begin(began, &typical);
+        load.begin(|| began, &typical);
     }
     well.end(began, began + ms(1), Verdict::Answered, &typical);
-    well.begin(began + ms(1), &typical);
+    well.begin(|| began + ms(1), &typical);
     let later = began + ms(2);
     assert!(quiet.cost(later, &typical, 1.0) < 10.0 * well.cost(later, &typical, 1.0));
     let later = began + ms(100);
@@ -178,7 +178,7 @@ fn weight_divides_what_is_in_flight() {
     let now = time::now();
     let (typical, load) = (Typical::new(now), Load::default());
     for _ in 0..6 {
-        load.begin(now, &typical);
+        load.begin(|| now, &typical);
     }
     let ratio = load.cost(now, &typical, 1.0) / load.cost(now, &typical, 3.0);
     assert!((ratio - 7.0 / 3.0).abs() < 1e-9, "{ratio}");
@@ -190,7 +190,7 @@ fn a_call_that_was_given_up_took_longer_than_that() {
     let (typical, load) = (Typical::new(began), Load::default());
     let mut at = began;
     let mut call = |takes: Duration, verdict| {
-        load.begin(at, &typical);
+        load.begin(|| at, &typical);
         load.end(at, at + takes, verdict, &typical);
         at += takes;
         load.latency()
@@ -207,7 +207,7 @@ fn a_call_that_was_given_up_took_longer_than_that() {
 fn an_open_stream_is_no_silence() {
     let began = time::now();
     let (typical, streaming, idle) = (Typical::new(began), Load::default(), Load::default());
-    streaming.begin(began, &typical);
+    streaming.begin(|| began, &typical);
     streaming.set_untimed();
     let later = began + ms(60_000);
     let ratio = streaming.cost(later, &typical, 1.0) / idle.cost(later, &typical, 1.0);
@@ -216,9 +216,29 @@ fn an_open_stream_is_no_silence() {
         "{ratio}: one in flight more, and nothing else"
     );
     // A call next to it is timed by itself.
-    streaming.begin(later, &typical);
+    streaming.begin(|| later, &typical);
     assert!(streaming.cost(later, &typical, 1.0) < 10.0 * idle.cost(later, &typical, 1.0));
     streaming.end(later, later + ms(1), Verdict::Answered, &typical);
     streaming.end_untimed(began, later, Verdict::Neutral, &typical);
     assert_eq!(streaming.in_flight(), 0);
+}
+
+/// In a crowd one call of four is measured; the others count, and their failures do.
+#[test]
+fn in_a_crowd_not_every_call_is_measured() {
+    let now = Instant::now();
+    let (load, typical) = (Load::default(), Typical::new(now));
+    let began: Vec<Option<Instant>> = (0..40).map(|_| load.begin(|| now, &typical)).collect();
+    let measured = |calls: &[Option<Instant>]| calls.iter().flatten().count();
+    assert_eq!((measured(&began[..8]), measured(&began[8..])), (8, 8));
+    assert_eq!((load.in_flight(), load.begun()), (40, 40));
+    let fine = load.cost(now, &typical, 1.0);
+    load.end_unmeasured(true, || now, Verdict::Failed, &typical);
+    assert!(load.failed() == 1 && load.cost(now, &typical, 1.0) > 50.0 * fine);
+    for verdict in [Verdict::Answered, Verdict::GivenUp, Verdict::Neutral] {
+        load.end_unmeasured(true, || panic!("nobody asked for the time"), verdict, &typical);
+    }
+    load.set_untimed();
+    load.end_unmeasured(false, || now, Verdict::Neutral, &typical);
+    assert_eq!((load.in_flight(), load.failed(), load.latency()), (35, 1, None));
 }
