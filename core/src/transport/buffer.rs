@@ -11,6 +11,7 @@ thread_local! {
 }
 
 /// Lends the thread's read buffer to `work`.
+#[inline]
 pub(super) fn with_buffer<T>(work: impl FnOnce(&mut [u8]) -> T) -> T {
     let mut buffer = BUFFER
         .try_with(|buffer| buffer.borrow_mut().take())

@@ -363,6 +363,8 @@ impl Connection {
     }
 
     /// Notes what the peer's HELLO says.
+    #[cold]
+    #[inline(never)]
     pub(super) fn note_hello(&self) -> u32 {
         let max = {
             let state = self.lock();
