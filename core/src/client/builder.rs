@@ -260,10 +260,11 @@ impl ChannelBuilder {
     }
 
     /// Sets the zone that this client runs in, as its endpoints name theirs (default: none; an empty text counts as that). Calls go to endpoints of the same zone
-    /// as long as those are no busier than all are on average, by what they report of their load; above 1.15 times that, the rest goes to the other zones, and
-    /// above a tenth of their capacity a hundredth in any case, to hear of them. Where no endpoint of the zone takes calls, all go to the others. Balancers for
-    /// which it matters where a call goes (consistent hash, pick first) choose from all zones.
-    /// A service's configuration can switch it off ([`prefer_zone`](ServiceConfig::prefer_zone)).
+    /// as long as those are no busier than all are on average, by what they report of their load, failures included. Above 1.15 times that, or above 0.9 of their
+    /// capacity if others are below, the rest goes to the other zones; and above a tenth of their capacity a hundredth in any case, to hear of them, or a tenth
+    /// while nothing was heard for a minute. What is left of a zone that lost endpoints is given its part of what it had, and more as it can take it. Where no
+    /// endpoint of the zone takes calls, all go to the others. Balancers for which it matters where a call goes (consistent hash, pick first) choose from all
+    /// zones. A service's configuration can switch it off ([`prefer_zone`](ServiceConfig::prefer_zone)).
     #[must_use]
     pub fn zone(mut self, zone: impl Into<String>) -> Self {
         self.zone = Some(zone.into()).filter(|zone: &String| !zone.is_empty());

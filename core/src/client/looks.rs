@@ -1,4 +1,4 @@
-//! What the task of a pool looks at from time to time: whether anything is called, and whether its pickers are old.
+//! What the task of a pool looks at from time to time: whether nothing is called for so long that it can rest, and whether its pickers go by reports that are old.
 
 use std::time::Duration;
 

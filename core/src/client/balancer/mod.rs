@@ -89,7 +89,7 @@ pub trait Picker: Send + Sync + 'static {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConnectsTo {
-    /// All of them; of more than 64, this channel's share of 20.
+    /// All of them; of more than 64, this channel's share of 20, or 20 of its zone and 20 of the others; with an aperture what that says.
     All,
     /// All of them, however many there are: where it matters which endpoint a call goes to.
     Everybody,
@@ -112,8 +112,10 @@ impl Candidate {
         &self.endpoint
     }
 
-    /// Its share of calls relative to the others', as it is now: what its endpoint says, less while it is new ([`slow_start`]).
+    /// Its share of calls relative to the others', as it is now: what its endpoint says, less while it is new ([`slow_start`]), and only the part that is this channel's where it
+    /// has an [`aperture`].
     ///
+    /// [`aperture`]: crate::client::ChannelBuilder::aperture
     /// [`slow_start`]: crate::client::ChannelBuilder::slow_start
     #[must_use]
     pub fn weight(&self) -> u32 {

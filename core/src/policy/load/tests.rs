@@ -226,7 +226,7 @@ fn an_open_stream_is_no_silence() {
 /// In a crowd one call of four is measured; the others count, and their failures do.
 #[test]
 fn in_a_crowd_not_every_call_is_measured() {
-    let now = Instant::now();
+    let now = time::now();
     let (load, typical) = (Load::default(), Typical::new(now));
     let began: Vec<Option<Instant>> = (0..40).map(|_| load.begin(|| now, &typical)).collect();
     let measured = |calls: &[Option<Instant>]| calls.iter().flatten().count();
