@@ -144,8 +144,20 @@ async fn run(channel: Channel, mut request: RawRequest) -> Outcome {
 
 /// One attempt; the outer error may be tried again, the inner outcome may not.
 async fn attempt(channel: &Channel, request: &mut RawRequest, sent: &AtomicBool) -> Result<Outcome, Status> {
+    let mut elsewhere: Option<Picked> = None;
     let (picked, key) = loop {
-        let mut picked = choose(channel, request).await?;
+        let mut picked = match elsewhere.take() {
+            Some(picked) => picked,
+            None => choose(channel, request).await?,
+        };
+        if !request.is_idempotent() {
+            // What is sent before the handshake is done can be sent again by others.
+            picked.connection.confirmed().await;
+        }
+        if request.attempts <= 1 {
+            // A stream of its own that was turned away is not asked for again.
+            picked.connection = picked.connection.for_call(request.method, request.needs_own_stream());
+        }
         let is_unary = !request.streaming && request.outbound.is_none();
         if let Some(completion) = picked.completion.as_mut().filter(|_| !is_unary) {
             completion.set_neutral();
@@ -163,9 +175,12 @@ async fn attempt(channel: &Channel, request: &mut RawRequest, sent: &AtomicBool)
             Some(Ok(key)) => break (picked, key),
             Some(Err(error)) => return Err(not_opened(channel, picked, error)),
             None => {
-                // The same endpoint may be chosen again, by another connection.
-                request.tried.pop();
+                // The same endpoint, by another connection.
+                let member = picked.completion.as_ref().map(|completion| Arc::clone(completion.member()));
+                let left = picked.connection.clone();
                 give_up_place(&mut picked);
+                drop(picked);
+                elsewhere = member.and_then(|member| member.begin_elsewhere(Some(&left), time::now));
             }
         }
     };
@@ -212,30 +227,22 @@ async fn choose(channel: &Channel, request: &mut RawRequest) -> Result<Picked, S
         tried: &request.tried,
         wait_for_ready: request.wait_for_ready,
     };
-    let mut picked = channel.acquire(&wanted).await?;
+    let picked = channel.acquire(&wanted).await?;
     request.tried.extend(picked.completion.as_ref().map(|completion| completion.member().id));
-    if !request.is_idempotent() {
-        // What is sent before the handshake is done can be sent again by others.
-        picked.connection.confirmed().await;
-    }
-    if request.attempts <= 1 {
-        // A stream of its own that was turned away is not asked for again.
-        picked.connection = picked.connection.for_call(request.method, request.needs_own_stream());
-    }
     Ok(picked)
 }
 
 /// Opens the call; `None` if it stands in line there, and the endpoint has another connection with room by now.
 async fn open_here_or_there(picked: &Picked, opening: OpenRequest<'_>) -> Option<Result<StreamKey, OpenError>> {
-    let lines = picked.completion.as_ref().and_then(|completion| completion.member().lines.as_ref());
-    let Some(lines) = lines else {
+    let member = picked.completion.as_ref().map(Completion::member);
+    let Some((member, lines)) = member.and_then(|member| Some((member, member.lines.as_ref()?))) else {
         return Some(open(&picked.connection, opening).await);
     };
     // Both are cancel safe: whoever leaves the line has nothing sent.
     tokio::select! {
         biased;
         opened = open(&picked.connection, opening) => Some(opened),
-        () = lines.room() => None,
+        () = lines.room(&member.subchannel, &picked.connection) => None,
     }
 }
 

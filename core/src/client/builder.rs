@@ -342,6 +342,7 @@ impl ChannelBuilder {
         }
         // Before the transport gets to see them.
         self.mux.check().map_err(|error| wrong(&error))?;
+        self.mux.load_interval = None;
         self.dial.limits = self.mux.clone();
         let timeout = self.connect_timeout;
         let target = address.to_string();
@@ -445,7 +446,11 @@ impl ChannelBuilder {
         let subchannel = Subchannel::new(SubchannelConfig {
             target: target.to_owned(),
             connector: Box::new(connector),
-            mux: self.mux,
+            mux: MuxConfig {
+                // There is no choice to make by it.
+                load_interval: None,
+                ..self.mux
+            },
             backoff: self.backoff,
             connect_timeout: self.connect_timeout,
             health: HealthCheck::off(),

@@ -52,12 +52,6 @@ pub(super) struct Line {
 }
 
 impl Line {
-    fn has_room(&self) -> bool {
-        let connection = self.subchannel.current();
-        let is_full = |connection: &Connection| self.in_flight.load(Ordering::Relaxed) >= full(connection);
-        self.is_ready() && connection.as_deref().is_some_and(|connection| !is_full(connection))
-    }
-
     /// Its server has greeted.
     fn is_ready(&self) -> bool {
         self.subchannel.current().as_deref().is_some_and(|connection| connection.calls_max() > 0)
@@ -84,8 +78,8 @@ impl Lines {
         }
     }
 
-    /// The connection for a call, if the first one is there; the call counts on it until [`leave`](Self::leave).
-    pub(super) fn choose(&self, first: &Subchannel) -> Option<Chosen> {
+    /// The connection for a call, if the first one is there, and another one than `but` if any has room; the call counts on it until [`leave`](Self::leave).
+    pub(super) fn choose(&self, first: &Subchannel, but: Option<&Connection>) -> Option<Chosen> {
         let first = Connection::clone(first.current().as_deref()?);
         let more = self.more.load();
         let of_first = (self.on_first.load(Ordering::Relaxed), first, None);
@@ -99,9 +93,10 @@ impl Lines {
             ))
         });
         let mut least = of_first;
-        if least.0 >= full(&least.1) {
+        let is_left = |connection: &Connection| but.is_some_and(|but| but.is_same(connection));
+        if least.0 >= full(&least.1) || is_left(&least.1) {
             for other in others {
-                let has_room = other.0 < full(&other.1);
+                let has_room = other.0 < full(&other.1) && !is_left(&other.1);
                 if has_room || other.0 < least.0 {
                     least = other;
                 }
@@ -119,16 +114,26 @@ impl Lines {
         Some(Chosen { connection, line })
     }
 
-    /// Waits until a further connection has room.
+    /// Waits until another connection than `but` has room.
     ///
     /// # Cancel safety
     /// Cancel safe: it only looks.
-    pub(super) async fn room(&self) {
-        let mut looks = tokio::time::interval(LOOK_EVERY);
+    pub(super) async fn room(&self, first: &Subchannel, but: &Connection) {
+        // The call may be polled outside a runtime.
+        let mut looks = {
+            let _runtime = self.runtime.enter();
+            tokio::time::interval(LOOK_EVERY)
+        };
         looks.tick().await;
         loop {
             looks.tick().await;
-            if self.more.load().iter().any(|line| line.has_room()) {
+            let has_room = |subchannel: &Subchannel, in_flight: &AtomicU32| {
+                let connection = subchannel.current();
+                let fits = |connection: &Connection| in_flight.load(Ordering::Relaxed) < full(connection);
+                connection.as_deref().is_some_and(|one| one.calls_max() > 0 && !one.is_same(but) && fits(one))
+            };
+            let of_more = self.more.load().iter().any(|line| has_room(&line.subchannel, &line.in_flight));
+            if of_more || has_room(first, &self.on_first) {
                 return;
             }
         }

@@ -71,10 +71,19 @@ impl Member {
 
     /// Begins an attempt there, if it is still connected.
     pub(super) fn begin(self: &Arc<Self>, now: impl FnOnce() -> Instant) -> Option<Picked> {
+        self.begin_elsewhere(None, now)
+    }
+
+    /// Begins an attempt there, by another connection than `but` if one has room.
+    pub(super) fn begin_elsewhere(
+        self: &Arc<Self>,
+        but: Option<&Connection>,
+        now: impl FnOnce() -> Instant,
+    ) -> Option<Picked> {
         let (connection, line) = match &self.lines {
             None => (self.subchannel.current().as_deref()?.clone(), None),
             Some(lines) => {
-                let chosen = lines.choose(&self.subchannel)?;
+                let chosen = lines.choose(&self.subchannel, but)?;
                 (chosen.connection, chosen.line)
             }
         };

@@ -62,7 +62,7 @@ pub(super) struct Members {
     first: Option<u64>,
     /// The endpoints are others than before.
     is_changed: bool,
-    /// Those of the place before.
+    /// Those of the list, or of the place, before.
     outgoing: Option<Outgoing>,
     /// What the last view showed as ready.
     shown: Vec<(u64, Endpoint, u32)>,
@@ -103,7 +103,7 @@ struct Known {
     part: f64,
 }
 
-/// Members that are not this client's any more, and answer until those that are can.
+/// Members that are not this client's any more, though they could be called, and are until others can.
 struct Outgoing {
     members: Vec<Known>,
     until: Instant,
@@ -168,7 +168,8 @@ impl Members {
 
     /// Calls that were begun at all of them, and that are under way.
     pub(super) fn calls(&self) -> (u64, u64) {
-        let loads = self.members.iter().map(|known| &known.member.load);
+        let outgoing = self.outgoing.iter().flat_map(|outgoing| &outgoing.members);
+        let loads = self.members.iter().chain(outgoing).map(|known| &known.member.load);
         loads.fold((0, 0), |(begun, running), load| {
             (begun + load.begun(), running + u64::from(load.in_flight()))
         })
@@ -225,19 +226,8 @@ impl Members {
 
     /// This client has another place among all clients, and is to connect to so many endpoints by that.
     pub(super) fn place(&mut self, place: Place, size: usize, make: impl Fn(&Endpoint) -> Result<Arc<Member>, Status>) {
-        let before: Vec<(Endpoint, Arc<Member>, f64)> = self
-            .members
-            .iter()
-            .map(|known| (known.endpoint.clone(), Arc::clone(&known.member), known.part))
-            .collect();
         self.place = Some((place, size));
         self.take_up(make);
-        let is_kept = |member: &Arc<Member>| self.members.iter().any(|known| known.member.id == member.id);
-        let left = before.into_iter().filter(|(_, member, _)| !is_kept(member));
-        self.outgoing = Some(Outgoing {
-            members: left.map(|(endpoint, member, part)| Known { endpoint, member, part }).collect(),
-            until: Instant::now() + MAKE_BEFORE_BREAK,
-        });
     }
 
     /// When to look at the weights again.
@@ -305,8 +295,10 @@ impl Members {
         self.is_changed = true;
         self.counts = (listed.len(), usable.len());
         let taken = self.parts(&usable);
+        let outgoing = self.outgoing.take().map(|outgoing| outgoing.members).unwrap_or_default();
         let mut before: HashMap<String, Known> = std::mem::take(&mut self.members)
             .into_iter()
+            .chain(outgoing)
             .map(|known| (known.endpoint.name().to_owned(), known))
             .collect();
         self.refused.clear();
@@ -328,7 +320,14 @@ impl Members {
                 Err(refused) => self.refused.push((endpoint.name().to_owned(), refused)),
             }
         }
-        // Those that are left are let go: their calls keep them until they are done.
+        // Those that could be called still are, until others can. The rest is let go: their calls keep them until they are done.
+        let is_usable = |known: &Known| usable.iter().any(|endpoint| known.endpoint.is_same_instance(endpoint));
+        let left = before.into_values().filter(|known| known.state() == ConnectivityState::Ready && is_usable(known));
+        let members: Vec<Known> = left.collect();
+        self.outgoing = (!members.is_empty()).then(|| Outgoing {
+            members,
+            until: Instant::now() + MAKE_BEFORE_BREAK,
+        });
     }
 
     /// An endpoint with the weight that the configuration gives it.
@@ -395,7 +394,8 @@ impl Members {
                 ConnectivityState::Ready | ConnectivityState::TransientFailure
             )
         };
-        if wanted.iter().all(is_settled) || self.outgoing.as_ref().is_some_and(|outgoing| now >= outgoing.until) {
+        let is_over = |outgoing: &Outgoing| now >= outgoing.until || wanted.iter().all(is_settled);
+        if wanted.iter().any(|index| is_ready(&index)) && self.outgoing.as_ref().is_some_and(is_over) {
             self.outgoing = None;
         }
         let mut ready: Vec<&Known> = wanted.iter().filter(is_ready).map(|&index| &self.members[index]).collect();
@@ -432,7 +432,7 @@ impl Members {
         let weights = warmup.weights(ready.iter().map(|known| known.weight(self.place.is_some())), &ages);
         let candidates: Vec<Candidate> = ready.iter().zip(weights).map(candidate).collect();
         let grows_at = warmup.next_change(&ages).map(|ahead| now + ahead);
-        let leave_at = self.outgoing.as_ref().map(|outgoing| outgoing.until);
+        let leave_at = self.outgoing.as_ref().map(|outgoing| outgoing.until).filter(|until| *until > now);
         self.weights_change_at = grows_at.into_iter().chain(leave_at).min();
         self.gathering = Gathering::Done;
         let shown = candidates.iter().map(|one| (one.member.id, one.endpoint.clone(), one.weight)).collect();

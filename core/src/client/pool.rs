@@ -353,10 +353,10 @@ async fn run(running: Running) {
                 let merged = shared.config.layers.merged();
                 if merged != config {
                     tracing::info!(target = %shared.config.target, "another configuration of the service counts");
+                    let has_other_routes = merged.routes != config.routes;
                     config = merged;
                     policy = shared.policy(&config);
-                    if let Some(zone) = &mut zone {
-                        // The routes may be others.
+                    if let Some(zone) = zone.as_mut().filter(|_| has_other_routes) {
                         zone.rest();
                     }
                     members.configure(Arc::clone(&config), policy.connects_to, make);

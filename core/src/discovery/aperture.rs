@@ -13,7 +13,7 @@ use crate::policy::subset::SUBSET_SIZE;
 /// [`MemRegistry::aperture`](crate::discovery::MemRegistry::aperture), or from a registrar and a resolver of one's own.
 ///
 /// Until this client knows its place it takes endpoints at random, as without an aperture. When a client or an endpoint comes or goes, each client makes one
-/// new connection or none, seldom two.
+/// new connection or none, seldom two, where there are at least as many clients as endpoints; with fewer clients some make as many more, up to all of theirs.
 #[derive(Clone)]
 pub struct Aperture {
     pub(crate) registrar: Arc<dyn Registrar>,

@@ -173,9 +173,11 @@ impl Load {
     /// A call begins. Returns when, if it is to be measured: at an endpoint with many calls in flight one of several is, and `now` is asked for no more.
     pub fn begin(&self, now: impl FnOnce() -> Instant, typical: &Typical) -> Option<Instant> {
         let number = self.begun.fetch_add(1, Ordering::Relaxed);
-        let others = self.in_flight.fetch_add(1, Ordering::Relaxed);
-        let is_first = self.timed.fetch_add(1, Ordering::Relaxed) == 0;
-        if !is_first && others >= MEASURE_ALL_MAX && !number.is_multiple_of(MEASURE_ONE_OF) {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        // Streams do not come back, and so tell nothing of how often others do.
+        let others = self.timed.fetch_add(1, Ordering::Relaxed);
+        let is_first = others == 0;
+        if others >= MEASURE_ALL_MAX && !number.is_multiple_of(MEASURE_ONE_OF) {
             return None;
         }
         let now = now();
@@ -237,6 +239,15 @@ impl Load {
             Verdict::Neutral => return,
         }
         self.progress.store(at, Ordering::Relaxed);
+    }
+
+    /// For how long it has owed answers and given none; streams owe none.
+    #[must_use]
+    pub fn silence(&self, now: Instant, typical: &Typical) -> Duration {
+        if self.timed.load(Ordering::Relaxed) == 0 {
+            return Duration::ZERO;
+        }
+        Duration::from_nanos(typical.since_epoch(now).saturating_sub(self.progress.load(Ordering::Relaxed)))
     }
 
     /// What one more call costs there, next to what it costs at others. `share` is the endpoint's weight over the mean weight.

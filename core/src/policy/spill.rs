@@ -28,24 +28,38 @@ const NEAR_MAX: f64 = 0.99;
 const NEAR_MAX_UNHEARD: f64 = 0.9;
 /// With less to do than that part of capacity a zone keeps all its calls.
 const FREE: f64 = 0.1;
-/// How old a report of the zone may be. Of an endpoint that has calls and reports nothing any more, the load counts as full.
+/// How old a report of the zone may be.
 const NEAR_USABLE_FOR: Duration = Duration::from_secs(10);
 /// How old one of another zone may be: they are called, and so heard, less.
 const FAR_USABLE_FOR: Duration = Duration::from_secs(60);
-/// How many times the middle load one may be: a report is a claim, and one wrong unit must not empty a zone.
+/// An endpoint that owes answers and has given none for so long counts as full.
+const SILENT_AFTER: Duration = Duration::from_secs(10);
+/// Or for so many times what its answers take, if that is longer.
+const SILENT_LATENCIES: u32 = 3;
+/// How many times the middle load one counts for at most, whatever it claims.
 const SPREAD_MAX: f64 = 4.0;
+/// And at most as a part of capacity.
+const UTILIZATION_MAX: f64 = 1.5;
 
 /// An endpoint, as far as it matters here.
 #[derive(Clone, Copy, Debug)]
 pub struct Site {
     /// It is in the caller's zone.
     pub is_near: bool,
-    /// What it can take next to others.
+    /// What it can take next to others, once it is warm.
     pub weight: u32,
     /// What it said last.
     pub report: Option<LoadReport>,
-    /// The caller waits for answers of it.
-    pub is_called: bool,
+    /// For how long it has owed the caller answers and given none.
+    pub silence: Duration,
+    /// How long its answers take.
+    pub latency: Duration,
+}
+
+impl Site {
+    fn is_silent(&self) -> bool {
+        self.silence > SILENT_AFTER.max(self.latency.saturating_mul(SILENT_LATENCIES))
+    }
 }
 
 /// A caller's share of calls that stay in its zone.
@@ -54,8 +68,6 @@ pub struct Spill {
     near: f64,
     is_free: bool,
     hears_far: bool,
-    /// What the zone can take, as it was last.
-    near_weight: f64,
 }
 
 impl Default for Spill {
@@ -64,7 +76,6 @@ impl Default for Spill {
             near: 1.0,
             is_free: true,
             hears_far: true,
-            near_weight: 0.0,
         }
     }
 }
@@ -80,13 +91,9 @@ impl Spill {
         }
     }
 
-    /// Follows the size of the zone: what is left of it is given no more than its part of what all of it had.
-    pub fn resize(&mut self, sites: &[Site]) {
-        let weight = weight_of(sites, true);
-        if weight < self.near_weight {
-            self.near = (self.near * weight / self.near_weight).max(NEAR_MIN);
-        }
-        self.near_weight = weight;
+    /// Endpoints of the zone are gone, and this part of it, from 0 to 1, is left: it is given no more than its part of what all of it had.
+    pub fn shrink(&mut self, left: f64) {
+        self.near = (self.near * left.clamp(0.0, 1.0)).max(NEAR_MIN);
     }
 
     /// Moves the share by what is known now; once per [`STEP_EVERY`].
@@ -128,29 +135,33 @@ struct Loads {
 impl Loads {
     /// `None` if nobody of the zone has said anything.
     fn of(sites: &[Site]) -> Option<Self> {
-        let reports: Vec<(&Site, LoadReport)> = sites.iter().filter_map(|site| Some((site, site.report?))).collect();
-        let with_utilization = reports.iter().filter(|(_, report)| report.utilization.is_some()).count();
+        let reports = || sites.iter().filter_map(|site| site.report);
+        let with_utilization = reports().filter(|report| report.utilization.is_some()).count();
         // Those that do not know it are left out, unless they are many.
-        let by_utilization = 2 * with_utilization > reports.len();
-        let load = |site: &Site, report: &LoadReport| -> Option<f64> {
+        let by_utilization = 2 * with_utilization > reports().count();
+        let said = |site: &Site| -> Option<f64> {
             let usable_for = if site.is_near { NEAR_USABLE_FOR } else { FAR_USABLE_FOR };
-            let is_silent = report.age > usable_for;
-            match (by_utilization, is_silent) {
-                (true, true) => (site.is_near && site.is_called).then_some(1.0),
-                (false, true) => None,
-                (true, false) => Some(load(report, report.utilization?)),
-                (false, false) => Some(report.rate / f64::from(site.weight.max(1))),
+            let report = site.report.filter(|report| report.age <= usable_for)?;
+            match by_utilization {
+                true => Some(load(&report, report.utilization?)),
+                false => Some(load(&report, report.rate / f64::from(site.weight.max(1)))),
             }
         };
-        let mut loads: Vec<(&Site, f64)> =
-            reports.iter().filter_map(|(site, report)| Some((*site, load(site, report)?))).collect();
-        loads.sort_by(|one, other| one.1.total_cmp(&other.1));
-        let bound = loads.get(loads.len() / 2)?.1 * SPREAD_MAX;
-        let bound = if by_utilization { bound.max(BUSY) } else { bound };
+        let mut loads: Vec<f64> = sites.iter().filter_map(said).collect();
+        loads.sort_by(f64::total_cmp);
+        let middle = loads.get(loads.len().saturating_sub(1) / 2).copied();
+        let bound = match by_utilization {
+            true => middle.map_or(1.0, |middle| (middle * SPREAD_MAX).clamp(1.0, UTILIZATION_MAX)),
+            false => middle? * SPREAD_MAX,
+        };
+        let full = if by_utilization { 1.0 } else { bound };
         let mean = |is_near: bool| {
-            let known = loads.iter().filter(|(site, _)| site.is_near == is_near);
-            let weighed = known.map(|(site, load)| (f64::from(site.weight.max(1)), load.min(bound)));
-            let (weights, loads) = weighed.fold((0.0, 0.0), |sum, one| (sum.0 + one.0, sum.1 + one.0 * one.1));
+            let known = sites.iter().filter(|site| site.is_near == is_near).filter_map(|site| {
+                let load = if site.is_silent() { full } else { said(site)?.min(bound) };
+                let weight = f64::from(site.weight.max(1));
+                Some((weight, weight * load))
+            });
+            let (weights, loads) = known.fold((0.0, 0.0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
             (weights > 0.0).then(|| loads / weights)
         };
         Some(Self {
@@ -185,7 +196,8 @@ mod tests {
             is_near,
             weight: 100,
             report: Some(said((!rates).then_some(*load), load * 200.0)),
-            is_called: true,
+            silence: Duration::ZERO,
+            latency: Duration::ZERO,
         };
         let near = near.iter().map(|load| site(true, load));
         near.chain(far.iter().map(|load| site(false, load))).collect()
@@ -286,24 +298,35 @@ mod tests {
             report.failure_rate = report.rate;
         }
         let mut silent = sites(&[0.4, 0.4], &[0.4; 8], false);
-        silent[..2].iter_mut().for_each(|site| site.report.as_mut().unwrap().age = Duration::from_secs(11));
-        for sites in [failing, silent] {
+        silent[..2].iter_mut().for_each(|site| site.silence = Duration::from_secs(11));
+        let mut silent_by_rates = sites(&[0.4, 0.4], &[0.4; 8], true);
+        silent_by_rates[..2].iter_mut().for_each(|site| site.silence = Duration::from_secs(11));
+        for sites in [failing, silent.clone(), silent_by_rates] {
             let mut spill = Spill::default();
             (0..30).for_each(|_| spill.step(&sites));
             assert_eq!(spill.near_share(), NEAR_MIN);
         }
+        // Whose answers take as long is not silent.
+        silent[..2].iter_mut().for_each(|site| site.latency = Duration::from_secs(4));
+        let mut spill = Spill::default();
+        (0..30).for_each(|_| spill.step(&silent));
+        assert_eq!(spill.near_share(), NEAR_MAX);
+        // And others that hang are not free: what went there comes back.
+        let mut far = sites(&[0.3, 0.3], &[0.2; 8], false);
+        far[2..].iter_mut().for_each(|site| site.silence = Duration::from_secs(11));
+        spill.near = 0.1;
+        (0..30).for_each(|_| spill.step(&far));
+        assert_eq!(spill.near_share(), NEAR_MAX);
     }
 
     #[test]
     fn a_zone_that_shrinks_is_not_given_what_it_had() {
         let mut spill = Spill::default();
-        let of = |near: usize| sites(&vec![0.8; near], &[0.8; 10], false);
-        spill.resize(&of(10));
+        spill.shrink(1.0);
         assert_eq!(spill.near_share(), 1.0);
-        spill.resize(&of(1));
+        spill.shrink(0.1);
         assert!((spill.near_share() - 0.1).abs() < 1e-9, "{spill:?}");
         // It has its share back by steps, as its load allows.
-        spill.resize(&of(10));
         spill.step(&sites(&[0.4; 10], &[0.8; 10], false));
         assert!((0.1..0.2).contains(&spill.near_share()), "{spill:?}");
     }

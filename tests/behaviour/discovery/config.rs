@@ -162,7 +162,7 @@ async fn routes_share_calls_out_by_label() {
     let said = Said::new(r#"{"routes": [{"labels": {"track": "canary"}, "weight": 1}, {"weight": 99}]}"#);
     let builder = Channel::builder().resolver(registry.resolver("discovery.Who")).config_source(said.clone());
     let channel = builder.connect("discovery.Who").await.unwrap();
-    let calls = 10_000;
+    let calls = 100_000;
     let seen = spread(&channel, calls).await;
     let share = seen[&names[0]] as f64 / calls as f64;
     assert!((0.007..=0.013).contains(&share), "{share}");

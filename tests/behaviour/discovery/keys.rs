@@ -86,6 +86,33 @@ async fn clients_of_many_endpoints_agree() {
     assert_eq!(picks[0], picks[1]);
 }
 
+/// Some keys are asked for far more often than others (Zipf, 1.1): no endpoint has more than a quarter more than the mean in flight.
+#[tokio::test(start_paused = true)]
+async fn popular_keys_are_shared_out() {
+    let (names, nodes) = nodes::<10>().await;
+    let builder = Channel::builder().balancer(ConsistentHash::new());
+    let channel = builder.connect(&super::fixed(&names)).await.unwrap();
+    let popularity: Vec<f64> = (1..=1_000).map(|rank| f64::from(rank).powf(-1.1)).collect();
+    let all: f64 = popularity.iter().sum();
+    let mut random = fastrand::Rng::with_seed(11);
+    let mut held = tokio::task::JoinSet::new();
+    for _ in 0..600 {
+        let mut left = random.f64() * all;
+        let key = popularity.iter().position(|part| {
+            left -= part;
+            left <= 0.0
+        });
+        let key = key.unwrap_or_default().to_be_bytes();
+        held.spawn(who(&channel).hold().route_key(key).detached().into_future());
+    }
+    let running = || -> Vec<usize> { nodes.iter().map(|node| node.serving.running_handlers()).collect() };
+    until("all run", || running().iter().sum::<usize>() == 600).await;
+    // The mean is 60.
+    assert!(running().into_iter().all(|calls| calls <= 75), "{:?}", running());
+    nodes.iter().for_each(|node| node.let_go.notify_waiters());
+    assert!(held.join_all().await.iter().all(Result::is_ok));
+}
+
 /// All calls have one key: beyond a quarter more than its share, its owner is given no more.
 #[tokio::test(start_paused = true)]
 async fn a_popular_key_does_not_bury_its_owner() {

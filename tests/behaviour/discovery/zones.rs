@@ -160,6 +160,32 @@ async fn a_zone_with_little_to_do_keeps_all_calls() {
     assert_eq!((caller.zone_share(), failed.load(Ordering::Relaxed)), (1.0, 0));
 }
 
+/// An endpoint that grows into its share does not shrink the zones of others, nor its own.
+#[tokio::test(start_paused = true)]
+async fn slow_start_takes_no_calls_out_of_a_zone() {
+    let mut town = Town::start(["a", "a", "b", "b"]).await;
+    let builder = Channel::builder().resolver(town.registry.resolver("discovery.Who")).zone("a").slow_start("10s");
+    let failed = Arc::<AtomicUsize>::default();
+    let caller = Caller::start(
+        builder.lazy("discovery.Who").unwrap(),
+        Duration::from_millis(200),
+        &failed,
+    );
+    town.pass(15).await;
+    assert_eq!(caller.zone_share(), 1.0);
+    // One of the others is started anew.
+    let name = town.names[3].clone();
+    drop(town.nodes.remove(3));
+    town.pass(1).await;
+    town.nodes
+        .push(Node::registered(&name, Some(&town.registry), Instance::new().name(&name).zone("b")).await);
+    for _ in 0..15 {
+        town.pass(1).await;
+        assert_eq!(caller.zone_share(), 1.0);
+    }
+    assert_eq!(failed.load(Ordering::Relaxed), 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn where_nobody_of_the_zone_is_there_calls_go_to_others() {
     let mut town = Town::start(["a", "b", "b"]).await;
@@ -175,7 +201,11 @@ async fn where_nobody_of_the_zone_is_there_calls_go_to_others() {
     assert_eq!(channel.snapshot().zone_share, Some(0.0));
     let again = Instance::new().name(&near).zone("a");
     let _again = Node::registered(&near, Some(&town.registry), again).await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    // Not all at once: it may be the only one of many that is back.
+    for _ in 0..200 {
+        spread(&channel, 1).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     assert_eq!(spread(&channel, 20).await, BTreeMap::from([(near, 20)]));
 }
 

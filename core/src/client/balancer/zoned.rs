@@ -21,6 +21,8 @@ pub(in crate::client) struct Zone {
 struct Spilling {
     spill: Spill,
     stepped: Option<Instant>,
+    /// Who was near last: each one's id and weight.
+    near: Vec<(u64, u32)>,
     /// The share of calls that stay in the zone.
     shown: f64,
 }
@@ -30,8 +32,23 @@ impl Default for Spilling {
         Self {
             spill: Spill::default(),
             stepped: None,
+            near: Vec::new(),
             shown: 1.0,
         }
+    }
+}
+
+impl Spilling {
+    /// Follows who is in the zone. Weights that change, and those that come, are for the next steps.
+    fn follow<'a>(&mut self, near: impl Iterator<Item = &'a Candidate>) {
+        let now: Vec<(u64, u32)> = near.map(|one| (one.member.id, one.endpoint.weight().max(1))).collect();
+        let weight = |of: &mut dyn Iterator<Item = &(u64, u32)>| of.map(|(_, weight)| f64::from(*weight)).sum::<f64>();
+        let all = weight(&mut self.near.iter());
+        let left = weight(&mut self.near.iter().filter(|(id, _)| now.iter().any(|(other, _)| other == id)));
+        if left < all {
+            self.spill.shrink(left / all);
+        }
+        self.near = now;
     }
 }
 
@@ -66,13 +83,14 @@ impl Zone {
         }
         let site = |one: &Candidate| Site {
             is_near: is_near(one),
-            weight: one.weight,
+            weight: one.endpoint.weight(),
             report: one.load_report(now),
-            is_called: one.in_flight() > 0,
+            silence: one.member.load.silence(now, &one.member.typical),
+            latency: one.latency().unwrap_or_default(),
         };
         let sites: Vec<Site> = ready.iter().map(site).collect();
         let spilling = self.spilling(route);
-        spilling.spill.resize(&sites);
+        spilling.follow(near.iter().map(|&index| &ready[index]));
         // Sooner than that, what the last step did does not show in what is reported.
         if spilling.stepped.is_none_or(|at| now.saturating_duration_since(at) >= STEP_EVERY) {
             spilling.spill.step(&sites);
