@@ -277,7 +277,7 @@ const BACK: Duration = Duration::from_secs(30);
 
 /// How many registrars come back; `SINEW_REGISTRARS` may say something else.
 fn registrars() -> usize {
-    std::env::var("SINEW_REGISTRARS").map_or(300, |text| text.parse().expect("SINEW_REGISTRARS is a number"))
+    std::env::var("SINEW_REGISTRARS").map_or(200, |text| text.parse().expect("SINEW_REGISTRARS is a number"))
 }
 
 /// One server, registered so many times: each time by a registrar with a lease, a key and a connection of its own. In a process of its own, which may have as
