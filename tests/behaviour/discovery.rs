@@ -8,7 +8,7 @@ mod dns;
 mod gate;
 mod health;
 mod keys;
-mod lines;
+mod connections;
 mod partitions;
 mod pools;
 mod removals;

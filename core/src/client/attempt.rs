@@ -235,14 +235,14 @@ async fn choose(channel: &Channel, request: &mut RawRequest) -> Result<Picked, S
 /// Opens the call; `None` if it stands in line there, and the endpoint has another connection with room by now.
 async fn open_here_or_there(picked: &Picked, opening: OpenRequest<'_>) -> Option<Result<StreamKey, OpenError>> {
     let member = picked.completion.as_ref().map(Completion::member);
-    let Some((member, lines)) = member.and_then(|member| Some((member, member.lines.as_ref()?))) else {
+    let Some((member, extras)) = member.and_then(|member| Some((member, member.extras.as_ref()?))) else {
         return Some(open(&picked.connection, opening).await);
     };
     // Both are cancel safe: whoever leaves the line has nothing sent.
     tokio::select! {
         biased;
         opened = open(&picked.connection, opening) => Some(opened),
-        () = lines.room(&member.subchannel, &picked.connection) => None,
+        () = extras.room(&member.subchannel, &picked.connection) => None,
     }
 }
 

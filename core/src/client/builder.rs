@@ -10,8 +10,8 @@ use tokio::sync::Notify;
 use super::balancer::{Balancer, PeakEwma};
 use super::channel::{self, Channel};
 use super::config::Layers;
+use super::extra_connections::CONNECTIONS_MAX;
 use super::health::HealthCheck;
-use super::lines::CONNECTIONS_MAX;
 use super::pool::{Pool, PoolConfig};
 use super::subchannel::{Connector, Dial, Subchannel, SubchannelConfig};
 use super::target::{Service, Target, wrong};
@@ -342,7 +342,6 @@ impl ChannelBuilder {
         }
         // Before the transport gets to see them.
         self.mux.check().map_err(|error| wrong(&error))?;
-        self.mux.load_interval = None;
         self.dial.limits = self.mux.clone();
         let timeout = self.connect_timeout;
         let target = address.to_string();

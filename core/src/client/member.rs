@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::extra_connections::{ExtraConnection, ExtraConnections};
 use super::health::Standing;
-use super::lines::{Line, Lines};
 use super::state::ConnectivityState;
 use super::subchannel::{Subchannel, unreachable};
 use crate::code::Code;
@@ -22,7 +22,7 @@ pub(super) struct Member {
     pub(super) id: u64,
     pub(super) subchannel: Subchannel,
     /// Its further connections, if it may have any.
-    pub(super) lines: Option<Lines>,
+    pub(super) extras: Option<ExtraConnections>,
     pub(super) load: Load,
     /// Since when it is connected.
     pub(super) ready_since: Mutex<Option<tokio::time::Instant>>,
@@ -51,7 +51,7 @@ pub(super) struct Picked {
 pub(super) struct Completion {
     member: Arc<Member>,
     /// The connection, if it is not the first.
-    line: Option<Arc<Line>>,
+    extra: Option<Arc<ExtraConnection>>,
     /// `None` if it is not measured.
     began: Option<Instant>,
     verdict: Verdict,
@@ -80,38 +80,38 @@ impl Member {
         but: Option<&Connection>,
         now: impl FnOnce() -> Instant,
     ) -> Option<Picked> {
-        let (connection, line) = match &self.lines {
+        let (connection, extra) = match &self.extras {
             None => (self.subchannel.current().as_deref()?.clone(), None),
-            Some(lines) => {
-                let chosen = lines.choose(&self.subchannel, but)?;
-                (chosen.connection, chosen.line)
+            Some(extras) => {
+                let chosen = extras.choose(&self.subchannel, but)?;
+                (chosen.connection, chosen.extra)
             }
         };
         Some(Picked {
             connection,
-            completion: Some(Completion::begin(Arc::clone(self), line, now)),
+            completion: Some(Completion::begin(Arc::clone(self), extra, now)),
         })
     }
 
     /// Takes a connection that accepts no calls out of use.
     pub(super) fn retire(&self, connection: &Connection) {
         self.subchannel.retire(connection);
-        if let Some(lines) = &self.lines {
-            lines.retire(connection);
+        if let Some(extras) = &self.extras {
+            extras.retire(connection);
         }
     }
 
     /// Connections that are there.
     pub(super) fn connections(&self) -> usize {
-        let further = self.lines.as_ref().map_or(0, Lines::connected);
+        let further = self.extras.as_ref().map_or(0, ExtraConnections::connected);
         further + usize::from(self.subchannel.current().is_some())
     }
 
     /// Closes its connections for good.
     pub(super) fn shut_down(&self) {
         self.subchannel.shut_down();
-        if let Some(lines) = &self.lines {
-            lines.shut_down();
+        if let Some(extras) = &self.extras {
+            extras.shut_down();
         }
     }
 
@@ -182,11 +182,11 @@ impl Picked {
 }
 
 impl Completion {
-    fn begin(member: Arc<Member>, line: Option<Arc<Line>>, now: impl FnOnce() -> Instant) -> Self {
+    fn begin(member: Arc<Member>, extra: Option<Arc<ExtraConnection>>, now: impl FnOnce() -> Instant) -> Self {
         let began = member.load.begin(now, &member.typical);
         Self {
             member,
-            line,
+            extra,
             began,
             verdict: Verdict::GivenUp,
             is_timed: true,
@@ -226,7 +226,7 @@ impl Drop for Completion {
     fn drop(&mut self) {
         let Self {
             member,
-            line,
+            extra,
             began,
             verdict,
             is_timed,
@@ -237,8 +237,8 @@ impl Drop for Completion {
             (Some(began), false) => member.load.end_untimed(began, time::now(), *verdict, typical),
             (None, is_timed) => member.load.end_unmeasured(is_timed, time::now, *verdict, typical),
         }
-        if let Some(lines) = &member.lines {
-            lines.leave(line.as_deref());
+        if let Some(extras) = &member.extras {
+            extras.leave(extra.as_deref());
         }
     }
 }

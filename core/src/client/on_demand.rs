@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::Handle;
 use tokio::task::{JoinError, JoinHandle};
 
+use crate::discovery::{Publisher, ResolveError, Resolver};
 use crate::policy::backoff::Backoff;
 use crate::status::{HandlerRan, Status};
 
@@ -50,6 +51,21 @@ pub(super) async fn persist<F: Future<Output = ()> + Send + 'static>(
         tokio::time::sleep(backoff.ceiling(failures)).await;
         failures = failures.saturating_add(1);
     }
+}
+
+/// Runs the resolver; one that panics is begun anew.
+pub(super) async fn resolve(resolver: Arc<dyn Resolver>, publisher: Publisher, backoff: Backoff) {
+    let watch = || {
+        let (resolver, publisher) = (Arc::clone(&resolver), publisher.clone());
+        async move { resolver.watch(publisher).await }
+    };
+    let panicked = || {
+        tracing::error!("the resolver panicked; it is begun anew after a while");
+        publisher.fail(ResolveError::new("the resolver panicked"));
+    };
+    persist(backoff, watch, panicked).await;
+    // The last list stands, as long as there is somebody to read it.
+    publisher.closed().await;
 }
 
 /// Whether a task runs. Its handle knows only later that it ended, when those who wait have been told already; so the task clears this itself.

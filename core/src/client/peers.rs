@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::on_demand::{Task, persist};
+use super::on_demand::{Task, persist, resolve};
 use crate::discovery::registrar::Announcer;
-use crate::discovery::{Announcement, Aperture, Endpoint, Publisher, Resolutions, ResolveError};
+use crate::discovery::{Announcement, Aperture, Endpoint, Publisher, Resolutions};
 use crate::policy::aperture::Place;
 use crate::policy::backoff::Backoff;
 
-/// The least time between two changes of place: while clients are replaced one after the other, connections are not to move with each of them.
+/// The time between two changes of place, at random by half of it: while clients are replaced one after the other, connections are not to move with each of them.
 const SETTLES: Duration = Duration::from_secs(5);
 /// The same before the first place: clients that start together find each other meanwhile.
 const FIRST_SETTLES: Duration = Duration::from_secs(1);
@@ -47,20 +47,11 @@ impl Peers {
             async move { registrar.register(announcements).await }
         };
         let (publisher, lists) = Publisher::channel();
-        let (resolver, failing) = (Arc::clone(&aperture.resolver), publisher.clone());
-        let watch = move || {
-            let (resolver, publisher) = (Arc::clone(&resolver), publisher.clone());
-            async move { resolver.watch(publisher).await }
-        };
         let entering = async move {
             let panicked = || tracing::error!("the registrar of clients panicked; it is begun anew after a while");
             persist(backoff, register, panicked).await;
         };
-        let finding = async move {
-            let panicked = || failing.fail(ResolveError::new("the resolver of clients panicked"));
-            persist(backoff, watch, panicked).await;
-            failing.closed().await;
-        };
+        let finding = resolve(Arc::clone(&aperture.resolver), publisher, backoff);
         Self {
             id,
             lists,

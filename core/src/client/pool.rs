@@ -18,17 +18,17 @@ use super::balancer::{Balancer, Candidate, PickArgs, Picker, routed};
 use super::channel::Wanted;
 use super::choosing::{Choosing, Policy};
 use super::config::{self, Layers};
-use super::lines::Lines;
-use super::looks::{Idle, Refresh};
+use super::extra_connections::ExtraConnections;
 use super::member::{Member, Picked};
 use super::members::{Members, View};
-use super::on_demand::{IsRunning, OnDemand, Task, persist};
+use super::on_demand::{IsRunning, OnDemand, Task, resolve};
 use super::peers::Peers;
+use super::periodic::{Idle, Refresh};
 use super::snapshot::{Board, ChannelSnapshot, ListSnapshot};
 use super::state::ConnectivityState;
 use super::subchannel::{Subchannel, SubchannelConfig, closed, unless_closed, unreachable};
 use crate::config::ServiceConfig;
-use crate::discovery::{Aperture, Endpoint, Publisher, Resolution, ResolveError, Resolver};
+use crate::discovery::{Aperture, Endpoint, Publisher, Resolution, Resolver};
 use crate::policy::aperture::Place;
 use crate::policy::backoff::Backoff;
 use crate::policy::load::{Load, Typical};
@@ -382,21 +382,6 @@ async fn moved(peers: &mut Option<(Peers, usize)>) -> (Place, usize) {
     }
 }
 
-/// Runs the resolver; one that panics is begun anew.
-async fn resolve(resolver: Arc<dyn Resolver>, publisher: Publisher, backoff: Backoff) {
-    let watch = || {
-        let (resolver, publisher) = (Arc::clone(&resolver), publisher.clone());
-        async move { resolver.watch(publisher).await }
-    };
-    let panicked = || {
-        tracing::error!("the resolver panicked; it is begun anew after a while");
-        publisher.fail(ResolveError::new("the resolver panicked"));
-    };
-    persist(backoff, watch, panicked).await;
-    // The last list stands, as long as there is somebody to read it.
-    publisher.closed().await;
-}
-
 impl Shared {
     /// A member for an endpoint that is new.
     fn member(&self, endpoint: &Endpoint) -> Result<Arc<Member>, Status> {
@@ -411,7 +396,7 @@ impl Shared {
         let member = Arc::new(Member {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             subchannel: Subchannel::new(config),
-            lines: self.lines(endpoint),
+            extras: self.extras(endpoint),
             load: Load::default(),
             ready_since: Mutex::default(),
             typical: Arc::clone(&self.typical),
@@ -436,11 +421,11 @@ impl Shared {
     }
 
     /// What makes further connections to an endpoint, if there may be any.
-    fn lines(&self, endpoint: &Endpoint) -> Option<Lines> {
+    fn extras(&self, endpoint: &Endpoint) -> Option<ExtraConnections> {
         let max = self.config.connections_per_endpoint;
         let (connect, endpoint) = (Arc::clone(&self.config.connect), endpoint.clone());
         let make = move || connect(&endpoint, Arc::default());
-        (max > 1).then(|| Lines::new(max, Box::new(make)))
+        (max > 1).then(|| ExtraConnections::new(max, Box::new(make)))
     }
 
     /// The balancer that holds.

@@ -1,8 +1,8 @@
 //! The side that answers calls.
 //!
-//! `accept` takes connections, `streams` their further streams, `connection` takes calls off each of them, `age` bounds how long they live, `router` finds the method, `dispatch` runs the handler,
-//! `health` answers for the server itself, [`load`] tells clients how busy it is, `clock` measures how long that takes, [`shutdown`] brings all of it to an end in order, and `watchdog` sees to it that a handler which
-//! blocks its thread blocks nobody else.
+//! `accept` takes connections, `streams` their further streams, `connection` takes calls off each of them, `age` bounds how long they live, `router` finds the
+//! method, `dispatch` runs the handler, `health` answers for the server itself, [`load`] tells clients how busy it is, `clock` measures how long that takes,
+//! [`shutdown`] brings all of it to an end in order, and `watchdog` sees to it that a handler which blocks its thread blocks nobody else.
 
 mod accept;
 mod age;

@@ -1,43 +1,8 @@
-//! The `sinew` peer as a service of a hundred endpoints, all of them this one server, with the default balancer.
+//! `sinew` as a service of a hundred endpoints.
 
 mod caller;
-
-use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
-
-use anyhow::Result;
-use sinew::{Balancer, Candidate, Channel, ConnectsTo, Endpoint, FixedList, PeakEwma, Picker, ServerBuilder};
-
-struct Service;
-
-/// The default balancer, connected to all endpoints, however many there are.
-#[derive(Debug)]
-struct Everybody;
-
-impl Balancer for Everybody {
-    fn picker(&self, ready: &[Candidate]) -> Arc<dyn Picker> {
-        PeakEwma.picker(ready)
-    }
-
-    fn connects_to(&self) -> ConnectsTo {
-        ConnectsTo::Everybody
-    }
-}
-
-impl caller::Transport for Service {
-    const SCHEME: &'static str = "tcp";
-
-    fn listen(builder: ServerBuilder, listener: TcpListener) -> Result<ServerBuilder> {
-        Ok(builder.listener(listener))
-    }
-
-    async fn channel(server: SocketAddr) -> Result<Channel> {
-        let address: sinew::Address = format!("tcp://{server}").parse()?;
-        let endpoints = (0..100).map(|number| Endpoint::new(address.clone()).with_name(number.to_string()));
-        Ok(Channel::builder().resolver(FixedList::new(endpoints)).balancer(Everybody).connect("Bench").await?)
-    }
-}
+mod pooled;
 
 fn main() -> std::process::ExitCode {
-    load::run::<caller::Caller<Service>>()
+    load::run::<caller::Caller<pooled::Pooled<100>>>()
 }

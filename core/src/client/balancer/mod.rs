@@ -112,8 +112,8 @@ impl Candidate {
         &self.endpoint
     }
 
-    /// Its share of calls relative to the others', as it is now: what its endpoint says, less while it is new ([`slow_start`]), and only the part that is this channel's where it
-    /// has an [`aperture`].
+    /// Its share of calls relative to the others', as it is now: what its endpoint says, less while it is new ([`slow_start`]), and only the part that is this
+    /// channel's where it has an [`aperture`].
     ///
     /// [`aperture`]: crate::client::ChannelBuilder::aperture
     /// [`slow_start`]: crate::client::ChannelBuilder::slow_start

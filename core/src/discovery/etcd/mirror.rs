@@ -81,18 +81,12 @@ pub(crate) async fn follow<R: Reader>(config: &Config, range: Range, reader: &R)
         // Boxed, because the client of etcd makes large futures.
         let Err(error) = Box::pin(follow_member(config, &turns, &mut mirror, reader)).await;
         let was_well = mirror.followed_since.take().is_some_and(|since| since.elapsed() >= WELL_AFTER);
-        if was_well {
-            // One that went is not the end of the cluster: the next one is asked soon.
-            failures = 0;
-            reader.fail(error);
-            pause_briefly().await;
-            continue;
-        }
-        failures += 1;
+        failures = if was_well { 0 } else { failures + 1 };
         // As long as nothing is known at all, every member is asked before that counts as a failure.
         if mirror.was_read || failures >= config.members.len() {
             reader.fail(error);
-            pause().await;
+            // One that went is not the end of the cluster: the next one is asked soon.
+            if was_well { pause_briefly().await } else { pause().await }
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Discovery by etcd: instances under leases, lists that are watched.
 //!
 //! An instance is the key `{prefix}/v1/svc/{service}/{instance}`, where the instance is the id of one run, so that a successor at the same address has a
-//! key of its own and nobody can delete it by mistake. Clients that share endpoints by their places are at `{prefix}/v1/clients/{service}/{client}`, the same way. Its value is a record (`record.rs`), its lease is kept by the instance itself.
+//! key of its own and nobody can delete it by mistake. Its value is a record (`record.rs`), its lease is kept by the instance itself. Clients that share
+//! endpoints by their places are at `{prefix}/v1/clients/{service}/{client}`, the same way.
 //!
 //! Both sides go on for ever, whatever happens to etcd: what they last knew stays, each failure is followed by another attempt at another member of the
 //! cluster, and a store that was wiped, restored or compacted is recognized by its id and its revisions.

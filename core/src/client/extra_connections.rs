@@ -1,8 +1,8 @@
 //! More connections to one endpoint, while it has many calls of this channel.
 //!
 //! One connection is written and read by one task at each end, and its server takes so many calls on it. When the last of an endpoint's connections gets as many
-//! calls as are good for it, another one is made, and takes those that come from then on; it closes by itself when it has had nothing to do for a while. Whether the endpoint can be called at all is for its
-//! first connection to say.
+//! calls as are good for it, another one is made, and takes those that come from then on; it closes by itself when it has had nothing to do for a while. Whether
+//! the endpoint can be called at all is for its first connection to say.
 //!
 //! Source: gRFC A105.
 
@@ -32,7 +32,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) type Make = dyn Fn() -> Result<SubchannelConfig, Status> + Send + Sync;
 
 /// The connections to one endpoint.
-pub(super) struct Lines {
+pub(super) struct ExtraConnections {
     /// How many there may be besides the first.
     more_max: usize,
     make: Box<Make>,
@@ -40,18 +40,18 @@ pub(super) struct Lines {
     runtime: Handle,
     /// Calls on the first one.
     on_first: AtomicU32,
-    more: ArcSwap<Vec<Arc<Line>>>,
+    more: ArcSwap<Vec<Arc<ExtraConnection>>>,
     /// Held while one is added.
     growing: Mutex<()>,
 }
 
 /// One of the further connections.
-pub(super) struct Line {
+pub(super) struct ExtraConnection {
     subchannel: Subchannel,
     in_flight: AtomicU32,
 }
 
-impl Line {
+impl ExtraConnection {
     /// Its server has greeted.
     fn is_ready(&self) -> bool {
         self.subchannel.current().as_deref().is_some_and(|connection| connection.calls_max() > 0)
@@ -62,10 +62,10 @@ impl Line {
 pub(super) struct Chosen {
     pub(super) connection: Connection,
     /// `None` for the first.
-    pub(super) line: Option<Arc<Line>>,
+    pub(super) extra: Option<Arc<ExtraConnection>>,
 }
 
-impl Lines {
+impl ExtraConnections {
     /// For at most `max` connections, which run where this is called.
     pub(super) fn new(max: usize, make: Box<Make>) -> Self {
         Self {
@@ -84,12 +84,12 @@ impl Lines {
         let more = self.more.load();
         let of_first = (self.on_first.load(Ordering::Relaxed), first, None);
         // Before its HELLO one may come to nothing yet.
-        let others = more.iter().filter(|line| line.is_ready()).filter_map(|line| {
-            let connection = line.subchannel.current().as_deref().cloned()?;
+        let others = more.iter().filter(|extra| extra.is_ready()).filter_map(|extra| {
+            let connection = extra.subchannel.current().as_deref().cloned()?;
             Some((
-                line.in_flight.load(Ordering::Relaxed),
+                extra.in_flight.load(Ordering::Relaxed),
                 connection,
-                Some(Arc::clone(line)),
+                Some(Arc::clone(extra)),
             ))
         });
         let mut least = of_first;
@@ -105,13 +105,13 @@ impl Lines {
                 }
             }
         }
-        let (in_flight, connection, line) = least;
+        let (in_flight, connection, extra) = least;
         if in_flight + 1 >= full(&connection) {
             // By this call; the next one is to find another.
             self.grow(&more);
         }
-        self.count(line.as_deref()).fetch_add(1, Ordering::Relaxed);
-        Some(Chosen { connection, line })
+        self.count(extra.as_deref()).fetch_add(1, Ordering::Relaxed);
+        Some(Chosen { connection, extra })
     }
 
     /// Waits until another connection than `but` has room.
@@ -132,7 +132,7 @@ impl Lines {
                 let fits = |connection: &Connection| in_flight.load(Ordering::Relaxed) < full(connection);
                 connection.as_deref().is_some_and(|one| one.calls_max() > 0 && !one.is_same(but) && fits(one))
             };
-            let of_more = self.more.load().iter().any(|line| has_room(&line.subchannel, &line.in_flight));
+            let of_more = self.more.load().iter().any(|extra| has_room(&extra.subchannel, &extra.in_flight));
             if of_more || has_room(first, &self.on_first) {
                 return;
             }
@@ -140,20 +140,20 @@ impl Lines {
     }
 
     /// A call is over that was counted.
-    pub(super) fn leave(&self, line: Option<&Line>) {
-        self.count(line).fetch_sub(1, Ordering::Relaxed);
+    pub(super) fn leave(&self, extra: Option<&ExtraConnection>) {
+        self.count(extra).fetch_sub(1, Ordering::Relaxed);
     }
 
-    fn count<'a>(&'a self, line: Option<&'a Line>) -> &'a AtomicU32 {
-        line.map_or(&self.on_first, |line| &line.in_flight)
+    fn count<'a>(&'a self, extra: Option<&'a ExtraConnection>) -> &'a AtomicU32 {
+        extra.map_or(&self.on_first, |extra| &extra.in_flight)
     }
 
     /// Sees to it that one more connection is made, if there may be one and none is under way.
-    fn grow(&self, more: &[Arc<Line>]) {
+    fn grow(&self, more: &[Arc<ExtraConnection>]) {
         // Whoever is doing it does it for all.
         let Ok(_growing) = self.growing.try_lock() else { return };
         let _runtime = self.runtime.enter();
-        if let Some(resting) = more.iter().find(|line| !line.is_ready()) {
+        if let Some(resting) = more.iter().find(|extra| !extra.is_ready()) {
             // It may be connecting already. A channel that is closed, or whose runtime is gone, needs none.
             let _started = resting.subchannel.start();
             return;
@@ -163,7 +163,7 @@ impl Lines {
             return;
         }
         let Ok(config) = (self.make)() else { return };
-        let line = Arc::new(Line {
+        let extra = Arc::new(ExtraConnection {
             subchannel: Subchannel::new(SubchannelConfig {
                 // The first one asks, and what it hears holds for all.
                 health: HealthCheck::off(),
@@ -177,25 +177,25 @@ impl Lines {
             }),
             in_flight: AtomicU32::new(0),
         });
-        let _started = line.subchannel.start();
+        let _started = extra.subchannel.start();
         let mut all = Vec::clone(&now);
-        all.push(line);
+        all.push(extra);
         self.more.store(Arc::new(all));
     }
 
     /// Takes a connection that accepts no calls out of use.
     pub(super) fn retire(&self, connection: &Connection) {
-        self.more.load().iter().for_each(|line| line.subchannel.retire(connection));
+        self.more.load().iter().for_each(|extra| extra.subchannel.retire(connection));
     }
 
     /// Further connections that are there.
     pub(super) fn connected(&self) -> usize {
-        self.more.load().iter().filter(|line| line.subchannel.current().is_some()).count()
+        self.more.load().iter().filter(|extra| extra.subchannel.current().is_some()).count()
     }
 
     /// Closes them for good.
     pub(super) fn shut_down(&self) {
-        self.more.load().iter().for_each(|line| line.subchannel.shut_down());
+        self.more.load().iter().for_each(|extra| extra.subchannel.shut_down());
     }
 }
 
