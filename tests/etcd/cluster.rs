@@ -7,8 +7,9 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::gate::Gate;
@@ -208,6 +209,26 @@ impl Cluster {
             Some(answer)
         };
         tokio::time::timeout(Duration::from_secs(5), asked).await.ok()?
+    }
+
+    /// The keys that begin with `prefix`, which ends with `/`, and change from now on, as often as they do.
+    pub(crate) async fn watch(&self, prefix: &str) -> mpsc::UnboundedReceiver<Vec<String>> {
+        let body = format!(r#"{{"create_request":{{{}}}}}"#, range(prefix));
+        let mut socket = TcpStream::connect(("127.0.0.1", self.members[0].client_port)).await.unwrap();
+        let length = body.len();
+        let request = format!("POST /v3/watch HTTP/1.0\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}");
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut lines = BufReader::new(socket).lines();
+        while !lines.next_line().await.unwrap().unwrap().contains("\"created\":true") {}
+        let (sender, receiver) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                if sender.send(fields(&line, "key").map(from_base64).collect()).is_err() {
+                    return;
+                }
+            }
+        });
+        receiver
     }
 
     /// How many keys begin with `prefix`, which ends with `/`.

@@ -2,17 +2,22 @@
 //!
 //! `SINEW_SCALE=instances,clients` says how many (default 60,3; ARCHITECTURE has the figures of 1000,20).
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sinew::{Channel, Etcd, Publisher, Resolver, Serving};
 
 use super::cluster::Cluster;
-use super::{WhoClient, serve, until_registered};
+use super::{KEYS, WhoClient, serve, until_registered};
 use crate::support::child::{Role, role, say};
 
 /// Instances that are replaced side by side.
 const AT_ONCE: usize = 10;
+/// A client has an instance in its list.
+const LISTED: &str = "listed";
+/// A client sends an instance nothing any more.
+const GONE: &str = "gone";
 
 fn etcd(member: &str) -> Etcd {
     Etcd::new([member]).unwrap().prefix("/test").unwrap().lease_ttl("10s").unwrap()
@@ -86,28 +91,38 @@ async fn role_of_a_client() {
     let who = WhoClient::from_channel(channel.clone());
     who.name().wait_for_ready().await.unwrap();
     say("ready");
-    let (mut known, mut listed, mut latest, mut changes) = (HashSet::new(), HashSet::new(), Duration::ZERO, 0);
+    let (mut called, mut listed) = (HashSet::new(), HashSet::new());
+    let mut version = 0;
     let (mut calls, mut failed) = (0, 0);
+    let mut seen = Vec::new();
     let is_over = tokio::spawn(heard());
     let mut is_first = true;
     while !is_over.is_finished() {
         calls += 1;
         failed += usize::from(who.name().await.is_err());
-        for endpoint in lists.latest().endpoints() {
-            if listed.insert(endpoint.instance().to_owned()) && !is_first {
-                let started = Duration::from_millis(endpoint.started_unix_ms());
-                latest = latest.max(since_1970().saturating_sub(started));
+        let now = since_1970().as_millis();
+        let latest = lists.latest();
+        // Looking through all of them takes longer than everything else here.
+        if latest.version() != version {
+            version = latest.version();
+            for endpoint in latest.endpoints() {
+                if listed.insert(endpoint.instance().to_owned()) && !is_first {
+                    seen.push(format!("{LISTED} {} {now}", endpoint.instance()));
+                }
             }
         }
-        for one in channel.snapshot().endpoints {
-            changes += usize::from(known.insert(one.endpoint.instance().to_owned()) && !is_first);
+        let calling = channel.snapshot().endpoints.iter().map(|one| one.endpoint.instance().to_owned()).collect();
+        for gone in called.difference(&calling) {
+            seen.push(format!("{GONE} {gone} {now}"));
         }
+        called = calling;
         is_first &= listed.is_empty();
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let memory = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let resident = memory.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default().trim().to_owned();
-    say(&format!("{calls} {failed} {changes} {} {resident}", latest.as_millis()));
+    seen.iter().for_each(|line| say(line));
+    say(&format!("{calls} {failed} {resident}"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -128,23 +143,84 @@ async fn all_instances_are_replaced() {
             assert_eq!(said.as_deref(), Some("ready"));
             processes.push(client);
         }
+        let events = Events::follow(&cluster).await;
         all.tell("roll");
         let (_all, said) = all.listen().await;
         assert_eq!(said.as_deref(), Some("rolled"));
         tokio::time::sleep(Duration::from_secs(2)).await;
         println!(
-            "{instances} instances replaced, {clients} clients: calls, failed, endpoints of theirs that were new, the longest from a start to the list in ms, memory"
+            "{instances} instances replaced; of each client calls, failed, memory; ms from an event in etcd to the list, and to no more calls: median, 99 %, longest"
         );
         for mut client in processes {
             client.tell("over");
-            let (_client, said) = client.listen().await;
-            let said = said.unwrap();
-            println!("  {said}");
-            let figures: Vec<u128> = said.split(' ').take(4).map(|figure| figure.parse().unwrap()).collect();
-            assert!(figures[0] > 50 && figures[1] == 0, "calls and failed: {said}");
-            // Of more than 64 endpoints each client knows 20, and each of those was replaced.
-            assert!(figures[2] >= instances.min(20) as u128, "{said}");
+            report(client, &events, instances).await;
         }
     });
     replaced.await.expect("the test does not hang");
+}
+
+/// Hears what a client has seen, and prints how long after each event that was.
+async fn report(mut client: Role, events: &Events, instances: usize) {
+    let mut delays: HashMap<&str, Vec<u128>> = HashMap::new();
+    let mut gone = 0;
+    loop {
+        let (still, said) = client.listen().await;
+        client = still;
+        let said = said.expect("a client says its figures last");
+        let [what @ (LISTED | GONE), instance, at] = said.split(' ').collect::<Vec<_>>()[..] else {
+            println!("  {said}; {}", summary(&mut delays));
+            let figures: Vec<usize> = said.split(' ').take(2).map(|figure| figure.parse().unwrap()).collect();
+            assert!(figures[0] > 50 && figures[1] == 0, "calls and failed: {said}");
+            // Of more than 64 endpoints each client knows 20, and each of those was replaced.
+            assert_eq!(delays[LISTED].len(), instances, "all that are new were listed");
+            assert!(gone >= instances.min(20), "who left was called no more");
+            return;
+        };
+        let seen = events.of(instance);
+        let kind = if what == LISTED { LISTED } else { GONE };
+        gone += usize::from(kind == GONE);
+        // One whose key was only put is new, and gave its place among a client's twenty to another.
+        if what == LISTED || seen.len() > 1 {
+            delays.entry(kind).or_default().push(at.parse::<u128>().unwrap().saturating_sub(seen[0]));
+        }
+    }
+}
+
+fn summary(delays: &mut HashMap<&str, Vec<u128>>) -> String {
+    let one = |kind: &str, delays: &mut HashMap<&str, Vec<u128>>| {
+        let sorted = delays.get_mut(kind).unwrap();
+        sorted.sort_unstable();
+        let at = |share: usize| sorted[(sorted.len() - 1) * share / 100];
+        format!("{kind} {} {} {}", at(50), at(99), at(100))
+    };
+    [LISTED, GONE].map(|kind| one(kind, delays)).join(", ")
+}
+
+/// What a watcher of etcd that is none of ours has seen: when each instance's key was changed. Of one that is new that is when it came; of one that was there
+/// before, when it said that it leaves, and when it was deleted.
+struct Events {
+    seen: Arc<Mutex<HashMap<String, Vec<u128>>>>,
+}
+
+impl Events {
+    async fn follow(cluster: &Cluster) -> Self {
+        let seen: Arc<Mutex<HashMap<String, Vec<u128>>>> = Arc::default();
+        let mut changes = cluster.watch(KEYS).await;
+        let into = Arc::clone(&seen);
+        tokio::spawn(async move {
+            while let Some(keys) = changes.recv().await {
+                let now = since_1970().as_millis();
+                let mut seen = into.lock().unwrap();
+                for key in keys {
+                    let instance = key.rsplit('/').next().unwrap().to_owned();
+                    seen.entry(instance).or_default().push(now);
+                }
+            }
+        });
+        Self { seen }
+    }
+
+    fn of(&self, instance: &str) -> Vec<u128> {
+        self.seen.lock().unwrap().get(instance).expect("etcd has told of it").clone()
+    }
 }

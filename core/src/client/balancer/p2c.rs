@@ -15,6 +15,9 @@ impl Balancer for PeakEwma {
     }
 }
 
+/// The lower half of a random number, of which the upper one makes another.
+const HALF: u64 = u32::MAX as u64;
+
 /// Two random candidates, of which the cheaper is taken.
 pub(super) struct TwoChoices<C> {
     candidates: Box<[Candidate]>,
@@ -36,10 +39,15 @@ impl<C: Fn(&Candidate, f64, &PickArgs<'_>) -> f64 + Send + Sync + 'static> TwoCh
         }
     }
 
-    fn draw(&self) -> usize {
+    /// Two of them, which may be the same.
+    fn draw(&self) -> (usize, usize) {
         match &self.draw {
-            Some(schedule) => schedule.at(fastrand::u64(..)),
-            None => fastrand::usize(..self.candidates.len()),
+            Some(schedule) => (schedule.at(fastrand::u64(..)), schedule.at(fastrand::u64(..))),
+            None => {
+                let random = fastrand::u64(..);
+                let count = self.candidates.len();
+                (scaled(random & HALF, count), scaled(random >> 32, count))
+            }
         }
     }
 
@@ -62,8 +70,7 @@ impl<C: Fn(&Candidate, f64, &PickArgs<'_>) -> f64 + Send + Sync + 'static> Picke
         if !args.exclude.is_empty() {
             return self.cheapest_left(args);
         }
-        let one = self.draw();
-        let mut other = self.draw();
+        let (one, mut other) = self.draw();
         if other == one {
             // Drawn twice: whoever stands next to it.
             other = if one + 1 == count { 0 } else { one + 1 };
@@ -74,4 +81,9 @@ impl<C: Fn(&Candidate, f64, &PickArgs<'_>) -> f64 + Send + Sync + 'static> Picke
             one
         })
     }
+}
+
+/// Below `count`, in proportion to `half`, 32 random bits.
+fn scaled(half: u64, count: usize) -> usize {
+    ((half * count as u64) >> 32) as usize
 }
