@@ -2,6 +2,7 @@
 
 pub mod aperture;
 pub mod backoff;
+pub mod concurrency;
 pub mod inline;
 pub mod load;
 pub mod loss;

@@ -1,0 +1,41 @@
+//! What governance does on bad days, in scenarios of virtual time: our figure, those of others, the goal, and whether it is met.
+//!
+//! `cargo bench --bench governance` prints all tables, the mean of two seeds and the worst of them; with `-- --full` of twenty. `cargo test --bench governance`
+//! runs sinew's figures only. It fails if a mean misses its goal.
+
+#![allow(clippy::expect_used, clippy::print_stdout, reason = "a bench")]
+
+mod limiters;
+mod rivals;
+mod simulator;
+mod table;
+
+use std::env;
+use std::process::ExitCode;
+
+const SEEDS: u64 = 2;
+const SEEDS_FULL: u64 = 20;
+
+fn main() -> ExitCode {
+    let options: Vec<String> = env::args().collect();
+    let has = |option: &str| options.iter().any(|one| one == option);
+    let seeds = if has("--full") { SEEDS_FULL } else { SEEDS };
+    // Cargo says so when it benches.
+    let kinds = if has("--bench") {
+        &limiters::ALL[..]
+    } else {
+        &limiters::ALL[..1]
+    };
+    let rows = limiters::rows(kinds, seeds);
+    let names: Vec<&str> = kinds.iter().map(|(_, name)| *name).collect();
+    println!(
+        "## Adaptive concurrency: 16 workers, the mean of {seeds} seeds, the worst in brackets\n\n{}",
+        table::draw(&names, &rows)
+    );
+    let missed = rows.iter().filter(|row| !row.is_met()).count();
+    if missed > 0 {
+        println!("{missed} missed");
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,84 @@
+//! Tables of figures next to goals.
+
+use std::fmt::Write as _;
+
+/// What a figure should be.
+#[derive(Clone, Copy)]
+pub(crate) enum Goal {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+/// One line: the first figures are ours.
+pub(crate) struct Row {
+    pub(crate) name: String,
+    /// Of each contender, one for each seed.
+    pub(crate) figures: Vec<Vec<f64>>,
+    pub(crate) goal: Goal,
+}
+
+impl Goal {
+    pub(crate) fn is_met(self, figure: f64) -> bool {
+        match self {
+            Self::AtLeast(least) => figure >= least,
+            Self::AtMost(most) => figure <= most,
+        }
+    }
+
+    fn worst(self, figures: &[f64]) -> f64 {
+        let worse = match self {
+            Self::AtLeast(_) => f64::min,
+            Self::AtMost(_) => f64::max,
+        };
+        figures.iter().copied().fold(f64::NAN, worse)
+    }
+}
+
+impl Row {
+    pub(crate) fn is_met(&self) -> bool {
+        self.goal.is_met(mean(&self.figures[0]))
+    }
+
+    /// The mean, and the worst in brackets where it looks different.
+    fn shown(&self, figures: &[f64]) -> String {
+        let (mean, worst) = (shown(mean(figures)), shown(self.goal.worst(figures)));
+        if mean == worst {
+            mean
+        } else {
+            format!("{mean} ({worst})")
+        }
+    }
+}
+
+/// As markdown.
+pub(crate) fn draw(names: &[&str], rows: &[Row]) -> String {
+    let mut text = format!(
+        "| | {} | goal | |\n|---|{}--:|---|\n",
+        names.join(" | "),
+        "--:|".repeat(names.len())
+    );
+    for row in rows {
+        let figures: Vec<String> = row.figures.iter().map(|figures| row.shown(figures)).collect();
+        let goal = match row.goal {
+            Goal::AtLeast(least) => format!(">= {}", shown(least)),
+            Goal::AtMost(most) => format!("<= {}", shown(most)),
+        };
+        let verdict = if row.is_met() { "met" } else { "missed" };
+        writeln!(text, "| {} | {} | {goal} | {verdict} |", row.name, figures.join(" | "))
+            .expect("a `String` takes all text");
+    }
+    text
+}
+
+fn mean(figures: &[f64]) -> f64 {
+    figures.iter().sum::<f64>() / figures.len() as f64
+}
+
+fn shown(figure: f64) -> String {
+    match figure {
+        figure if figure.is_nan() => "-".to_owned(),
+        figure if figure >= 10.0 || figure == 0.0 => format!("{figure:.0}"),
+        figure if figure < 0.1 => format!("{figure:.4}"),
+        figure => format!("{figure:.3}"),
+    }
+}

@@ -1,0 +1,251 @@
+//! How calls went when nothing stood in their way, and whether they go much worse now: the suspicion that calls stand in line.
+//!
+//! Calls are taken in blocks, each as long as it takes to know its mean. The best block of the last seconds is what others are compared with. A block is
+//! *steady* if its mean agrees with Little's law; one from a cold start is not, because calls that take long are missing in it.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::sample::Sample;
+
+/// For how long a block is compared with. A service may become slower over time, and then is not congested for ever.
+const KEPT: Duration = Duration::from_secs(10);
+/// The best of each tenth of that is kept.
+const PARTS: u32 = 10;
+/// Blocks of calls that are few are kept for as many times what they took.
+const KEPT_TIMES: u32 = 4;
+/// Calls of a block: at least, at most, and else as many as it takes to know their mean to this error.
+const BLOCK_MIN: u32 = 32;
+const BLOCK_MAX: u32 = 512;
+const BLOCK_ERROR: f64 = 0.07;
+/// How fast the variation of latencies follows that of new blocks.
+const VARIATION_STEP: f64 = 0.2;
+/// Calls that the latest averages go over: enough to tell 1.8 times from chance, few enough to see an onset within a few dozen calls.
+const RECENT: u32 = 16;
+/// Calls whose rate is looked at: twice as many, because gaps between calls vary more.
+const RECENT_GAPS: usize = 32;
+/// How much a mean may fall short of what Little's law says in a block that is steady.
+const STEADY: f64 = 0.6;
+/// By how much calls have to be slower for a suspicion; or by so many standard deviations, if that is more.
+const SLOWER: f64 = 1.8;
+const SLOWER_DEVIATIONS: f64 = 4.0;
+/// By how much, next to a block that is not steady.
+const SLOWER_THAN_UNSTEADY: f64 = 3.0;
+/// By how much there have to be more calls in flight.
+const FULLER: f64 = 2.0;
+/// Calls in flight over throughput: by how much more the first has to have grown.
+const FULLER_THAN_FASTER: f64 = 1.5;
+/// Below so much of its throughput a service has not more to do, but has stopped: that tells nothing about how much it can do.
+const COLLAPSED: f64 = 0.5;
+/// How much faster calls may be next to a block that is not steady.
+const FASTER_THAN_UNSTEADY: f64 = 1.5;
+/// Without an answer for so many times the latency that a call hardly ever exceeds, a service has stopped, or become another.
+const SILENT_TIMES: f64 = 4.0;
+/// Calls in flight that have to be waiting for an answer for that.
+const SILENT_IN_FLIGHT: u32 = 8;
+
+/// What calls were like, and what they are like now.
+#[derive(Debug)]
+pub(super) struct Baseline {
+    blocks: VecDeque<Block>,
+    sample: Sample,
+    began: Instant,
+    /// Calls in flight when those of the current block were admitted, added up.
+    in_flight: f64,
+    /// Calls in flight over the time of the current block: their integral.
+    area: f64,
+    /// Of latencies, over the last blocks.
+    variation: Option<f64>,
+    recent: Recent,
+}
+
+/// Calls in a row.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Block {
+    at: Instant,
+    took: Duration,
+    pub(super) latency: f64,
+    /// Calls in flight when they were admitted, on average.
+    in_flight: f64,
+    rate: f64,
+    /// The latency that follows from Little's law.
+    by_little: f64,
+}
+
+/// The latest calls.
+#[derive(Debug, Default)]
+struct Recent {
+    count: u32,
+    latency: f64,
+    in_flight: f64,
+    ends: VecDeque<Instant>,
+}
+
+/// Calls take much longer than they did, without more of them being done.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Suspicion {
+    /// How long they took before.
+    pub(super) latency: f64,
+    pub(super) variation: f64,
+    /// How many are done in a second now.
+    pub(super) rate: f64,
+    /// What is known of before is more than a cold start.
+    pub(super) is_sure: bool,
+}
+
+impl Baseline {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            blocks: VecDeque::new(),
+            sample: Sample::default(),
+            began: now,
+            in_flight: 0.0,
+            area: 0.0,
+            variation: None,
+            recent: Recent::default(),
+        }
+    }
+
+    /// How long the latest calls took.
+    pub(super) fn latency_now(&self) -> f64 {
+        self.recent.latency
+    }
+
+    /// For `lasted` there have been so many calls in flight.
+    pub(super) fn pass(&mut self, in_flight: u32, lasted: Duration) {
+        self.area += f64::from(in_flight) * lasted.as_secs_f64();
+    }
+
+    /// A call is over that took `latency`, and was one of `in_flight` when it began.
+    pub(super) fn note(&mut self, latency: f64, in_flight: u32, now: Instant) {
+        self.recent.note(latency, in_flight, now);
+        self.sample.add(latency);
+        self.in_flight += f64::from(in_flight);
+        let count = self.sample.count();
+        if count >= BLOCK_MAX || (count >= BLOCK_MIN && self.sample.error() <= BLOCK_ERROR) {
+            let block = self.close(now);
+            self.keep(block);
+        }
+    }
+
+    /// Forgets all; what comes next is the new measure.
+    pub(super) fn forget(&mut self, now: Instant) {
+        self.blocks.clear();
+        self.recent = Recent::default();
+        self.begin(now);
+    }
+
+    /// Whether no answer has come for so long that the service cannot be what it was; to be asked before an answer is noted.
+    pub(super) fn is_broken(&self, in_flight: u32, now: Instant) -> bool {
+        let (Some(block), Some(last)) = (self.best(), self.recent.ends.back()) else {
+            return false;
+        };
+        let rarely = block.latency * (1.0 + 2.0 * self.variation().sqrt());
+        in_flight >= SILENT_IN_FLIGHT
+            && f64::from(in_flight) >= block.in_flight
+            && now.saturating_duration_since(*last).as_secs_f64() > SILENT_TIMES * rarely
+    }
+
+    /// Whether calls seem to stand in line: more than half of what came on top of the calls in flight of better times went into latency.
+    pub(super) fn suspicion(&self, in_flight: u32) -> Option<Suspicion> {
+        let block = self.best()?;
+        let now = &self.recent;
+        if now.count < RECENT || f64::from(in_flight) < block.in_flight * FULLER {
+            return None;
+        }
+        let (rate, variation) = (now.rate(), self.variation());
+        let (slower, fuller, faster) = (
+            now.latency / block.latency,
+            now.in_flight / block.in_flight,
+            rate / block.rate,
+        );
+        let is_slower = if block.is_steady() {
+            // The average of the latest weighs as twice as many calls.
+            let noise = 1.0 + SLOWER_DEVIATIONS * (variation / f64::from(2 * RECENT)).sqrt();
+            slower >= noise.max(SLOWER) && faster >= COLLAPSED
+        } else {
+            slower >= SLOWER_THAN_UNSTEADY && now.latency > 2.0 * block.by_little && faster < FASTER_THAN_UNSTEADY
+        };
+        let is_suspicious = is_slower && fuller >= FULLER && fuller > faster.max(COLLAPSED) * FULLER_THAN_FASTER;
+        is_suspicious.then_some(Suspicion {
+            latency: block.latency,
+            variation,
+            rate,
+            is_sure: block.is_steady(),
+        })
+    }
+
+    /// The best block that is kept; of those that are steady, if there are any.
+    fn best(&self) -> Option<&Block> {
+        self.blocks.iter().min_by(|one, other| one.rank(other))
+    }
+
+    fn variation(&self) -> f64 {
+        self.variation.unwrap_or_default()
+    }
+
+    fn begin(&mut self, now: Instant) {
+        (self.sample, self.began, self.in_flight, self.area) = (Sample::default(), now, 0.0, 0.0);
+    }
+
+    fn close(&mut self, now: Instant) -> Block {
+        let count = f64::from(self.sample.count());
+        let took = now.saturating_duration_since(self.began);
+        let variation = self.sample.variation();
+        let before = self.variation.unwrap_or(variation);
+        self.variation = Some(before + (variation - before) * VARIATION_STEP);
+        let block = Block {
+            at: now,
+            took,
+            latency: self.sample.mean(),
+            in_flight: self.in_flight / count,
+            rate: count / took.as_secs_f64().max(1e-9),
+            by_little: self.area / count,
+        };
+        self.begin(now);
+        block
+    }
+
+    fn keep(&mut self, block: Block) {
+        let kept = |one: &Block| KEPT.max(one.took * KEPT_TIMES);
+        self.blocks.retain(|one| block.at.saturating_duration_since(one.at) <= kept(one));
+        let part = KEPT / PARTS;
+        match self.blocks.back_mut().filter(|last| block.at.saturating_duration_since(last.at) < part) {
+            Some(last) if block.rank(last).is_lt() => *last = Block { at: last.at, ..block },
+            Some(_) => {}
+            None => self.blocks.push_back(block),
+        }
+    }
+}
+
+impl Block {
+    fn is_steady(&self) -> bool {
+        self.latency >= STEADY * self.by_little
+    }
+
+    /// The better one is less.
+    fn rank(&self, other: &Self) -> std::cmp::Ordering {
+        other.is_steady().cmp(&self.is_steady()).then(self.latency.total_cmp(&other.latency))
+    }
+}
+
+impl Recent {
+    fn note(&mut self, latency: f64, in_flight: u32, now: Instant) {
+        self.count = (self.count + 1).min(RECENT);
+        let step = 1.0 / f64::from(self.count);
+        self.latency += (latency - self.latency) * step;
+        self.in_flight += (f64::from(in_flight) - self.in_flight) * step;
+        self.ends.push_back(now);
+        if self.ends.len() > RECENT_GAPS {
+            self.ends.pop_front();
+        }
+    }
+
+    fn rate(&self) -> f64 {
+        let (Some(first), Some(last)) = (self.ends.front(), self.ends.back()) else {
+            return 0.0;
+        };
+        let span = last.saturating_duration_since(*first).as_secs_f64();
+        (self.ends.len() as f64 - 1.0) / span.max(1e-9)
+    }
+}

@@ -1,0 +1,152 @@
+//! A limiter behind which a service works on so many calls at a time.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::time::{Duration, Instant};
+
+use super::{Limiter, Ticket};
+
+const MS: Duration = Duration::from_millis(1);
+
+/// Workers that take one call after the other, and the line before them.
+struct Service {
+    limiter: Limiter,
+    now: Instant,
+    workers: usize,
+    takes: Duration,
+    busy: BinaryHeap<Reverse<(Instant, usize)>>,
+    tickets: Vec<Ticket>,
+    line: VecDeque<usize>,
+    refused: u32,
+}
+
+impl Service {
+    fn new(workers: usize, takes: Duration) -> Self {
+        let now = crate::time::now();
+        Self {
+            limiter: Limiter::new(now),
+            now,
+            workers,
+            takes,
+            busy: BinaryHeap::new(),
+            tickets: Vec::new(),
+            line: VecDeque::new(),
+            refused: 0,
+        }
+    }
+
+    /// Offers a call every `gap`, for as long.
+    fn offer(&mut self, gap: Duration, lasting: Duration) {
+        let end = self.now + lasting;
+        while self.now < end {
+            self.pass(gap);
+            match self.limiter.admit(self.now) {
+                Some(ticket) => {
+                    self.tickets.push(ticket);
+                    self.line.push_back(self.tickets.len() - 1);
+                    self.begin();
+                }
+                None => {
+                    self.limiter.refuse(self.now);
+                    self.refused += 1;
+                }
+            }
+        }
+    }
+
+    fn begin(&mut self) {
+        while self.busy.len() < self.workers {
+            let Some(call) = self.line.pop_front() else { return };
+            // Not all are alike, and each run is the same.
+            let takes = self.takes.mul_f64(0.75 + (call * 7 % 11) as f64 / 20.0);
+            self.busy.push(Reverse((self.now + takes, call)));
+        }
+    }
+
+    fn pass(&mut self, time: Duration) {
+        let until = self.now + time;
+        while let Some(&Reverse((at, call))) = self.busy.peek().filter(|next| next.0.0 <= until) {
+            self.busy.pop();
+            self.now = at;
+            self.limiter.finish(self.tickets[call], at, true);
+            self.begin();
+        }
+        self.now = until;
+    }
+}
+
+#[test]
+fn calls_that_wait_for_nobody_are_never_limited() {
+    let mut service = Service::new(usize::MAX, Duration::from_secs(1));
+    service.offer(MS / 10, Duration::from_secs(4));
+    assert!(service.limiter.in_flight() > 9_000, "{}", service.limiter.in_flight());
+    assert_eq!((service.refused, service.limiter.limit()), (0, None));
+    // Nor as it gets slower, for reasons of its own.
+    service.takes *= 20;
+    service.offer(MS, Duration::from_secs(100));
+    assert_eq!((service.refused, service.limiter.limit()), (0, None));
+}
+
+#[test]
+fn a_line_leads_to_a_limit_of_about_three_times_what_is_worked_on_at_a_time() {
+    for workers in [4, 16, 64] {
+        let mut service = Service::new(workers, 10 * MS);
+        let gap = |load: f64| (10 * MS).div_f64(load * workers as f64);
+        service.offer(gap(0.5), Duration::from_secs(2));
+        assert_eq!(service.limiter.limit(), None, "{workers} workers");
+        service.offer(gap(3.0), Duration::from_secs(20));
+        let per_worker = f64::from(service.limiter.limit().unwrap()) / workers as f64;
+        assert!(
+            (2.0..4.5).contains(&per_worker),
+            "{workers} workers: {per_worker} calls for each"
+        );
+        // What is refused is what is too much, and hardly more.
+        let offered = (service.tickets.len() as f64) + f64::from(service.refused);
+        let answered = service.tickets.len() as f64 / (workers as f64 * 21.0 * 100.0);
+        assert!(
+            (0.97..1.1).contains(&answered),
+            "{workers} workers: {answered} of the capacity, {offered} offered"
+        );
+    }
+}
+
+#[test]
+fn a_limit_that_nobody_reaches_is_forgotten() {
+    let mut service = Service::new(16, 10 * MS);
+    service.offer(MS, Duration::from_secs(2));
+    service.offer(MS / 5, Duration::from_secs(3));
+    assert!(service.limiter.limit().is_some());
+    service.offer(2 * MS, Duration::from_secs(9));
+    assert!(service.limiter.limit().is_some(), "it may be needed again soon");
+    service.offer(2 * MS, Duration::from_secs(3));
+    assert_eq!(service.limiter.limit(), None);
+}
+
+#[test]
+fn calls_that_never_end_hold_no_probe_for_ever() {
+    let mut service = Service::new(16, 10 * MS);
+    service.offer(MS, Duration::from_secs(2));
+    service.offer(MS / 5, Duration::from_millis(300));
+    let limit = service.limiter.limit().expect("it is overloaded");
+    // Whoever works now never comes back; a few wait for them.
+    service.busy.clear();
+    service.workers = 0;
+    service.offer(MS, Duration::from_secs(60));
+    assert!(service.limiter.in_flight() > 0);
+    assert!(
+        service.limiter.limit().unwrap() >= limit / 4,
+        "it is no tighter for what it could not find out"
+    );
+}
+
+#[test]
+fn what_tells_nothing_gives_its_place_back_and_changes_nothing() {
+    let now = crate::time::now();
+    let mut limiter = Limiter::new(now);
+    for round in 0..1_000_u32 {
+        let now = now + MS * round;
+        let ticket = limiter.admit(now).expect("there is no limit");
+        limiter.finish(ticket, now + Duration::from_secs(u64::from(round)), false);
+    }
+    assert_eq!((limiter.in_flight(), limiter.limit()), (0, None));
+}
