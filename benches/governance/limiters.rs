@@ -65,7 +65,7 @@ fn measure(case: &Case, kind: Kind, seed: u64) -> f64 {
 impl Kind {
     fn limiter(self, scene: &Scene, start: Instant, seed: u64) -> Box<dyn Limiter> {
         match self {
-            Self::Sinew => Box::new(Sinew::new(start)),
+            Self::Sinew => Box::new(Sinew::new(scene.methods, start)),
             Self::None => Box::new(Fixed::new(f64::INFINITY)),
             Self::Fixed => Box::new(Fixed::new(32.0)),
             Self::Vegas => Box::new(Windowed::new(Vegas::new(seed))),
@@ -91,6 +91,30 @@ fn cases() -> Vec<Case> {
         Case::new("step 0.5 to 3: p99, ms", step(), p99_ms, p99_after_step),
         Case::new("refused from 1 s after overload on", recovery(), refused_share, refused),
         Case::new("drift of the limit in 10 min at 1.5", long(), drift, Goal::AtMost(0.1)),
+        Case::new(
+            "three methods, at 2: goodput",
+            three_methods(),
+            good,
+            Goal::AtLeast(0.98),
+        ),
+        Case::new(
+            "three methods, at 2: p99, ms",
+            three_methods(),
+            p99_ms,
+            Goal::AtMost(2.0 * ms(P99_UNLOADED)),
+        ),
+        Case::new(
+            "three methods, at 2: drift in 10 min",
+            three_methods(),
+            drift,
+            Goal::AtMost(0.1),
+        ),
+        Case::new(
+            "three methods, at 2: the least of the most",
+            three_methods(),
+            evenness,
+            Goal::AtLeast(0.8),
+        ),
         Case::new("10,000 sleepers of 1 s: refused", sleepers(), refused_count, none),
         Case::new(
             "100 times as long, no line: refused",
@@ -152,6 +176,13 @@ fn refused_count(_: &Scene, outcome: &mut Outcome) -> f64 {
     outcome.refused as f64
 }
 
+/// What the method that got the fewest answers got of what the one with the most did.
+fn evenness(_: &Scene, outcome: &mut Outcome) -> f64 {
+    outcome.good_by_method.sort_unstable();
+    let answers = || outcome.good_by_method.iter().copied();
+    answers().next().unwrap_or_default() as f64 / answers().last().unwrap_or_default() as f64
+}
+
 /// How far the mean of the last tenth of the limits is from that of the first.
 fn drift(_: &Scene, outcome: &mut Outcome) -> f64 {
     let tenth = outcome.limits.len() / 10;
@@ -186,6 +217,7 @@ fn steady(work: Work, load: f64) -> Scene {
     Scene {
         work,
         workers: WORKERS,
+        methods: 1,
         rate: |_| 1.0,
         load: load * WORKERS as f64 / work.mean().as_secs_f64(),
         slowness: |_| 1.0,
@@ -226,6 +258,19 @@ fn long() -> Scene {
         end: secs(601),
         counted: (secs(20), secs(600)),
         ..steady(Work::Lognormal, 1.5)
+    }
+}
+
+/// They wait for the same workers.
+fn three_methods() -> Scene {
+    Scene {
+        methods: 3,
+        rate: |at| if at < 10.0 { 0.5 } else { 2.0 },
+        ..Scene {
+            end: secs(601),
+            counted: (secs(20), secs(600)),
+            ..steady(Work::Lognormal, 1.0)
+        }
     }
 }
 

@@ -12,7 +12,10 @@ use sinew_core::policy::concurrency;
 use crate::simulator::{Admitted, Limiter};
 
 /// sinew's, with calls waiting for 8 ms at most, the newest first.
-pub(crate) struct Sinew(concurrency::Limiter);
+pub(crate) struct Sinew {
+    limiters: concurrency::Limiters,
+    methods: usize,
+}
 
 /// No more than a number that somebody knew; or any number.
 pub(crate) struct Fixed {
@@ -81,30 +84,34 @@ const WINDOW_ANSWERS_MIN: u32 = 10;
 const LIMIT_FIRST: f64 = 20.0;
 
 impl Sinew {
-    pub(crate) fn new(now: Instant) -> Self {
-        Self(concurrency::Limiter::new(now))
+    pub(crate) fn new(methods: usize, now: Instant) -> Self {
+        Self {
+            limiters: concurrency::Limiters::new(methods, now),
+            methods,
+        }
     }
 }
 
 impl Limiter for Sinew {
-    fn admit(&mut self, now: Instant) -> Option<Admitted> {
-        let ticket = self.0.admit(now)?;
+    fn admit(&mut self, method: usize, now: Instant) -> Option<Admitted> {
+        let ticket = self.limiters.admit(method, now)?;
         Some(Admitted {
             ticket: Some(ticket),
-            ..admitted(now, self.0.in_flight())
+            ..admitted(now, self.limiters.in_flight(method))
         })
     }
 
     fn finish(&mut self, admitted: Admitted, now: Instant) {
-        self.0.finish(admitted.ticket.expect("it gives one to each"), now, true);
+        self.limiters.finish(admitted.ticket.expect("it gives one to each"), now, true);
     }
 
-    fn refuse(&mut self, now: Instant) {
-        self.0.refuse(now);
+    fn refuse(&mut self, method: usize, now: Instant) {
+        self.limiters.refuse(method, now);
     }
 
     fn limit(&self) -> f64 {
-        self.0.limit().map_or(f64::INFINITY, f64::from)
+        let limit = |method| self.limiters.limit(method).map_or(f64::INFINITY, f64::from);
+        (0..self.methods).map(limit).sum()
     }
 
     fn patience(&self) -> Duration {
@@ -119,7 +126,7 @@ impl Fixed {
 }
 
 impl Limiter for Fixed {
-    fn admit(&mut self, now: Instant) -> Option<Admitted> {
+    fn admit(&mut self, _: usize, now: Instant) -> Option<Admitted> {
         admit(&mut self.in_flight, self.limit, now)
     }
 
@@ -144,7 +151,7 @@ impl<F: Formula> Windowed<F> {
 }
 
 impl<F: Formula> Limiter for Windowed<F> {
-    fn admit(&mut self, now: Instant) -> Option<Admitted> {
+    fn admit(&mut self, _: usize, now: Instant) -> Option<Admitted> {
         admit(&mut self.in_flight, self.limit, now)
     }
 
@@ -257,7 +264,7 @@ impl Aimd {
 }
 
 impl Limiter for Aimd {
-    fn admit(&mut self, now: Instant) -> Option<Admitted> {
+    fn admit(&mut self, _: usize, now: Instant) -> Option<Admitted> {
         admit(&mut self.in_flight, self.limit, now)
     }
 
@@ -311,7 +318,7 @@ impl Kratos {
 }
 
 impl Limiter for Kratos {
-    fn admit(&mut self, now: Instant) -> Option<Admitted> {
+    fn admit(&mut self, _: usize, now: Instant) -> Option<Admitted> {
         self.read_use(now);
         let lately = |dropped: Instant| now - dropped <= Duration::from_secs(1);
         let is_hot = self.use_average >= 0.8;

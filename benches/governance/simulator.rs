@@ -1,7 +1,7 @@
 //! A service with so many workers and a line before them, behind a limiter that does not know it: events in virtual time.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BTreeSet, BinaryHeap, VecDeque};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
@@ -9,11 +9,11 @@ use fastrand::Rng;
 /// What decides whether a call is taken up.
 pub(crate) trait Limiter {
     /// Takes a call up, or does not.
-    fn admit(&mut self, now: Instant) -> Option<Admitted>;
+    fn admit(&mut self, method: usize, now: Instant) -> Option<Admitted>;
     /// A call that was taken up is over.
     fn finish(&mut self, admitted: Admitted, now: Instant);
     /// A call was refused for good.
-    fn refuse(&mut self, _now: Instant) {}
+    fn refuse(&mut self, _method: usize, _now: Instant) {}
     /// Calls in flight at most; infinite if there is no limit.
     fn limit(&self) -> f64;
     /// How long a call may wait to be taken up.
@@ -47,6 +47,8 @@ pub(crate) enum Work {
 pub(crate) struct Scene {
     pub(crate) work: Work,
     pub(crate) workers: usize,
+    /// Calls are of that many methods, each of which has as many.
+    pub(crate) methods: usize,
     /// Calls a second at a time in seconds.
     pub(crate) rate: fn(f64) -> f64,
     /// Times the rate.
@@ -64,6 +66,8 @@ pub(crate) struct Outcome {
     pub(crate) offered: u64,
     /// Answered within the client's deadline.
     pub(crate) good: u64,
+    /// The same of each method.
+    pub(crate) good_by_method: Vec<u64>,
     pub(crate) refused: u64,
     latencies: Vec<Duration>,
     /// The limit, twice a second.
@@ -85,6 +89,7 @@ enum Event {
 }
 
 struct Call {
+    method: usize,
     arrived: Duration,
     admitted: Option<Admitted>,
 }
@@ -101,8 +106,8 @@ struct Simulation<'a> {
     calls: Vec<Call>,
     busy: usize,
     line: VecDeque<usize>,
-    /// Calls that wait to be taken up, the newest last.
-    waiting: BTreeMap<usize, ()>,
+    /// Of each method the calls that wait to be taken up, the newest last.
+    waiting: Vec<BTreeSet<usize>>,
     outcome: Outcome,
 }
 
@@ -119,8 +124,11 @@ pub(crate) fn run(scene: &Scene, limiter: &mut dyn Limiter, start: Instant, seed
         calls: Vec::new(),
         busy: 0,
         line: VecDeque::new(),
-        waiting: BTreeMap::new(),
-        outcome: Outcome::default(),
+        waiting: vec![BTreeSet::new(); scene.methods],
+        outcome: Outcome {
+            good_by_method: vec![0; scene.methods],
+            ..Outcome::default()
+        },
     };
     simulation.schedule(Duration::ZERO, Event::Arrival);
     simulation.schedule(LIMIT_EVERY, Event::LookAtLimit);
@@ -148,7 +156,8 @@ impl Simulation<'_> {
                 self.admit_waiting();
             }
             Event::Impatient(call) => {
-                if self.waiting.remove(&call).is_some() {
+                let method = self.calls[call].method;
+                if self.waiting[method].remove(&call) {
                     self.refuse(call);
                 }
             }
@@ -164,29 +173,34 @@ impl Simulation<'_> {
 
     fn arrive(&mut self) {
         let call = self.calls.len();
+        let method = self.rng.usize(..self.scene.methods);
         self.calls.push(Call {
+            method,
             arrived: self.now,
             admitted: None,
         });
         self.outcome.offered += u64::from(self.is_counted(self.now));
         let patience = self.limiter.patience();
-        if let Some(admitted) = self.limiter.admit(self.at()) {
+        if let Some(admitted) = self.limiter.admit(method, self.at()) {
             self.work_on(call, admitted);
         } else if patience.is_zero() {
             self.refuse(call);
         } else {
-            self.waiting.insert(call, ());
+            self.waiting[method].insert(call);
             self.schedule(patience, Event::Impatient(call));
         }
     }
 
+    /// Of each method the newest go first.
     fn admit_waiting(&mut self) {
-        while let Some((&newest, ())) = self.waiting.last_key_value() {
-            let Some(admitted) = self.limiter.admit(self.at()) else {
-                return;
-            };
-            self.waiting.remove(&newest);
-            self.work_on(newest, admitted);
+        for method in 0..self.scene.methods {
+            while let Some(newest) = self.waiting[method].last().copied() {
+                let Some(admitted) = self.limiter.admit(method, self.at()) else {
+                    break;
+                };
+                self.waiting[method].pop_last();
+                self.work_on(newest, admitted);
+            }
         }
     }
 
@@ -208,13 +222,19 @@ impl Simulation<'_> {
 
     fn done(&mut self, call: usize) {
         let at = self.at();
-        let Call { arrived, admitted } = &self.calls[call];
-        let (arrived, admitted) = (*arrived, admitted.expect("who is done was taken up"));
+        let &Call {
+            method,
+            arrived,
+            admitted,
+        } = &self.calls[call];
+        let admitted = admitted.expect("who is done was taken up");
         self.limiter.finish(admitted, at);
         if self.is_counted(arrived) {
             let latency = self.now - arrived;
             self.outcome.latencies.push(latency);
-            self.outcome.good += u64::from(latency <= DEADLINE);
+            let is_good = u64::from(latency <= DEADLINE);
+            self.outcome.good += is_good;
+            self.outcome.good_by_method[method] += is_good;
         }
         self.busy -= 1;
         if let Some(next) = self.line.pop_front() {
@@ -224,7 +244,7 @@ impl Simulation<'_> {
 
     fn refuse(&mut self, call: usize) {
         let at = self.at();
-        self.limiter.refuse(at);
+        self.limiter.refuse(self.calls[call].method, at);
         self.outcome.refused += u64::from(self.is_counted(self.calls[call].arrived));
     }
 

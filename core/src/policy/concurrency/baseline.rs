@@ -137,13 +137,18 @@ impl Baseline {
 
     /// Whether no answer has come for so long that the service cannot be what it was; to be asked before an answer is noted.
     pub(super) fn is_broken(&self, in_flight: u32, now: Instant) -> bool {
-        let (Some(block), Some(last)) = (self.best(), self.recent.ends.back()) else {
-            return false;
-        };
-        let rarely = block.latency * (1.0 + 2.0 * self.variation().sqrt());
-        in_flight >= SILENT_IN_FLIGHT
-            && f64::from(in_flight) >= block.in_flight
-            && now.saturating_duration_since(*last).as_secs_f64() > SILENT_TIMES * rarely
+        self.best().is_some_and(|block| {
+            in_flight >= SILENT_IN_FLIGHT
+                && f64::from(in_flight) >= block.in_flight
+                && self.is_silent(block.latency, now)
+        })
+    }
+
+    /// Whether no answer has come for much longer than calls take that wait for nobody, `latency` on average.
+    pub(super) fn is_silent(&self, latency: f64, now: Instant) -> bool {
+        let rarely = latency * (1.0 + 2.0 * self.variation().sqrt());
+        let last = self.recent.ends.back();
+        last.is_some_and(|last| now.saturating_duration_since(*last).as_secs_f64() > SILENT_TIMES * rarely)
     }
 
     /// Whether calls seem to stand in line: more than half of what came on top of the calls in flight of better times went into latency.

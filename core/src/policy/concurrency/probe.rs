@@ -93,23 +93,28 @@ impl Probe {
         }
     }
 
-    /// What came of it, once it is over.
-    pub(super) fn found(&self, now: Instant) -> Option<Found> {
-        let is_complete = self.missing == 0 && self.under_way == 0;
-        let is_clear = self.sample.count() >= CALLS_MIN && self.sample.mean() >= NO_QUEUE * self.latency_before;
-        if !is_complete && !is_clear && !self.is_overdue(now) {
-            return None;
-        }
+    /// Whether it has found out what it can.
+    pub(super) fn is_over(&self, now: Instant) -> bool {
+        (self.missing == 0 && self.under_way == 0) || self.is_clear() || self.is_overdue(now)
+    }
+
+    /// What came of it.
+    pub(super) fn found(&self, now: Instant) -> Found {
         let mut sample = self.sample;
-        if !is_clear && self.under_way > 0 {
+        if !self.is_clear() && self.under_way > 0 {
             // Those that are not back yet count with their age.
             let age = self.seconds(now) - self.begins / f64::from(self.under_way);
             sample.add_many(self.under_way, age.max(0.0));
         }
-        Some(Found {
+        Found {
             sample: (sample.count() >= CALLS_MIN).then_some(sample),
             held: now.saturating_duration_since(self.first.unwrap_or(self.began)),
-        })
+        }
+    }
+
+    /// Calls took about as long before, so that nothing stood in line then.
+    fn is_clear(&self) -> bool {
+        self.sample.count() >= CALLS_MIN && self.sample.mean() >= NO_QUEUE * self.latency_before
     }
 
     fn is_overdue(&self, now: Instant) -> bool {

@@ -4,13 +4,13 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::{Limiter, Ticket};
+use super::{Limiters, Ticket};
 
 const MS: Duration = Duration::from_millis(1);
 
 /// Workers that take one call after the other, and the line before them.
 struct Service {
-    limiter: Limiter,
+    limiter: Limiters,
     now: Instant,
     workers: usize,
     takes: Duration,
@@ -24,7 +24,7 @@ impl Service {
     fn new(workers: usize, takes: Duration) -> Self {
         let now = crate::time::now();
         Self {
-            limiter: Limiter::new(now),
+            limiter: Limiters::new(1, now),
             now,
             workers,
             takes,
@@ -40,14 +40,14 @@ impl Service {
         let end = self.now + lasting;
         while self.now < end {
             self.pass(gap);
-            match self.limiter.admit(self.now) {
+            match self.limiter.admit(0, self.now) {
                 Some(ticket) => {
                     self.tickets.push(ticket);
                     self.line.push_back(self.tickets.len() - 1);
                     self.begin();
                 }
                 None => {
-                    self.limiter.refuse(self.now);
+                    self.limiter.refuse(0, self.now);
                     self.refused += 1;
                 }
             }
@@ -79,12 +79,12 @@ impl Service {
 fn calls_that_wait_for_nobody_are_never_limited() {
     let mut service = Service::new(usize::MAX, Duration::from_secs(1));
     service.offer(MS / 10, Duration::from_secs(4));
-    assert!(service.limiter.in_flight() > 9_000, "{}", service.limiter.in_flight());
-    assert_eq!((service.refused, service.limiter.limit()), (0, None));
+    assert!(service.limiter.in_flight(0) > 9_000, "{}", service.limiter.in_flight(0));
+    assert_eq!((service.refused, service.limiter.limit(0)), (0, None));
     // Nor as it gets slower, for reasons of its own.
     service.takes *= 20;
     service.offer(MS, Duration::from_secs(100));
-    assert_eq!((service.refused, service.limiter.limit()), (0, None));
+    assert_eq!((service.refused, service.limiter.limit(0)), (0, None));
 }
 
 #[test]
@@ -93,9 +93,9 @@ fn a_line_leads_to_a_limit_of_about_three_times_what_is_worked_on_at_a_time() {
         let mut service = Service::new(workers, 10 * MS);
         let gap = |load: f64| (10 * MS).div_f64(load * workers as f64);
         service.offer(gap(0.5), Duration::from_secs(2));
-        assert_eq!(service.limiter.limit(), None, "{workers} workers");
+        assert_eq!(service.limiter.limit(0), None, "{workers} workers");
         service.offer(gap(3.0), Duration::from_secs(20));
-        let per_worker = f64::from(service.limiter.limit().unwrap()) / workers as f64;
+        let per_worker = f64::from(service.limiter.limit(0).unwrap()) / workers as f64;
         assert!(
             (2.0..4.5).contains(&per_worker),
             "{workers} workers: {per_worker} calls for each"
@@ -115,38 +115,48 @@ fn a_limit_that_nobody_reaches_is_forgotten() {
     let mut service = Service::new(16, 10 * MS);
     service.offer(MS, Duration::from_secs(2));
     service.offer(MS / 5, Duration::from_secs(3));
-    assert!(service.limiter.limit().is_some());
+    assert!(service.limiter.limit(0).is_some());
     service.offer(2 * MS, Duration::from_secs(9));
-    assert!(service.limiter.limit().is_some(), "it may be needed again soon");
+    assert!(service.limiter.limit(0).is_some(), "it may be needed again soon");
     service.offer(2 * MS, Duration::from_secs(3));
-    assert_eq!(service.limiter.limit(), None);
+    assert_eq!(service.limiter.limit(0), None);
 }
 
 #[test]
-fn calls_that_never_end_hold_no_probe_for_ever() {
+fn where_no_call_comes_back_the_limit_is_given_up() {
     let mut service = Service::new(16, 10 * MS);
     service.offer(MS, Duration::from_secs(2));
-    service.offer(MS / 5, Duration::from_millis(300));
-    let limit = service.limiter.limit().expect("it is overloaded");
-    // Whoever works now never comes back; a few wait for them.
+    service.offer(MS / 5, Duration::from_secs(1));
+    assert!(service.limiter.limit(0).is_some(), "it is overloaded");
+    // Whoever works now never comes back, and the others wait for them.
     service.busy.clear();
     service.workers = 0;
-    service.offer(MS, Duration::from_secs(60));
-    assert!(service.limiter.in_flight() > 0);
-    assert!(
-        service.limiter.limit().unwrap() >= limit / 4,
-        "it is no tighter for what it could not find out"
-    );
+    let refused = service.refused;
+    service.offer(MS, Duration::from_secs(5));
+    assert_eq!(service.limiter.limit(0), None);
+    let refused = service.refused - refused;
+    assert!((10..500).contains(&refused), "{refused} of 5,000");
+}
+
+#[test]
+fn calls_that_wait_for_something_else_do_not_keep_others_out() {
+    let mut service = Service::new(16, 10 * MS);
+    service.offer(MS, Duration::from_secs(2));
+    // As many as would be too many if they stood in line.
+    let _parked: Vec<Ticket> = (0..200).map(|_| service.limiter.take_up(0, service.now)).collect();
+    service.offer(MS, Duration::from_secs(30));
+    assert_eq!(service.limiter.limit(0), None);
+    assert_eq!(service.refused, 0);
 }
 
 #[test]
 fn what_tells_nothing_gives_its_place_back_and_changes_nothing() {
     let now = crate::time::now();
-    let mut limiter = Limiter::new(now);
+    let mut limiter = Limiters::new(1, now);
     for round in 0..1_000_u32 {
         let now = now + MS * round;
-        let ticket = limiter.admit(now).expect("there is no limit");
+        let ticket = limiter.admit(0, now).expect("there is no limit");
         limiter.finish(ticket, now + Duration::from_secs(u64::from(round)), false);
     }
-    assert_eq!((limiter.in_flight(), limiter.limit()), (0, None));
+    assert_eq!((limiter.in_flight(0), limiter.limit(0)), (0, None));
 }

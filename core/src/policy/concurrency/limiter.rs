@@ -1,0 +1,402 @@
+//! One method: whether its calls stand in line, how many the service works on at a time, and so how many may be in flight.
+
+use std::time::{Duration, Instant};
+
+use super::baseline::{Baseline, Suspicion};
+use super::probe::{Found, Probe};
+use super::sample::{Sample, calls_for};
+
+/// What of the width is still without a queue: less than all, so that a width that was taken for too large is found out.
+const LOW_SHARE: f64 = 0.7;
+/// The same as long as probes find less and less: what a limit began with may have been far too much.
+const LOW_SHARE_UNSETTLED: f64 = 0.35;
+/// Calls to measure the latency without a queue by: at least, at most, and else as many as it takes to know it to this error.
+const LOW_MIN: f64 = 16.0;
+const LOW_MAX: f64 = 64.0;
+const LOW_ERROR: f64 = 0.12;
+/// How much such a latency counts next to those before it: one that came about by itself, one of a probe. The first probe, and one that finds much less, count for all.
+const STEP_BY_CHANCE: f64 = 0.2;
+const STEP_BY_PROBE: f64 = 0.5;
+const MUCH_LESS: f64 = 0.9;
+/// What a probe can find at the least, next to what was thought before it: few calls may all be short.
+const FALL_MAX: f64 = 0.5;
+/// The same for the variation.
+const VARIATION_STEP: f64 = 0.2;
+/// Answers by which throughput is measured, and how much they count next to those before; the first ones for half.
+const RATE_CALLS: u32 = 32;
+const RATE_STEP: f64 = 0.1;
+const RATE_STEP_FIRST: f64 = 0.5;
+/// Calls above the width that the limit leaves room for, as a multiple of it, and at least so many: with fewer a service is idle now and then though there is
+/// more to do, with more all wait for longer than they would have to.
+const ROOM: f64 = 2.0;
+const ROOM_MIN: f64 = 4.0;
+/// The variation of latencies that this is meant for. Where they vary more there is more room, up to so many times as much.
+const ROOM_VARIATION: f64 = 0.28;
+const ROOM_TIMES_MAX: f64 = 2.5;
+/// What a method is given of its share of what is offered, in place of what it makes of its own limit: between methods that wait for the same thing any
+/// division keeps itself up, and so would change by chance.
+const DEMAND_SHARE: f64 = 0.2;
+/// Probes are that far apart, and further if they take long: they cost up to a third of the throughput while they last.
+const PROBE_EVERY: Duration = Duration::from_secs(2);
+const PROBE_EVERY_TIMES: u32 = 50;
+/// They are that much apart while they find less and less.
+const PROBE_AGAIN_TIMES: u32 = 4;
+/// Calls that have to be refused before a probe, and their share of those that were answered: where hardly any are, the limit does no harm.
+const REFUSED_BEFORE_PROBE: u32 = 8;
+const REFUSED_SHARE: f64 = 0.006;
+/// A limit that was not reached for so long is forgotten.
+const FORGET_AFTER: Duration = Duration::from_secs(10);
+
+/// The calls of one method.
+#[derive(Debug)]
+pub(super) struct Limiter {
+    in_flight: u32,
+    /// When that changed last.
+    changed: Instant,
+    baseline: Baseline,
+    held: Option<Limited>,
+}
+
+/// What is kept of a call while it is worked on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Begun {
+    at: Instant,
+    /// Calls in flight when it began, with itself.
+    in_flight: u32,
+    /// So few were in flight, of all methods that have a limit, that it waits for nobody.
+    is_low: bool,
+    /// The probe that it belongs to.
+    probe: Option<u32>,
+}
+
+/// What is known while there is a limit.
+#[derive(Debug)]
+struct Limited {
+    /// Without a queue, in seconds.
+    latency: f64,
+    variation: f64,
+    /// Seconds from answer to answer, while there are enough calls.
+    interval: f64,
+    is_rated: bool,
+    is_probed: bool,
+    /// What it is thought to work on at a time is about right.
+    is_settled: bool,
+    limit: u32,
+    /// The width that it would have by what is offered to it.
+    demanded: Option<f64>,
+    /// Calls that began with few in flight, by chance.
+    low: Sample,
+    low_began: Instant,
+    /// Since when there have been enough calls, and answers since then.
+    full: Option<(Instant, u32)>,
+    probe: Option<Probe>,
+    probe_next: Instant,
+    /// Calls that were refused, and answered, since the last probe.
+    refused: u32,
+    answered: u32,
+    /// When the limit was reached last.
+    reached: Instant,
+}
+
+impl Limiter {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            in_flight: 0,
+            changed: now,
+            baseline: Baseline::new(now),
+            held: None,
+        }
+    }
+
+    pub(super) fn in_flight(&self) -> u32 {
+        self.in_flight
+    }
+
+    pub(super) fn limit(&self) -> Option<u32> {
+        self.held.as_ref().map(|held| held.limit)
+    }
+
+    /// Calls that wait for nobody, if there is a limit.
+    pub(super) fn low_width(&self) -> Option<f64> {
+        self.held.as_ref().map(Limited::low_width)
+    }
+
+    /// If there is a limit: calls that are worked on at a time, and calls at a time that were offered since the last probe, on a scale of its own.
+    pub(super) fn width_and_offer(&self) -> Option<(f64, f64)> {
+        let held = self.held.as_ref()?;
+        Some((
+            held.width(),
+            f64::from(held.answered.saturating_add(held.refused)) * held.latency,
+        ))
+    }
+
+    /// By what is offered to it, it would work on so many calls at a time.
+    pub(super) fn demand(&mut self, width: f64) {
+        if let Some(held) = &mut self.held {
+            (held.refused, held.answered) = (0, 0);
+            held.demanded = Some(width);
+            held.set_limit();
+        }
+    }
+
+    /// Answers in a second, if there is a limit.
+    pub(super) fn rate(&self) -> Option<f64> {
+        self.held.as_ref().map(|held| 1.0 / held.interval)
+    }
+
+    /// Whether as many calls are in flight as there should be.
+    pub(super) fn is_full(&mut self, now: Instant) -> bool {
+        let Some(held) = &mut self.held else { return false };
+        let is_full = self.in_flight >= held.admitted_max();
+        if is_full {
+            held.reached = now;
+        }
+        is_full
+    }
+
+    /// Takes a call up; `is_low` if few are in flight.
+    pub(super) fn begin(&mut self, now: Instant, is_low: bool) -> Begun {
+        self.pass(now);
+        self.in_flight += 1;
+        let probe = self.held.as_mut().and_then(|held| held.probe.as_mut());
+        Begun {
+            at: now,
+            in_flight: self.in_flight,
+            is_low,
+            probe: probe.and_then(|probe| probe.admit(now)),
+        }
+    }
+
+    /// A call was refused for good. Returns whether it is time for a probe.
+    pub(super) fn refuse(&mut self, now: Instant) -> bool {
+        let Some(held) = &mut self.held else { return false };
+        held.refused = held.refused.saturating_add(1);
+        // Calls are in flight, and none comes back: what is known of them tells nothing about these.
+        if self.baseline.is_silent(held.latency, now) {
+            self.open(now);
+            return false;
+        }
+        held.wants_probe(now)
+    }
+
+    /// Begins the probe `id`, if there is a limit.
+    pub(super) fn probe(&mut self, id: u32, now: Instant) {
+        let latency_now = self.baseline.latency_now();
+        if let Some(held) = &mut self.held {
+            held.full = None;
+            held.probe = Some(Probe::new(
+                id,
+                now,
+                held.low_calls(),
+                held.low_width(),
+                held.latency,
+                latency_now,
+            ));
+        }
+    }
+
+    /// Whether its probe has found out what it can, or there is none.
+    pub(super) fn is_probe_over(&self, now: Instant) -> bool {
+        let probe = self.held.as_ref().and_then(|held| held.probe.as_ref());
+        probe.is_none_or(|probe| probe.is_over(now))
+    }
+
+    /// Ends its probe and learns from it. One that is cut short, because another method's is over, may have found nothing.
+    pub(super) fn end_probe(&mut self, now: Instant) {
+        let latency_now = self.baseline.latency_now();
+        if let Some(held) = &mut self.held
+            && let Some(probe) = held.probe.take()
+        {
+            // Half a cohort lacks those that take long.
+            if probe.is_over(now) {
+                held.learn(&probe.found(now), now, latency_now);
+            }
+        }
+    }
+
+    /// A call is over; how long it took counts if `counts`.
+    pub(super) fn finish(&mut self, begun: &Begun, now: Instant, counts: bool) {
+        self.pass(now);
+        let was_in_flight = self.in_flight;
+        self.in_flight = self.in_flight.saturating_sub(1);
+        let latency = now.saturating_duration_since(begun.at).as_secs_f64();
+        if let Some(probe) = self.held.as_mut().and_then(|held| held.probe.as_mut()) {
+            probe.finish(begun.probe, begun.at, counts.then_some(latency));
+        }
+        if !counts {
+            return;
+        }
+        if self.held.is_none() && self.baseline.is_broken(self.in_flight, now) {
+            self.baseline.forget(now);
+        }
+        self.baseline.note(latency, begun.in_flight, now);
+        match &mut self.held {
+            None => self.held = self.baseline.suspicion(self.in_flight).map(|seen| Limited::new(&seen, now)),
+            Some(held) => {
+                held.answered = held.answered.saturating_add(1);
+                held.note_rate(was_in_flight, now);
+                if begun.is_low && held.probe.is_none() {
+                    held.note_low(latency, now);
+                }
+                if now.saturating_duration_since(held.reached) > FORGET_AFTER {
+                    self.open(now);
+                }
+            }
+        }
+    }
+
+    /// There is no limit any more, and nothing is known.
+    fn open(&mut self, now: Instant) {
+        self.held = None;
+        self.baseline.forget(now);
+    }
+
+    /// Time has passed with as many calls in flight as there are.
+    fn pass(&mut self, now: Instant) {
+        self.baseline.pass(self.in_flight, now.saturating_duration_since(self.changed));
+        self.changed = now;
+    }
+}
+
+impl Limited {
+    fn new(suspicion: &Suspicion, now: Instant) -> Self {
+        let mut limited = Self {
+            latency: suspicion.latency,
+            variation: suspicion.variation,
+            interval: 1.0 / suspicion.rate.max(1e-9),
+            is_rated: false,
+            is_probed: false,
+            is_settled: suspicion.is_sure,
+            limit: 0,
+            demanded: None,
+            low: Sample::default(),
+            low_began: now,
+            full: None,
+            probe: None,
+            probe_next: now,
+            refused: 0,
+            answered: 0,
+            reached: now,
+        };
+        limited.set_limit();
+        limited
+    }
+
+    /// Calls that the service works on at a time; more of them wait for each other.
+    fn width(&self) -> f64 {
+        self.latency / self.interval
+    }
+
+    /// Calls of which none waits.
+    fn low_width(&self) -> f64 {
+        let share = if self.is_settled {
+            LOW_SHARE
+        } else {
+            LOW_SHARE_UNSETTLED
+        };
+        (self.width() * share).max(1.0)
+    }
+
+    /// Calls that it takes to know their latency.
+    fn low_calls(&self) -> u32 {
+        whole(calls_for(self.variation, LOW_ERROR).clamp(LOW_MIN, LOW_MAX))
+    }
+
+    fn wants_probe(&self, now: Instant) -> bool {
+        let refused = f64::from(self.refused);
+        self.probe.is_none()
+            && self.refused >= REFUSED_BEFORE_PROBE
+            && refused >= REFUSED_SHARE * f64::from(self.answered)
+            && now >= self.probe_next
+    }
+
+    /// Calls that may be in flight now.
+    fn admitted_max(&self) -> u32 {
+        match &self.probe {
+            None => self.limit,
+            Some(probe) if probe.is_admitting() => whole(self.low_width().round()),
+            Some(_) => whole(self.width().max(1.0).round()),
+        }
+    }
+
+    fn set_limit(&mut self) {
+        let times = (1.0 + self.variation) / (1.0 + ROOM_VARIATION);
+        let own = self.width();
+        let width = own + (self.demanded.unwrap_or(own) - own) * DEMAND_SHARE;
+        let room = width * ROOM * times.clamp(1.0, ROOM_TIMES_MAX);
+        self.limit = whole((width + room.max(ROOM_MIN)).ceil());
+    }
+
+    /// A call is over that was one of `in_flight`: throughput is measured while there are more calls than go without a queue.
+    fn note_rate(&mut self, in_flight: u32, now: Instant) {
+        if self.probe.is_some() || f64::from(in_flight) < self.low_width() {
+            self.full = None;
+            return;
+        }
+        let Some((since, answers)) = &mut self.full else {
+            self.full = Some((now, 0));
+            return;
+        };
+        *answers += 1;
+        let span = now.saturating_duration_since(*since).as_secs_f64();
+        if *answers >= RATE_CALLS && span > 0.0 {
+            let step = if self.is_rated { RATE_STEP } else { RATE_STEP_FIRST };
+            self.interval += (span / f64::from(*answers) - self.interval) * step;
+            self.is_rated = true;
+            self.full = Some((now, 0));
+            self.set_limit();
+        }
+    }
+
+    /// A call that began with few others, by chance, took so long.
+    fn note_low(&mut self, latency: f64, now: Instant) {
+        if now.saturating_duration_since(self.low_began) > PROBE_EVERY {
+            (self.low, self.low_began) = (Sample::default(), now);
+        }
+        self.low.add(latency);
+        if self.low.count() >= self.low_calls() {
+            let low = self.low;
+            self.measured(&low, STEP_BY_CHANCE, now);
+        }
+    }
+
+    /// A probe is over.
+    fn learn(&mut self, found: &Found, now: Instant, latency_now: f64) {
+        let Some(sample) = found.sample else {
+            // So few calls were let in that hardly any came: more are worked on at a time than was thought.
+            self.latency = (self.latency * 2.0).min(latency_now);
+            self.probe_next = now + found.held * PROBE_AGAIN_TIMES;
+            self.set_limit();
+            return;
+        };
+        let is_much_less = sample.mean() < MUCH_LESS * self.latency;
+        let pause = if is_much_less {
+            found.held * PROBE_AGAIN_TIMES
+        } else {
+            (found.held * PROBE_EVERY_TIMES).clamp(PROBE_EVERY, FORGET_AFTER)
+        };
+        self.probe_next = now + pause;
+        let step = if is_much_less || !self.is_probed {
+            1.0
+        } else {
+            STEP_BY_PROBE
+        };
+        self.measured(&sample, step, now);
+        (self.is_probed, self.is_settled) = (true, !is_much_less);
+    }
+
+    fn measured(&mut self, sample: &Sample, step: f64, now: Instant) {
+        self.latency += (sample.mean().max(FALL_MAX * self.latency) - self.latency) * step;
+        self.variation += (sample.variation() - self.variation) * VARIATION_STEP;
+        (self.low, self.low_began) = (Sample::default(), now);
+        self.set_limit();
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "what is out of range becomes the nearest that is not"
+)]
+fn whole(calls: f64) -> u32 {
+    calls as u32
+}
