@@ -33,33 +33,23 @@ pub(crate) const ALL: [(Kind, &str); 7] = [
     (Kind::Kratos, "kratos BBR"),
 ];
 
-/// A row: what is measured, by what, and what it should be.
+/// A scene, and what is measured in it.
 struct Case {
     name: &'static str,
     scene: Scene,
-    figure: fn(&Scene, &mut Outcome) -> f64,
+    figures: Vec<Figure>,
+}
+
+/// What is measured, how, and what it should be.
+struct Figure {
+    name: &'static str,
+    of: fn(&Scene, &mut Outcome) -> f64,
     goal: Goal,
 }
 
-/// Measures all rows with so many seeds.
+/// Measures everything with so many seeds.
 pub(crate) fn rows(kinds: &[(Kind, &str)], seeds: u64) -> Vec<Row> {
-    let row = |case: &Case| {
-        let figure = |kind| (1..=seeds).map(|seed| measure(case, kind, seed)).collect();
-        Row {
-            name: case.name.to_owned(),
-            figures: kinds.iter().map(|(kind, _)| figure(*kind)).collect(),
-            goal: case.goal,
-        }
-    };
-    cases().iter().map(row).collect()
-}
-
-fn measure(case: &Case, kind: Kind, seed: u64) -> f64 {
-    // Any instant is as good as any other.
-    let start = sinew_core::time::now();
-    let mut limiter = kind.limiter(&case.scene, start, seed);
-    let mut outcome = run(&case.scene, &mut *limiter, start, seed);
-    (case.figure)(&case.scene, &mut outcome)
+    cases().iter().flat_map(|case| case.rows(kinds, seeds)).collect()
 }
 
 impl Kind {
@@ -77,85 +67,69 @@ impl Kind {
 }
 
 fn cases() -> Vec<Case> {
-    let mut cases = loads();
-    let refused = Goal::AtMost(0.005);
-    let none = Goal::AtMost(0.0);
-    let p99_after_step = Goal::AtMost(3.0 * ms(P99_UNLOADED));
+    let goodput = |least| Figure::new("goodput", good, Goal::AtLeast(least));
+    let p99 = |times| Figure::new("p99, ms", p99_ms, Goal::AtMost(times * ms(P99_UNLOADED)));
+    let refused = || vec![Figure::new("refused", refused_share, Goal::AtMost(0.005))];
+    let refused_none = || vec![Figure::new("refused calls", refused_count, Goal::AtMost(0.0))];
+    let even = Figure::new("the least of the most", evenness, Goal::AtLeast(0.8));
+    let drift = || Figure::new("drift of the limit", drift, Goal::AtMost(0.1));
     let (lognormal, bimodal) = (Work::Lognormal, Work::Bimodal);
-    cases.extend([
-        Case::new("refused at 0.8", steady(lognormal, 0.8), refused_share, refused),
-        Case::new("refused at 0.8, bimodal", steady(bimodal, 0.8), refused_share, refused),
-        Case::new("refused, calls twice as long at 0.8", doubled(), refused_share, refused),
-        Case::new("goodput at 2, bimodal", steady(bimodal, 2.0), good, Goal::AtLeast(0.95)),
-        Case::new("step 0.5 to 3: goodput of 2 s", step(), good, Goal::AtLeast(0.95)),
-        Case::new("step 0.5 to 3: p99, ms", step(), p99_ms, p99_after_step),
-        Case::new("refused from 1 s after overload on", recovery(), refused_share, refused),
-        Case::new("drift of the limit in 10 min at 1.5", long(), drift, Goal::AtMost(0.1)),
+    let at = |name, load, least| Case::new(name, steady(lognormal, load), vec![goodput(least), p99(2.0)]);
+    vec![
+        at("0.5 of capacity", 0.5, 0.98),
+        at("0.9", 0.9, 0.98),
+        at("1.0", 1.0, 0.96),
+        at("1.2", 1.2, 0.98),
+        at("2", 2.0, 0.98),
+        at("5", 5.0, 0.98),
+        at("10", 10.0, 0.98),
+        Case::new("0.8", steady(lognormal, 0.8), refused()),
+        Case::new("0.8, bimodal", steady(bimodal, 0.8), refused()),
+        Case::new("0.8 since calls take twice as long", doubled(), refused()),
+        Case::new("2, bimodal", steady(bimodal, 2.0), vec![goodput(0.95)]),
+        Case::new("2 s after a step of 0.5 to 3", step(), vec![goodput(0.95), p99(3.0)]),
+        Case::new("0.8, from 1 s after 3", recovery(), refused()),
+        Case::new("10 min at 1.5", long(), vec![drift()]),
         Case::new(
-            "three methods, at 2: goodput",
+            "10 min of three methods at 2",
             three_methods(),
-            good,
-            Goal::AtLeast(0.98),
+            vec![goodput(0.98), p99(2.0), drift(), even],
         ),
-        Case::new(
-            "three methods, at 2: p99, ms",
-            three_methods(),
-            p99_ms,
-            Goal::AtMost(2.0 * ms(P99_UNLOADED)),
-        ),
-        Case::new(
-            "three methods, at 2: drift in 10 min",
-            three_methods(),
-            drift,
-            Goal::AtMost(0.1),
-        ),
-        Case::new(
-            "three methods, at 2: the least of the most",
-            three_methods(),
-            evenness,
-            Goal::AtLeast(0.8),
-        ),
-        Case::new("10,000 sleepers of 1 s: refused", sleepers(), refused_count, none),
-        Case::new(
-            "100 times as long, no line: refused",
-            slow_downstream(),
-            refused_count,
-            none,
-        ),
-    ]);
-    cases
-}
-
-/// The same load all the time.
-fn loads() -> Vec<Case> {
-    let loads = [
-        (0.5, "goodput at 0.5 of capacity", "p99 at 0.5, ms"),
-        (0.9, "goodput at 0.9", "p99 at 0.9, ms"),
-        (1.0, "goodput at 1.0", "p99 at 1.0, ms"),
-        (1.2, "goodput at 1.2", "p99 at 1.2, ms"),
-        (2.0, "goodput at 2", "p99 at 2, ms"),
-        (5.0, "goodput at 5", "p99 at 5, ms"),
-        (10.0, "goodput at 10", "p99 at 10, ms"),
-    ];
-    let cases = loads.map(|(load, goodput, p99)| {
-        let scene = || steady(Work::Lognormal, load);
-        let least = Goal::AtLeast(if load == 1.0 { 0.96 } else { 0.98 });
-        [
-            Case::new(goodput, scene(), good, least),
-            Case::new(p99, scene(), p99_ms, Goal::AtMost(2.0 * ms(P99_UNLOADED))),
-        ]
-    });
-    cases.into_iter().flatten().collect()
+        Case::new("10,000 sleepers of 1 s", sleepers(), refused_none()),
+        Case::new("100 times as long, but no line", slow_downstream(), refused_none()),
+    ]
 }
 
 impl Case {
-    fn new(name: &'static str, scene: Scene, figure: fn(&Scene, &mut Outcome) -> f64, goal: Goal) -> Self {
-        Self {
-            name,
-            scene,
-            figure,
-            goal,
+    fn new(name: &'static str, scene: Scene, figures: Vec<Figure>) -> Self {
+        Self { name, scene, figures }
+    }
+
+    fn rows(&self, kinds: &[(Kind, &str)], seeds: u64) -> Vec<Row> {
+        let row = |figure: &Figure| Row {
+            name: format!("{}: {}", self.name, figure.name),
+            figures: vec![Vec::new(); kinds.len()],
+            goal: figure.goal,
+        };
+        let mut rows: Vec<Row> = self.figures.iter().map(row).collect();
+        for (at, (kind, _)) in kinds.iter().enumerate() {
+            for seed in 1..=seeds {
+                // Any instant is as good as any other.
+                let start = sinew_core::time::now();
+                let mut limiter = kind.limiter(&self.scene, start, seed);
+                let mut outcome = run(&self.scene, &mut *limiter, start, seed);
+                for (row, figure) in rows.iter_mut().zip(&self.figures) {
+                    row.figures[at].push((figure.of)(&self.scene, &mut outcome));
+                }
+            }
         }
+        rows
+    }
+}
+
+impl Figure {
+    fn new(name: &'static str, of: fn(&Scene, &mut Outcome) -> f64, goal: Goal) -> Self {
+        Self { name, of, goal }
     }
 }
 
