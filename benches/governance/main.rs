@@ -1,6 +1,7 @@
 //! What governance does on bad days, in scenarios of virtual time: our figure, those of others, the goal, and whether it is met.
 //!
-//! `cargo bench --bench governance` prints all tables, the mean of two seeds and the worst of them; with `-- --full` of twenty. `cargo test --bench governance`
+//! `cargo bench --bench governance` prints all tables, the mean of two seeds and the worst of them; with `-- --full` of twenty, with
+//! `-- TEXT` of the scenes whose names have that in them. `cargo test --bench governance`
 //! runs sinew's figures only. It fails if a mean misses its goal.
 
 #![allow(clippy::expect_used, clippy::print_stdout, reason = "a bench")]
@@ -26,7 +27,8 @@ fn main() -> ExitCode {
     } else {
         &limiters::ALL[..1]
     };
-    let rows = limiters::rows(kinds, seeds);
+    let wanted = options.iter().skip(1).find(|option| !option.starts_with('-'));
+    let rows = limiters::rows(kinds, seeds, wanted.map_or("", String::as_str));
     let names: Vec<&str> = kinds.iter().map(|(_, name)| *name).collect();
     println!(
         "## Adaptive concurrency: 16 workers, the mean of {seeds} seeds, the worst in brackets\n\n{}",

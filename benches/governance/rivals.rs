@@ -1,7 +1,7 @@
 //! Limiters of others, from their published formulas and defaults, to be run through the same scenarios.
 //!
-//! Vegas, Gradient2 and AIMD are those of Netflix' concurrency-limits with its window of a second; BBR is that of kratos, whose signal is the use of the
-//! processor: here the share of workers that are busy. None of them lets calls wait.
+//! Vegas, Gradient2 and AIMD are those of Netflix' concurrency-limits, the first two over windows of a second, Vegas also by the call, which is its default;
+//! BBR is that of kratos, whose signal is the use of the processor: here the share of workers that are busy.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use sinew_core::policy::concurrency;
 
 use crate::simulator::{Admitted, Limiter};
 
-/// sinew's, with calls waiting for 8 ms at most, the newest first.
+/// sinew's.
 pub(crate) struct Sinew {
     limiters: concurrency::Limiters,
     methods: usize,
@@ -28,6 +28,9 @@ pub(crate) struct Windowed<F> {
     in_flight: u32,
     limit: f64,
     window: Window,
+    /// As long as a window is at least.
+    span: Duration,
+    answers_min: u32,
     formula: F,
 }
 
@@ -102,7 +105,8 @@ impl Limiter for Sinew {
     }
 
     fn finish(&mut self, admitted: Admitted, now: Instant) {
-        self.limiters.finish(admitted.ticket.expect("it gives one to each"), now, true);
+        let ticket = admitted.ticket.expect("it gives one to each");
+        self.limiters.finish(ticket, now, concurrency::Ending::Answered);
     }
 
     fn refuse(&mut self, method: usize, now: Instant) {
@@ -112,10 +116,6 @@ impl Limiter for Sinew {
     fn limit(&self) -> f64 {
         let limit = |method| self.limiters.limit(method).map_or(f64::INFINITY, f64::from);
         (0..self.methods).map(limit).sum()
-    }
-
-    fn patience(&self) -> Duration {
-        Duration::from_millis(8)
     }
 }
 
@@ -145,7 +145,18 @@ impl<F: Formula> Windowed<F> {
             in_flight: 0,
             limit: LIMIT_FIRST,
             window: Window::default(),
+            span: WINDOW,
+            answers_min: WINDOW_ANSWERS_MIN,
             formula,
+        }
+    }
+
+    /// With a window for each call.
+    pub(crate) fn by_call(formula: F) -> Self {
+        Self {
+            span: Duration::ZERO,
+            answers_min: 1,
+            ..Self::new(formula)
         }
     }
 }
@@ -157,7 +168,7 @@ impl<F: Formula> Limiter for Windowed<F> {
 
     fn finish(&mut self, admitted: Admitted, now: Instant) {
         self.in_flight -= 1;
-        if let Some(seen) = self.window.note(&admitted, now) {
+        if let Some(seen) = self.window.note(&admitted, now, self.span, self.answers_min) {
             self.limit = self.formula.next(self.limit, &seen);
         }
     }
@@ -168,12 +179,12 @@ impl<F: Formula> Limiter for Windowed<F> {
 }
 
 impl Window {
-    fn note(&mut self, admitted: &Admitted, now: Instant) -> Option<Seen> {
+    fn note(&mut self, admitted: &Admitted, now: Instant, span: Duration, answers_min: u32) -> Option<Seen> {
         let began = *self.began.get_or_insert(now);
         self.answers += 1;
         self.latency += (now - admitted.began).as_secs_f64();
         self.in_flight_max = self.in_flight_max.max(admitted.in_flight);
-        if now - began < WINDOW || self.answers < WINDOW_ANSWERS_MIN {
+        if now - began < span || self.answers < answers_min {
             return None;
         }
         let window = std::mem::take(self);
@@ -313,7 +324,7 @@ impl Kratos {
         let over = || self.buckets.iter().filter(|bucket| bucket.0 < current);
         let passed = over().map(|bucket| bucket.1).max().unwrap_or(1);
         let latency = over().map(|bucket| (bucket.2 / f64::from(bucket.1)).ceil()).fold(f64::INFINITY, f64::min);
-        (f64::from(passed) * latency * 10.0 / 1_000.0 + 0.5).floor()
+        (f64::from(passed) * latency * 10.0 / 1_000.0).floor()
     }
 }
 
@@ -322,11 +333,11 @@ impl Limiter for Kratos {
         self.read_use(now);
         let lately = |dropped: Instant| now - dropped <= Duration::from_secs(1);
         let is_hot = self.use_average >= 0.8;
-        let is_alert = is_hot || self.dropped.is_some_and(lately);
-        if is_alert && f64::from(self.in_flight) > self.in_flight_max(now) {
-            if is_hot {
-                self.dropped = Some(now);
-            }
+        if !is_hot && !self.dropped.is_some_and(lately) {
+            self.dropped = None;
+        } else if self.in_flight > 1 && f64::from(self.in_flight) > self.in_flight_max(now) {
+            // When it began to drop, not when it did last.
+            self.dropped = self.dropped.or_else(|| is_hot.then_some(now));
             return None;
         }
         admit(&mut self.in_flight, f64::INFINITY, now)

@@ -16,14 +16,9 @@ pub(crate) trait Limiter {
     fn refuse(&mut self, _method: usize, _now: Instant) {}
     /// Calls in flight at most; infinite if there is no limit.
     fn limit(&self) -> f64;
-    /// How long a call may wait to be taken up.
-    fn patience(&self) -> Duration {
-        Duration::ZERO
-    }
 }
 
 /// A call that was taken up.
-#[derive(Clone, Copy)]
 pub(crate) struct Admitted {
     pub(crate) began: Instant,
     /// Calls in flight, with this one.
@@ -49,6 +44,8 @@ pub(crate) struct Scene {
     pub(crate) workers: usize,
     /// Calls are of that many methods, each of which has as many.
     pub(crate) methods: usize,
+    /// The last one has hardly any.
+    pub(crate) rare: bool,
     /// Calls a second at a time in seconds.
     pub(crate) rate: fn(f64) -> f64,
     /// Times the rate.
@@ -74,6 +71,8 @@ pub(crate) struct Outcome {
     pub(crate) limits: Vec<f64>,
 }
 
+/// How long a call may wait to be taken up.
+const PATIENCE: Duration = Duration::from_millis(8);
 /// What the client waits for.
 const DEADLINE: Duration = Duration::from_millis(250);
 const LIMIT_EVERY: Duration = Duration::from_millis(500);
@@ -173,22 +172,28 @@ impl Simulation<'_> {
 
     fn arrive(&mut self) {
         let call = self.calls.len();
-        let method = self.rng.usize(..self.scene.methods);
+        let method = self.draw_method();
         self.calls.push(Call {
             method,
             arrived: self.now,
             admitted: None,
         });
         self.outcome.offered += u64::from(self.is_counted(self.now));
-        let patience = self.limiter.patience();
         if let Some(admitted) = self.limiter.admit(method, self.at()) {
             self.work_on(call, admitted);
-        } else if patience.is_zero() {
-            self.refuse(call);
         } else {
             self.waiting[method].insert(call);
-            self.schedule(patience, Event::Impatient(call));
+            self.schedule(PATIENCE, Event::Impatient(call));
         }
+    }
+
+    /// With `rare`, the last method has one call of 17, and the others share the rest.
+    fn draw_method(&mut self) -> usize {
+        let methods = self.scene.methods;
+        if self.scene.rare && self.rng.u8(..17) == 0 {
+            return methods - 1;
+        }
+        self.rng.usize(..methods - usize::from(self.scene.rare))
     }
 
     /// Of each method the newest go first.
@@ -222,12 +227,12 @@ impl Simulation<'_> {
 
     fn done(&mut self, call: usize) {
         let at = self.at();
-        let &Call {
+        let Call {
             method,
             arrived,
-            admitted,
-        } = &self.calls[call];
-        let admitted = admitted.expect("who is done was taken up");
+            ref mut admitted,
+        } = self.calls[call];
+        let admitted = admitted.take().expect("who is done was taken up");
         self.limiter.finish(admitted, at);
         if self.is_counted(arrived) {
             let latency = self.now - arrived;

@@ -33,6 +33,8 @@ const SLOWER_DEVIATIONS: f64 = 4.0;
 const SLOWER_THAN_UNSTEADY: f64 = 3.0;
 /// By how much there have to be more calls in flight.
 const FULLER: f64 = 2.0;
+/// Latencies below, in seconds, are all alike: a scheduler makes such differences.
+const ALIKE: f64 = 1e-3;
 /// Calls in flight over throughput: by how much more the first has to have grown.
 const FULLER_THAN_FASTER: f64 = 1.5;
 /// Below so much of its throughput a service has not more to do, but has stopped: that tells nothing about how much it can do.
@@ -41,6 +43,8 @@ const COLLAPSED: f64 = 0.5;
 const FASTER_THAN_UNSTEADY: f64 = 1.5;
 /// Without an answer for so many times the latency that a call hardly ever exceeds, a service has stopped, or become another.
 const SILENT_TIMES: f64 = 4.0;
+/// And at least for so long, in seconds: a process may have been stopped for a moment.
+const SILENT_MIN: f64 = 0.1;
 /// Calls in flight that have to be waiting for an answer for that.
 const SILENT_IN_FLIGHT: u32 = 8;
 
@@ -49,11 +53,13 @@ const SILENT_IN_FLIGHT: u32 = 8;
 pub(super) struct Baseline {
     blocks: VecDeque<Block>,
     sample: Sample,
-    began: Instant,
     /// Calls in flight when those of the current block were admitted, added up.
     in_flight: f64,
-    /// Calls in flight over the time of the current block: their integral.
+    /// Calls in flight over the time of the current block: their integral, and for how long there were any.
     area: f64,
+    busy: Duration,
+    /// Since when there are calls in flight.
+    busy_since: Instant,
     /// Of latencies, over the last blocks.
     variation: Option<f64>,
     recent: Recent,
@@ -63,6 +69,7 @@ pub(super) struct Baseline {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Block {
     at: Instant,
+    /// Without the time in which there was nothing to do.
     took: Duration,
     pub(super) latency: f64,
     /// Calls in flight when they were admitted, on average.
@@ -98,9 +105,10 @@ impl Baseline {
         Self {
             blocks: VecDeque::new(),
             sample: Sample::default(),
-            began: now,
             in_flight: 0.0,
             area: 0.0,
+            busy: Duration::ZERO,
+            busy_since: now,
             variation: None,
             recent: Recent::default(),
         }
@@ -111,9 +119,19 @@ impl Baseline {
         self.recent.latency
     }
 
-    /// For `lasted` there have been so many calls in flight.
-    pub(super) fn pass(&mut self, in_flight: u32, lasted: Duration) {
+    /// How long calls took in better times.
+    pub(super) fn latency_before(&self) -> Option<f64> {
+        self.best().map(|block| block.latency)
+    }
+
+    /// For `lasted` until `now` there have been so many calls in flight.
+    pub(super) fn pass(&mut self, in_flight: u32, lasted: Duration, now: Instant) {
+        if in_flight == 0 {
+            self.busy_since = now;
+            return;
+        }
         self.area += f64::from(in_flight) * lasted.as_secs_f64();
+        self.busy += lasted;
     }
 
     /// A call is over that took `latency`, and was one of `in_flight` when it began.
@@ -122,33 +140,35 @@ impl Baseline {
         self.sample.add(latency);
         self.in_flight += f64::from(in_flight);
         let count = self.sample.count();
-        if count >= BLOCK_MAX || (count >= BLOCK_MIN && self.sample.error() <= BLOCK_ERROR) {
+        let is_known = count >= BLOCK_MAX || (count >= BLOCK_MIN && self.sample.error() <= BLOCK_ERROR);
+        // Answers that come all at once tell nothing of how many come in a second.
+        if is_known && self.busy.as_secs_f64() >= self.sample.mean() {
             let block = self.close(now);
             self.keep(block);
         }
     }
 
-    /// Forgets all; what comes next is the new measure.
-    pub(super) fn forget(&mut self, now: Instant) {
+    /// Forgets all but how latencies vary; what comes next is the new measure.
+    pub(super) fn forget(&mut self) {
         self.blocks.clear();
         self.recent = Recent::default();
-        self.begin(now);
+        self.begin();
     }
 
     /// Whether no answer has come for so long that the service cannot be what it was; to be asked before an answer is noted.
     pub(super) fn is_broken(&self, in_flight: u32, now: Instant) -> bool {
         self.best().is_some_and(|block| {
-            in_flight >= SILENT_IN_FLIGHT
-                && f64::from(in_flight) >= block.in_flight
-                && self.is_silent(block.latency, now)
+            f64::from(in_flight) >= block.in_flight && self.is_silent(in_flight, block.latency, now)
         })
     }
 
-    /// Whether no answer has come for much longer than calls take that wait for nobody, `latency` on average.
-    pub(super) fn is_silent(&self, latency: f64, now: Instant) -> bool {
+    /// Whether there are calls in flight of which none has come back for much longer than they take that wait for nobody, `latency` on average.
+    pub(super) fn is_silent(&self, in_flight: u32, latency: f64, now: Instant) -> bool {
         let rarely = latency * (1.0 + 2.0 * self.variation().sqrt());
-        let last = self.recent.ends.back();
-        last.is_some_and(|last| now.saturating_duration_since(*last).as_secs_f64() > SILENT_TIMES * rarely)
+        let patience = (SILENT_TIMES * rarely).max(SILENT_MIN);
+        let is_late =
+            |last: &Instant| now.saturating_duration_since((*last).max(self.busy_since)).as_secs_f64() > patience;
+        in_flight >= SILENT_IN_FLIGHT && self.recent.ends.back().is_some_and(is_late)
     }
 
     /// Whether calls seem to stand in line: more than half of what came on top of the calls in flight of better times went into latency.
@@ -160,7 +180,7 @@ impl Baseline {
         }
         let (rate, variation) = (now.rate(), self.variation());
         let (slower, fuller, faster) = (
-            now.latency / block.latency,
+            now.latency / block.latency.max(ALIKE),
             now.in_flight / block.in_flight,
             rate / block.rate,
         );
@@ -189,13 +209,13 @@ impl Baseline {
         self.variation.unwrap_or_default()
     }
 
-    fn begin(&mut self, now: Instant) {
-        (self.sample, self.began, self.in_flight, self.area) = (Sample::default(), now, 0.0, 0.0);
+    fn begin(&mut self) {
+        (self.sample, self.in_flight, self.area, self.busy) = (Sample::default(), 0.0, 0.0, Duration::ZERO);
     }
 
     fn close(&mut self, now: Instant) -> Block {
         let count = f64::from(self.sample.count());
-        let took = now.saturating_duration_since(self.began);
+        let took = self.busy;
         let variation = self.sample.variation();
         let before = self.variation.unwrap_or(variation);
         self.variation = Some(before + (variation - before) * VARIATION_STEP);
@@ -207,7 +227,7 @@ impl Baseline {
             rate: count / took.as_secs_f64().max(1e-9),
             by_little: self.area / count,
         };
-        self.begin(now);
+        self.begin();
         block
     }
 

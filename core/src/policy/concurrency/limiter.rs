@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::Ending;
 use super::baseline::{Baseline, Suspicion};
 use super::probe::{Found, Probe};
 use super::sample::{Sample, calls_for};
@@ -20,7 +21,10 @@ const STEP_BY_PROBE: f64 = 0.5;
 const MUCH_LESS: f64 = 0.9;
 /// What a probe can find at the least, next to what was thought before it: few calls may all be short.
 const FALL_MAX: f64 = 0.5;
-/// The same for the variation.
+/// By how much what is thought rises after a probe of which hardly any call came back: all at once would be too much where there is a long line, and its drain took
+/// too long.
+const UNKNOWN_RISE: f64 = 8.0;
+/// How much a new variation of latencies counts next to those before it.
 const VARIATION_STEP: f64 = 0.2;
 /// Answers by which throughput is measured, and how much they count next to those before; the first ones for half.
 const RATE_CALLS: u32 = 32;
@@ -36,16 +40,19 @@ const ROOM_TIMES_MAX: f64 = 2.5;
 /// What a method is given of its share of what is offered, in place of what it makes of its own limit: between methods that wait for the same thing any
 /// division keeps itself up, and so would change by chance.
 const DEMAND_SHARE: f64 = 0.2;
-/// Probes are that far apart, and further if they take long: they cost up to a third of the throughput while they last.
+/// Probes are that far apart, or so many times what they take while few calls are let in, but no further than a limit is kept: they cost up to a third of the
+/// throughput for that time, and two thirds of it as long as probes find less and less.
 const PROBE_EVERY: Duration = Duration::from_secs(2);
-const PROBE_EVERY_TIMES: u32 = 50;
-/// They are that much apart while they find less and less.
+const PROBE_EVERY_TIMES: u32 = 100;
+/// So many times what they take is between them as long as they find less and less.
 const PROBE_AGAIN_TIMES: u32 = 4;
 /// Calls that have to be refused before a probe, and their share of those that were answered: where hardly any are, the limit does no harm.
 const REFUSED_BEFORE_PROBE: u32 = 8;
 const REFUSED_SHARE: f64 = 0.006;
 /// A limit that was not reached for so long is forgotten.
 const FORGET_AFTER: Duration = Duration::from_secs(10);
+/// How far what is offered may change a width, either way: methods need not wait for the same thing.
+const DEMAND_TIMES_MAX: f64 = 2.0;
 
 /// The calls of one method.
 #[derive(Debug)]
@@ -90,8 +97,7 @@ struct Limited {
     /// Since when there have been enough calls, and answers since then.
     full: Option<(Instant, u32)>,
     probe: Option<Probe>,
-    probe_next: Instant,
-    /// Calls that were refused, and answered, since the last probe.
+    /// Calls that were refused, and answered, since the last probe was over.
     refused: u32,
     answered: u32,
     /// When the limit was reached last.
@@ -116,9 +122,16 @@ impl Limiter {
         self.held.as_ref().map(|held| held.limit)
     }
 
-    /// Calls that wait for nobody, if there is a limit.
-    pub(super) fn low_width(&self) -> Option<f64> {
-        self.held.as_ref().map(Limited::low_width)
+    /// Calls that wait for nobody, if there is a limit and somebody reaches it.
+    pub(super) fn low_width(&self, now: Instant) -> Option<f64> {
+        self.held.as_ref().filter(|held| held.is_reached(now)).map(Limited::low_width)
+    }
+
+    /// Gives the limit up if nobody has reached it for long.
+    pub(super) fn forget_unreached(&mut self, now: Instant) {
+        if self.held.as_ref().is_some_and(|held| !held.is_reached(now)) {
+            self.open();
+        }
     }
 
     /// If there is a limit: calls that are worked on at a time, and calls at a time that were offered since the last probe, on a scale of its own.
@@ -134,7 +147,8 @@ impl Limiter {
     pub(super) fn demand(&mut self, width: f64) {
         if let Some(held) = &mut self.held {
             (held.refused, held.answered) = (0, 0);
-            held.demanded = Some(width);
+            let own = held.width();
+            held.demanded = Some(width.clamp(own / DEMAND_TIMES_MAX, own * DEMAND_TIMES_MAX));
             held.set_limit();
         }
     }
@@ -158,10 +172,13 @@ impl Limiter {
     pub(super) fn begin(&mut self, now: Instant, is_low: bool) -> Begun {
         self.pass(now);
         self.in_flight += 1;
-        let probe = self.held.as_mut().and_then(|held| held.probe.as_mut());
+        let in_flight = self.in_flight;
+        // One that began without asking may be one too many for a probe.
+        let held = self.held.as_mut().filter(|held| in_flight <= held.admitted_max());
+        let probe = held.and_then(|held| held.probe.as_mut());
         Begun {
             at: now,
-            in_flight: self.in_flight,
+            in_flight,
             is_low,
             probe: probe.and_then(|probe| probe.admit(now)),
         }
@@ -172,11 +189,11 @@ impl Limiter {
         let Some(held) = &mut self.held else { return false };
         held.refused = held.refused.saturating_add(1);
         // Calls are in flight, and none comes back: what is known of them tells nothing about these.
-        if self.baseline.is_silent(held.latency, now) {
-            self.open(now);
+        if self.baseline.is_silent(self.in_flight, held.latency, now) {
+            self.open();
             return false;
         }
-        held.wants_probe(now)
+        held.wants_probe()
     }
 
     /// Begins the probe `id`, if there is a limit.
@@ -201,25 +218,27 @@ impl Limiter {
         probe.is_none_or(|probe| probe.is_over(now))
     }
 
-    /// Ends its probe and learns from it. One that is cut short, because another method's is over, may have found nothing.
-    pub(super) fn end_probe(&mut self, now: Instant) {
+    /// Ends its probe and learns from it; returns after how long another one makes sense. One that is cut short, because another method's is over, may have found
+    /// nothing: half a cohort lacks those that take long.
+    pub(super) fn end_probe(&mut self, now: Instant) -> Option<Duration> {
         let latency_now = self.baseline.latency_now();
-        if let Some(held) = &mut self.held
-            && let Some(probe) = held.probe.take()
-        {
-            // Half a cohort lacks those that take long.
-            if probe.is_over(now) {
-                held.learn(&probe.found(now), now, latency_now);
-            }
-        }
+        let held = self.held.as_mut()?;
+        let probe = held.probe.take()?;
+        probe.is_over(now).then(|| held.learn(&probe.found(now), now, latency_now))
     }
 
-    /// A call is over; how long it took counts if `counts`.
-    pub(super) fn finish(&mut self, begun: &Begun, now: Instant, counts: bool) {
+    /// A call is over.
+    pub(super) fn finish(&mut self, begun: &Begun, now: Instant, ending: Ending) {
         self.pass(now);
         let was_in_flight = self.in_flight;
         self.in_flight = self.in_flight.saturating_sub(1);
         let latency = now.saturating_duration_since(begun.at).as_secs_f64();
+        let counts = match ending {
+            Ending::Answered => true,
+            // It would have taken longer still.
+            Ending::GivenUp => self.latency_known().is_some_and(|known| latency > known),
+            Ending::Neutral => false,
+        };
         if let Some(probe) = self.held.as_mut().and_then(|held| held.probe.as_mut()) {
             probe.finish(begun.probe, begun.at, counts.then_some(latency));
         }
@@ -227,34 +246,42 @@ impl Limiter {
             return;
         }
         if self.held.is_none() && self.baseline.is_broken(self.in_flight, now) {
-            self.baseline.forget(now);
+            self.baseline.forget();
         }
         self.baseline.note(latency, begun.in_flight, now);
-        match &mut self.held {
-            None => self.held = self.baseline.suspicion(self.in_flight).map(|seen| Limited::new(&seen, now)),
-            Some(held) => {
-                held.answered = held.answered.saturating_add(1);
-                held.note_rate(was_in_flight, now);
-                if begun.is_low && held.probe.is_none() {
-                    held.note_low(latency, now);
-                }
-                if now.saturating_duration_since(held.reached) > FORGET_AFTER {
-                    self.open(now);
-                }
-            }
+        let Some(held) = &mut self.held else {
+            self.held = self.baseline.suspicion(self.in_flight).map(|seen| Limited::new(&seen, now));
+            return;
+        };
+        if ending == Ending::Answered {
+            held.answered = held.answered.saturating_add(1);
+            held.note_rate(was_in_flight, now);
+        }
+        if begun.is_low && held.probe.is_none() {
+            held.note_low(latency, now);
+        }
+        self.forget_unreached(now);
+    }
+
+    /// How long calls take that wait for nobody, as far as that is known.
+    fn latency_known(&self) -> Option<f64> {
+        match &self.held {
+            Some(held) => Some(held.latency),
+            None => self.baseline.latency_before(),
         }
     }
 
     /// There is no limit any more, and nothing is known.
-    fn open(&mut self, now: Instant) {
+    fn open(&mut self) {
         self.held = None;
-        self.baseline.forget(now);
+        self.baseline.forget();
     }
 
     /// Time has passed with as many calls in flight as there are.
     fn pass(&mut self, now: Instant) {
-        self.baseline.pass(self.in_flight, now.saturating_duration_since(self.changed));
-        self.changed = now;
+        self.baseline.pass(self.in_flight, now.saturating_duration_since(self.changed), now);
+        // Who looked at the clock first need not come first.
+        self.changed = self.changed.max(now);
     }
 }
 
@@ -273,7 +300,6 @@ impl Limited {
             low_began: now,
             full: None,
             probe: None,
-            probe_next: now,
             refused: 0,
             answered: 0,
             reached: now,
@@ -302,12 +328,15 @@ impl Limited {
         whole(calls_for(self.variation, LOW_ERROR).clamp(LOW_MIN, LOW_MAX))
     }
 
-    fn wants_probe(&self, now: Instant) -> bool {
+    fn is_reached(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.reached) <= FORGET_AFTER
+    }
+
+    fn wants_probe(&self) -> bool {
         let refused = f64::from(self.refused);
         self.probe.is_none()
             && self.refused >= REFUSED_BEFORE_PROBE
             && refused >= REFUSED_SHARE * f64::from(self.answered)
-            && now >= self.probe_next
     }
 
     /// Calls that may be in flight now.
@@ -361,21 +390,15 @@ impl Limited {
     }
 
     /// A probe is over.
-    fn learn(&mut self, found: &Found, now: Instant, latency_now: f64) {
+    fn learn(&mut self, found: &Found, now: Instant, latency_now: f64) -> Duration {
+        let again = (found.held * PROBE_AGAIN_TIMES).min(FORGET_AFTER);
         let Some(sample) = found.sample else {
-            // So few calls were let in that hardly any came: more are worked on at a time than was thought.
-            self.latency = (self.latency * 2.0).min(latency_now);
-            self.probe_next = now + found.held * PROBE_AGAIN_TIMES;
+            // So few calls were let in that hardly any came back: they may take so long by themselves.
+            self.latency = (self.latency * UNKNOWN_RISE).min(latency_now);
             self.set_limit();
-            return;
+            return again;
         };
         let is_much_less = sample.mean() < MUCH_LESS * self.latency;
-        let pause = if is_much_less {
-            found.held * PROBE_AGAIN_TIMES
-        } else {
-            (found.held * PROBE_EVERY_TIMES).clamp(PROBE_EVERY, FORGET_AFTER)
-        };
-        self.probe_next = now + pause;
         let step = if is_much_less || !self.is_probed {
             1.0
         } else {
@@ -383,6 +406,11 @@ impl Limited {
         };
         self.measured(&sample, step, now);
         (self.is_probed, self.is_settled) = (true, !is_much_less);
+        if is_much_less {
+            again
+        } else {
+            (found.held * PROBE_EVERY_TIMES).clamp(PROBE_EVERY, FORGET_AFTER)
+        }
     }
 
     fn measured(&mut self, sample: &Sample, step: f64, now: Instant) {

@@ -22,7 +22,7 @@ mod limiter;
 mod probe;
 mod sample;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use limiter::{Begun, Limiter};
 
@@ -36,14 +36,28 @@ pub struct Limiters {
     /// The methods whose probes end the probes of all: those with many calls. Empty if nothing is probed.
     leaders: Vec<usize>,
     probes: u32,
+    /// Not before then is the next.
+    probe_next: Instant,
 }
 
 /// A call that is worked on; to be given back with [`Limiters::finish`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 #[must_use = "a call that is never finished is in flight for ever"]
 pub struct Ticket {
     method: usize,
     begun: Begun,
+}
+
+/// How a call came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Ending {
+    /// It was answered.
+    Answered,
+    /// Its caller gave up, or its deadline passed: it would have taken at least as long.
+    GivenUp,
+    /// That tells nothing: nothing was done for it.
+    Neutral,
 }
 
 impl Limiters {
@@ -54,6 +68,7 @@ impl Limiters {
             methods: (0..methods).map(|_| Limiter::new(now)).collect(),
             leaders: Vec::new(),
             probes: 0,
+            probe_next: now,
         }
     }
 
@@ -75,14 +90,18 @@ impl Limiters {
     /// Takes one more call up, unless there are as many as there should be. Who waits may ask again whenever a call is over.
     pub fn admit(&mut self, method: usize, now: Instant) -> Option<Ticket> {
         if self.methods[method].is_full(now) {
-            return None;
+            // It may be full because of a probe that nobody has looked at for long.
+            self.look_at_probes(now);
+            if self.methods[method].is_full(now) {
+                return None;
+            }
         }
         Some(self.take_up(method, now))
     }
 
     /// Takes one more call up that has begun already.
     pub fn take_up(&mut self, method: usize, now: Instant) -> Ticket {
-        let is_low = self.methods[method].low_width().is_some() && self.is_low();
+        let is_low = self.methods[method].limit().is_some() && self.is_low(now);
         let begun = self.methods[method].begin(now, is_low);
         Ticket { method, begun }
     }
@@ -91,14 +110,15 @@ impl Limiters {
     pub fn refuse(&mut self, method: usize, now: Instant) {
         // Where no call ends, nobody else looks.
         self.look_at_probes(now);
-        if self.methods[method].refuse(now) && self.leaders.is_empty() {
+        if self.methods[method].refuse(now) && self.leaders.is_empty() && now >= self.probe_next {
             self.probe(now);
         }
     }
 
-    /// A call is over. How long it took counts, unless its caller lost interest, or nothing was done for it.
-    pub fn finish(&mut self, ticket: Ticket, now: Instant, counts: bool) {
-        self.methods[ticket.method].finish(&ticket.begun, now, counts);
+    /// A call is over.
+    pub fn finish(&mut self, ticket: Ticket, now: Instant, ending: Ending) {
+        let Ticket { method, begun } = ticket;
+        self.methods[method].finish(&begun, now, ending);
         self.look_at_probes(now);
     }
 
@@ -106,6 +126,7 @@ impl Limiters {
     fn probe(&mut self, now: Instant) {
         self.probes = self.probes.wrapping_add(1);
         for one in &mut self.methods {
+            one.forget_unreached(now);
             one.probe(self.probes, now);
         }
         // Those with few calls would take too long.
@@ -118,10 +139,11 @@ impl Limiters {
     /// Ends all probes when those that have many calls are over.
     fn look_at_probes(&mut self, now: Instant) {
         if !self.leaders.is_empty() && self.leaders.iter().all(|&leader| self.methods[leader].is_probe_over(now)) {
-            self.leaders.clear();
-            for one in &mut self.methods {
-                one.end_probe(now);
-            }
+            let pauses = self.methods.iter_mut().map(|one| one.end_probe(now));
+            let pauses: Vec<Option<Duration>> = pauses.collect();
+            // Who has few calls waits for those that have many.
+            let pause = self.leaders.drain(..).filter_map(|leader| pauses[leader]).min();
+            self.probe_next = now + pause.unwrap_or_default();
             self.share_by_demand();
         }
     }
@@ -138,8 +160,8 @@ impl Limiters {
     }
 
     /// Whether so few calls are in flight, with one more, that none waits for another.
-    fn is_low(&self) -> bool {
-        let held = || self.methods.iter().filter_map(|one| Some((one.in_flight(), one.low_width()?)));
+    fn is_low(&self, now: Instant) -> bool {
+        let held = || self.methods.iter().filter_map(|one| Some((one.in_flight(), one.low_width(now)?)));
         let in_flight: u32 = held().map(|(in_flight, _)| in_flight).sum();
         let low: f64 = held().map(|(_, low)| low).sum();
         f64::from(in_flight + 1) <= low

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::sample::Sample;
 
-/// Calls of which a probe comes to nothing.
+/// Calls with fewer of which a probe comes to nothing.
 const CALLS_MIN: u32 = 6;
 /// A probe ends as soon as its calls take so much of what calls took before it: then nothing stood in line.
 const NO_QUEUE: f64 = 0.75;
@@ -43,7 +43,7 @@ pub(super) struct Probe {
 pub(super) struct Found {
     /// `None` if too few calls came back.
     pub(super) sample: Option<Sample>,
-    /// For how long calls were held back so that few would be in flight.
+    /// For how long calls were let in only while few were in flight.
     pub(super) held: Duration,
 }
 
@@ -86,7 +86,7 @@ impl Probe {
         if id != Some(self.id) {
             return;
         }
-        self.under_way -= 1;
+        self.under_way = self.under_way.saturating_sub(1);
         self.begins -= self.seconds(began);
         if let Some(latency) = latency {
             self.sample.add(latency);
@@ -108,7 +108,7 @@ impl Probe {
         }
         Found {
             sample: (sample.count() >= CALLS_MIN).then_some(sample),
-            held: now.saturating_duration_since(self.first.unwrap_or(self.began)),
+            held: self.last.unwrap_or(now).saturating_duration_since(self.first.unwrap_or(self.began)),
         }
     }
 

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::{Limiters, Ticket};
+use super::{Ending, Limiters, Ticket};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -15,7 +15,7 @@ struct Service {
     workers: usize,
     takes: Duration,
     busy: BinaryHeap<Reverse<(Instant, usize)>>,
-    tickets: Vec<Ticket>,
+    tickets: Vec<Option<Ticket>>,
     line: VecDeque<usize>,
     refused: u32,
 }
@@ -42,7 +42,7 @@ impl Service {
             self.pass(gap);
             match self.limiter.admit(0, self.now) {
                 Some(ticket) => {
-                    self.tickets.push(ticket);
+                    self.tickets.push(Some(ticket));
                     self.line.push_back(self.tickets.len() - 1);
                     self.begin();
                 }
@@ -68,7 +68,8 @@ impl Service {
         while let Some(&Reverse((at, call))) = self.busy.peek().filter(|next| next.0.0 <= until) {
             self.busy.pop();
             self.now = at;
-            self.limiter.finish(self.tickets[call], at, true);
+            let ticket = self.tickets[call].take().unwrap();
+            self.limiter.finish(ticket, at, Ending::Answered);
             self.begin();
         }
         self.now = until;
@@ -156,7 +157,62 @@ fn what_tells_nothing_gives_its_place_back_and_changes_nothing() {
     for round in 0..1_000_u32 {
         let now = now + MS * round;
         let ticket = limiter.admit(0, now).expect("there is no limit");
-        limiter.finish(ticket, now + Duration::from_secs(u64::from(round)), false);
+        limiter.finish(ticket, now + Duration::from_secs(u64::from(round)), Ending::Neutral);
     }
     assert_eq!((limiter.in_flight(0), limiter.limit(0)), (0, None));
+}
+
+#[test]
+fn idle_time_is_no_measure_of_what_can_be_done() {
+    let mut service = Service::new(16, 10 * MS);
+    service.pass(Duration::from_secs(3_600));
+    service.offer(MS, Duration::from_secs(1));
+    service.pass(Duration::from_secs(3_600));
+    service.offer(MS / 5, Duration::from_secs(2));
+    assert!(service.limiter.limit(0).is_some());
+    assert!(service.limiter.in_flight(0) < 150, "{}", service.limiter.in_flight(0));
+}
+
+#[test]
+fn a_burst_after_a_pause_does_not_lift_the_limit() {
+    let mut service = Service::new(16, 10 * MS);
+    service.offer(MS, Duration::from_secs(2));
+    service.offer(MS / 5, Duration::from_secs(2));
+    for _ in 0..8 {
+        service.pass(Duration::from_secs(1));
+        service.offer(MS / 20, 50 * MS);
+        assert!(service.limiter.limit(0).is_some());
+    }
+    assert!(service.refused > 0);
+}
+
+#[test]
+fn calls_that_are_given_up_are_as_telling_as_late_answers() {
+    let now = crate::time::now();
+    let mut limiters = Limiters::new(1, now);
+    let tickets =
+        |limiters: &mut Limiters, count, now| -> Vec<Ticket> { (0..count).map(|_| limiters.take_up(0, now)).collect() };
+    let mut at = now;
+    for _ in 0..50 {
+        for ticket in tickets(&mut limiters, 4, at) {
+            limiters.finish(ticket, at + 10 * MS, Ending::Answered);
+        }
+        at += 10 * MS;
+    }
+    // Nobody is answered any more, and all give up after five times what it took.
+    let mut waiting: VecDeque<(Instant, Ticket)> = VecDeque::new();
+    for _ in 0..1_000 {
+        at += MS;
+        while let Some((begun, ticket)) = waiting.pop_front() {
+            if at < begun + 50 * MS {
+                waiting.push_front((begun, ticket));
+                break;
+            }
+            limiters.finish(ticket, at, Ending::GivenUp);
+        }
+        if let Some(ticket) = limiters.admit(0, at) {
+            waiting.push_back((at, ticket));
+        }
+    }
+    assert!(limiters.limit(0).is_some());
 }
