@@ -204,8 +204,8 @@ fn steady(work: Work, load: f64) -> Scene {
         workers: WORKERS,
         methods: 1,
         rare: false,
-        rate: |_| 1.0,
-        load: load * WORKERS as f64 / work.mean().as_secs_f64(),
+        rate: load * WORKERS as f64 / work.mean().as_secs_f64(),
+        load: |_| 1.0,
         slowness: |_| 1.0,
         end: secs(36),
         counted: (secs(15), secs(35)),
@@ -223,7 +223,7 @@ fn doubled() -> Scene {
 
 fn step() -> Scene {
     Scene {
-        rate: |at| if at < 20.0 { 0.5 } else { 3.0 },
+        load: |at| if at < 20.0 { 0.5 } else { 3.0 },
         end: secs(23),
         counted: (secs(20), secs(22)),
         ..steady(Work::Lognormal, 1.0)
@@ -232,7 +232,7 @@ fn step() -> Scene {
 
 fn recovery() -> Scene {
     Scene {
-        rate: |at| if at < 20.0 { 3.0 } else { 0.8 },
+        load: |at| if at < 20.0 { 3.0 } else { 0.8 },
         end: secs(41),
         counted: (secs(21), secs(40)),
         ..steady(Work::Lognormal, 1.0)
@@ -251,7 +251,7 @@ fn long() -> Scene {
 fn three_methods() -> Scene {
     Scene {
         methods: 3,
-        rate: |at| if at < 10.0 { 0.5 } else { 2.0 },
+        load: |at| if at < 10.0 { 0.5 } else { 2.0 },
         ..Scene {
             end: secs(601),
             counted: (secs(20), secs(600)),
@@ -271,7 +271,7 @@ fn rare() -> Scene {
 /// The first two seconds.
 fn idle() -> Scene {
     Scene {
-        rate: |at| if at < 60.0 { 0.01 } else { 3.0 },
+        load: |at| if at < 60.0 { 0.01 } else { 3.0 },
         end: secs(63),
         counted: (secs(60), secs(62)),
         ..steady(Work::Lognormal, 1.0)
@@ -283,7 +283,7 @@ fn sleepers() -> Scene {
     Scene {
         work: Work::Sleep(secs(1)),
         workers: usize::MAX,
-        load: 10_000.0,
+        rate: 10_000.0,
         end: secs(10),
         counted: (secs(0), secs(10)),
         ..steady(Work::Lognormal, 1.0)
@@ -293,7 +293,7 @@ fn sleepers() -> Scene {
 fn slow_downstream() -> Scene {
     Scene {
         workers: usize::MAX,
-        load: 1_000.0,
+        rate: 1_000.0,
         slowness: |at| if at > 10.0 { 100.0 } else { 1.0 },
         end: secs(40),
         counted: (secs(0), secs(40)),

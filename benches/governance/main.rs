@@ -1,10 +1,9 @@
 //! What governance does on bad days, in scenarios of virtual time: our figure, those of others, the goal, and whether it is met.
 //!
-//! `cargo bench --bench governance` prints all tables, the mean of two seeds and the worst of them; with `-- --full` of twenty, with
-//! `-- TEXT` of the scenes whose names have that in them. `cargo test --bench governance`
-//! runs sinew's figures only. It fails if a mean misses its goal.
+//! `cargo bench --bench governance` prints all tables, the mean of two seeds and the worst of them; with `-- --full` of twenty, with `-- TEXT` only the scenes
+//! that have it in their names. `cargo test --release --bench governance` runs sinew's figures only. It fails if a mean misses its goal.
 
-#![allow(clippy::expect_used, clippy::print_stdout, reason = "a bench")]
+#![expect(clippy::expect_used, clippy::print_stdout, reason = "a bench")]
 
 mod limiters;
 mod rivals;

@@ -42,14 +42,14 @@ pub(crate) enum Work {
 pub(crate) struct Scene {
     pub(crate) work: Work,
     pub(crate) workers: usize,
-    /// Calls are of that many methods, each of which has as many.
+    /// Calls are of that many methods, each as often as the others.
     pub(crate) methods: usize,
-    /// The last one has hardly any.
+    /// But for the last one, which has hardly any.
     pub(crate) rare: bool,
-    /// Calls a second at a time in seconds.
-    pub(crate) rate: fn(f64) -> f64,
-    /// Times the rate.
-    pub(crate) load: f64,
+    /// Calls a second.
+    pub(crate) rate: f64,
+    /// How many times as many at a time, in seconds.
+    pub(crate) load: fn(f64) -> f64,
     /// How many times as long calls take that begin at a time.
     pub(crate) slowness: fn(f64) -> f64,
     pub(crate) end: Duration,
@@ -145,7 +145,7 @@ impl Simulation<'_> {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Arrival => {
-                let rate = (self.scene.rate)(self.now.as_secs_f64()) * self.scene.load;
+                let rate = self.scene.rate * (self.scene.load)(self.now.as_secs_f64());
                 let gap = -(1.0 - self.rng.f64()).ln() / rate;
                 self.schedule(Duration::from_secs_f64(gap), Event::Arrival);
                 self.arrive();

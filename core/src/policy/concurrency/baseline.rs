@@ -67,11 +67,11 @@ pub(super) struct Baseline {
 
 /// Calls in a row.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Block {
+struct Block {
     at: Instant,
     /// Without the time in which there was nothing to do.
     took: Duration,
-    pub(super) latency: f64,
+    latency: f64,
     /// Calls in flight when they were admitted, on average.
     in_flight: f64,
     rate: f64,

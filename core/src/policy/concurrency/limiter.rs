@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::Ending;
 use super::baseline::{Baseline, Suspicion};
-use super::probe::{Found, Probe};
+use super::probe::{Found, Plan, Probe};
 use super::sample::{Sample, calls_for};
 
 /// What of the width is still without a queue: less than all, so that a width that was taken for too large is found out.
@@ -158,7 +158,7 @@ impl Limiter {
         self.held.as_ref().map(|held| 1.0 / held.interval)
     }
 
-    /// Whether as many calls are in flight as there should be.
+    /// Whether as many calls are in flight as there should be, which is then noted.
     pub(super) fn is_full(&mut self, now: Instant) -> bool {
         let Some(held) = &mut self.held else { return false };
         let is_full = self.in_flight >= held.admitted_max();
@@ -198,17 +198,16 @@ impl Limiter {
 
     /// Begins the probe `id`, if there is a limit.
     pub(super) fn probe(&mut self, id: u32, now: Instant) {
-        let latency_now = self.baseline.latency_now();
+        let latency_before = self.baseline.latency_now();
         if let Some(held) = &mut self.held {
             held.full = None;
-            held.probe = Some(Probe::new(
-                id,
-                now,
-                held.low_calls(),
-                held.low_width(),
-                held.latency,
-                latency_now,
-            ));
+            let plan = Plan {
+                calls: held.low_calls(),
+                width: held.low_width(),
+                latency: held.latency,
+                latency_before,
+            };
+            held.probe = Some(Probe::new(id, now, &plan));
         }
     }
 

@@ -38,6 +38,19 @@ pub(super) struct Probe {
     sample: Sample,
 }
 
+/// What a probe is to find out, and what is known before it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Plan {
+    /// Calls to be let in.
+    pub(super) calls: u32,
+    /// Calls in flight while they are, at most.
+    pub(super) width: f64,
+    /// How long a call should take then, in seconds.
+    pub(super) latency: f64,
+    /// How long calls take now.
+    pub(super) latency_before: f64,
+}
+
 /// What came of a probe.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Found {
@@ -48,14 +61,14 @@ pub(super) struct Found {
 }
 
 impl Probe {
-    /// Wants `calls`, let in while at most `width` are in flight, which should take `latency` each.
-    pub(super) fn new(id: u32, now: Instant, calls: u32, width: f64, latency: f64, latency_before: f64) -> Self {
+    pub(super) fn new(id: u32, now: Instant, plan: &Plan) -> Self {
+        let admitting = f64::from(plan.calls) / plan.width * plan.latency;
         Self {
             id,
             began: now,
-            latency_before,
-            admitting_max: (ADMIT_TIMES * f64::from(calls) / width * latency).max(ADMIT_TIMES * latency_before),
-            missing: calls,
+            latency_before: plan.latency_before,
+            admitting_max: ADMIT_TIMES * admitting.max(plan.latency_before),
+            missing: plan.calls,
             first: None,
             last: None,
             under_way: 0,
