@@ -248,9 +248,10 @@ async fn weights_follow_what_endpoints_report() {
         // What they report is what they have done, so the weights stay as calls follow them only if utilization follows, too.
         let mut last = vec![0_u64; 3];
         for _ in 0..120 {
-            spread(&channel, 30).await;
+            // As many as it takes for one more or less to make no difference to what a node is used.
+            spread(&channel, 120).await;
             tokio::time::sleep(Duration::from_millis(250)).await;
-            for ((node, capacity), last) in nodes.iter().zip([200.0, 400.0, 600.0]).zip(&mut last) {
+            for ((node, capacity), last) in nodes.iter().zip([800.0, 1_600.0, 2_400.0]).zip(&mut last) {
                 let answered = node.serving.snapshot().answered;
                 node.load.set_utilization((answered - *last) as f64 * 4.0 / capacity);
                 *last = answered;
