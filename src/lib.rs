@@ -90,8 +90,10 @@ pub use sinew_core::method::{Alias, ArgSpec, Encoding, Execution, MethodKind, Me
 pub use sinew_core::mux::MuxConfig as Limits;
 pub use sinew_core::mux::config::ConfigError;
 pub use sinew_core::policy::backoff::{Backoff, BackoffError};
+pub use sinew_core::priority::{Priority, PriorityError};
 pub use sinew_core::server::{
-    Collision, Drain, Fallback, Server, ServerBuilder, ServerError, ServerLoad, ServerMonitor, ServerSnapshot, Serving,
+    AdmissionSnapshot, Collision, Drain, Fallback, MethodAdmission, Server, ServerBuilder, ServerError, ServerLoad,
+    ServerMonitor, ServerSnapshot, Serving,
 };
 pub use sinew_core::service::{Inbound, ServerRequest, Service};
 pub use sinew_core::status::{HandlerRan, Origin, Status};

@@ -5,8 +5,10 @@
 
 #![expect(clippy::expect_used, clippy::print_stdout, reason = "a bench")]
 
+mod admission;
 mod limiters;
 mod rivals;
+mod server;
 mod simulator;
 mod table;
 
@@ -27,13 +29,24 @@ fn main() -> ExitCode {
         &limiters::ALL[..1]
     };
     let wanted = options.iter().skip(1).find(|option| !option.starts_with('-'));
-    let rows = limiters::rows(kinds, seeds, wanted.map_or("", String::as_str));
+    let wanted = wanted.map_or("", String::as_str);
     let names: Vec<&str> = kinds.iter().map(|(_, name)| *name).collect();
-    println!(
-        "## Adaptive concurrency: 16 workers, the mean of {seeds} seeds, the worst in brackets\n\n{}",
-        table::draw(&names, &rows)
-    );
-    let missed = rows.iter().filter(|row| !row.is_met()).count();
+    let tables = [
+        (
+            "Adaptive concurrency: 16 workers",
+            &names[..],
+            limiters::rows(kinds, seeds, wanted),
+        ),
+        ("In the real server", &["sinew"], admission::rows(seeds, wanted)),
+    ];
+    let mut missed = 0;
+    for (title, names, rows) in tables {
+        println!(
+            "## {title}, the mean of {seeds} seeds, the worst in brackets\n\n{}",
+            table::draw(names, &rows)
+        );
+        missed += rows.iter().filter(|row| !row.is_met()).count();
+    }
     if missed > 0 {
         println!("{missed} missed");
         return ExitCode::FAILURE;

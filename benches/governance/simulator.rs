@@ -74,7 +74,7 @@ pub(crate) struct Outcome {
 /// How long a call may wait to be taken up.
 const PATIENCE: Duration = Duration::from_millis(8);
 /// What the client waits for.
-const DEADLINE: Duration = Duration::from_millis(250);
+pub(crate) const DEADLINE: Duration = Duration::from_millis(250);
 const LIMIT_EVERY: Duration = Duration::from_millis(500);
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -269,7 +269,7 @@ impl Simulation<'_> {
 }
 
 impl Work {
-    fn sample(self, rng: &mut Rng) -> Duration {
+    pub(crate) fn sample(self, rng: &mut Rng) -> Duration {
         /// Of the logarithm.
         const DEVIATION: f64 = 0.5;
         match self {
@@ -295,6 +295,14 @@ impl Work {
 }
 
 impl Outcome {
+    /// A call is over: it was answered after so long, or it was not.
+    pub(crate) fn count(&mut self, answered: Option<Duration>, refused: bool) {
+        self.offered += 1;
+        self.refused += u64::from(refused);
+        self.latencies.extend(answered);
+        self.good += u64::from(answered.is_some_and(|latency| latency <= DEADLINE));
+    }
+
     /// The latency that one of a hundred answers exceeds.
     pub(crate) fn p99(&mut self) -> Duration {
         self.latencies.sort_unstable();

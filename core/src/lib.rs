@@ -4,6 +4,7 @@
 
 pub mod code;
 pub mod metadata;
+pub mod priority;
 pub mod status;
 pub mod time;
 pub mod method;

@@ -14,6 +14,7 @@ use crate::code::Code;
 use crate::context::{self, CancelCause, Cx, CxParts, Peer, Side};
 use crate::message::{Batch, Body, MessageStream, Outcome, Reply};
 use crate::metadata::Metadata;
+use crate::priority::Priority;
 use crate::service::{BoxSlot, Inbound, ServerRequest, Service};
 use crate::status::{HandlerRan, Origin, Status};
 use crate::time;
@@ -49,6 +50,7 @@ impl LocalCalls for Local {
             method_id: spec.id(),
             side: Some(Side::Server),
             deadline: request.bound(),
+            priority: Priority::of(request.metadata()),
             peer: Some(Peer::new("local:")),
             metadata: request.metadata().clone(),
             parent: None,

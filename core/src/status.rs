@@ -7,11 +7,21 @@ use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::code::Code;
 use crate::metadata::{Metadata, MetadataError};
+
+/// The metadata key of what turned a call away.
+pub const POLICY_KEY: &str = "sinew-policy";
+/// The metadata key of why it did.
+pub const REASON_KEY: &str = "sinew-reason";
+/// The metadata key of when the call may be made again, in milliseconds.
+pub const RETRY_AFTER_KEY: &str = "retry-after-ms";
+/// More is taken for this: who has nothing to do for a day need not be asked before.
+const RETRY_AFTER_MAX: Duration = Duration::from_hours(24);
 
 /// Where a [`Status`] arose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -134,6 +144,25 @@ impl Status {
         ))
     }
 
+    /// The policy that turned the call away before a handler saw it, as `adaptive_concurrency` or `rate_limit`; `None` if none did.
+    #[must_use]
+    pub fn policy(&self) -> Option<&str> {
+        self.0.metadata.get(POLICY_KEY)
+    }
+
+    /// Why that policy turned the call away, as one word for machines: `overloaded`, `too_many_requests`; the message says it for people.
+    #[must_use]
+    pub fn reason(&self) -> Option<&str> {
+        self.0.metadata.get(REASON_KEY)
+    }
+
+    /// When the call may be made again at the earliest, as whoever turned it away hopes; at most a day.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        let millis = self.0.metadata.get(RETRY_AFTER_KEY)?.parse().ok()?;
+        Some(Duration::from_millis(millis).min(RETRY_AFTER_MAX))
+    }
+
     /// The application error in its encoded form; empty if there is none.
     #[must_use]
     pub fn app_bytes(&self) -> &Bytes {
@@ -189,6 +218,42 @@ impl Status {
         self
     }
 
+    /// Names the policy that turned the call away, and why; both are a word of lower case, digits and underscores, or they are left out. The handler did not
+    /// run.
+    ///
+    /// # Examples
+    /// ```
+    /// # mod sinew { pub use sinew_core::status::Status; }
+    /// use std::time::Duration;
+    ///
+    /// use sinew::Status;
+    ///
+    /// let status = Status::resource_exhausted("10 exports a day are free")
+    ///     .with_rejection("daily_quota", "quota_used_up")
+    ///     .with_retry_after(Duration::from_secs(3_600));
+    /// assert_eq!(status.policy(), Some("daily_quota"));
+    /// assert_eq!(status.retry_after(), Some(Duration::from_secs(3_600)));
+    /// ```
+    #[must_use]
+    pub fn with_rejection(mut self, policy: &str, reason: &str) -> Self {
+        for (key, word) in [(POLICY_KEY, policy), (REASON_KEY, reason)] {
+            if is_word(word) {
+                // Key and value keep the rules.
+                let _valid = self.0.metadata.insert(key, word);
+            }
+        }
+        self.0.ran = HandlerRan::No;
+        self
+    }
+
+    /// Says when the call may be made again at the earliest, in whole milliseconds.
+    #[must_use]
+    pub fn with_retry_after(mut self, after: Duration) -> Self {
+        // A number keeps the rules.
+        let _valid = self.0.metadata.insert(RETRY_AFTER_KEY, after.min(RETRY_AFTER_MAX).as_millis().to_string());
+        self
+    }
+
     /// Keeps the cause, for [`Error::source`]; it never travels.
     #[must_use]
     pub fn with_source(mut self, source: impl Error + Send + Sync + 'static) -> Self {
@@ -223,6 +288,10 @@ impl Status {
     pub fn retryable_override(&self) -> Option<bool> {
         self.0.retryable
     }
+}
+
+fn is_word(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'))
 }
 
 /// Metadata that a handler or an interceptor cannot set is its own fault: INTERNAL.
@@ -316,6 +385,8 @@ impl Error for Status {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::{HandlerRan, Origin, Status};
     use crate::code::Code;
 
@@ -330,6 +401,30 @@ mod tests {
         assert!(Status::unavailable("x").is_retryable());
         assert!(!Status::not_found("x").is_retryable());
         assert!(!Status::unavailable("x").with_retryable(false).is_retryable());
+    }
+
+    #[test]
+    fn a_rejection_names_its_policy_and_when_to_come_back() {
+        let status = Status::resource_exhausted("x").with_rejection("rate_limit", "too_many_requests");
+        assert_eq!(
+            (status.policy(), status.reason()),
+            (Some("rate_limit"), Some("too_many_requests"))
+        );
+        assert_eq!((status.handler_ran(), status.retry_after()), (HandlerRan::No, None));
+        let wrong = Status::resource_exhausted("x").with_rejection("Rate limit", "");
+        assert_eq!((wrong.policy(), wrong.reason()), (None, None));
+        for (said, read) in [
+            (Duration::ZERO, Duration::ZERO),
+            (Duration::from_micros(1_999), Duration::from_millis(1)),
+            (Duration::MAX, super::RETRY_AFTER_MAX),
+        ] {
+            assert_eq!(status.clone().with_retry_after(said).retry_after(), Some(read));
+        }
+        for text in ["", "-1", "soon", "1.5", "99999999999999999999999"] {
+            let mut metadata = status.metadata().clone();
+            metadata.insert(super::RETRY_AFTER_KEY, text).unwrap();
+            assert_eq!(status.clone().with_metadata(metadata).retry_after(), None, "{text}");
+        }
     }
 
     #[test]

@@ -13,9 +13,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The units in their order: each may name the ones before it, and itself.
-const UNITS: [&str; 23] = [
+const UNITS: [&str; 24] = [
     "code",
     "metadata",
+    "priority",
     "status",
     "time",
     "method",

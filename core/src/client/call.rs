@@ -16,6 +16,7 @@ use crate::message::{FromStatus, MessageStream, ReplyShape, Streaming, Wire};
 use crate::metadata::Metadata;
 use crate::method::MethodSpec;
 use crate::policy::ring::hash;
+use crate::priority::Priority;
 use crate::status::{HandlerRan, Status};
 use crate::time::IntoDuration;
 use crate::wire::args::ArgsWriter;
@@ -44,6 +45,7 @@ pub(super) struct Options {
     pub(super) wait_for_ready: bool,
     pub(super) detached: bool,
     pub(super) route_key: Option<u64>,
+    pub(super) priority: Option<Priority>,
     pub(super) chain: Chain,
     pub(super) wrong: Option<Status>,
 }
@@ -150,7 +152,14 @@ impl<T: ReplyShape, E: FromStatus> Call<T, E> {
         self
     }
 
-    /// Leaves the ambient context behind: no inherited deadline, trace or metadata, and no default deadline. A time-out of the method, or of
+    /// Sets how much the call matters (default: as much as the call on whose behalf it is made, else [`Priority::Normal`]): a server that has too much to do turns
+    /// the lowest away first.
+    pub fn priority(mut self, priority: Priority) -> Self {
+        self.options().priority = Some(priority);
+        self
+    }
+
+    /// Leaves the ambient context behind: no inherited deadline, priority, trace or metadata, and no default deadline. A time-out of the method, or of
     /// [`timeout`](Self::timeout), still holds.
     pub fn detached(mut self) -> Self {
         self.parent = None;
@@ -265,6 +274,11 @@ impl<T: ReplyShape, E> Call<T, E> {
             if let Some(trace) = parent.trace() {
                 trace.add_to(&mut metadata);
             }
+        }
+        let own = self.options.as_ref().and_then(|options| options.priority);
+        let inherited = || self.parent.as_ref().map(Cx::priority).filter(|priority| *priority != Priority::Normal);
+        if let Some(priority) = own.or_else(inherited) {
+            priority.write_to(&mut metadata);
         }
         metadata
     }

@@ -13,6 +13,7 @@ use crate::interceptor::Chain;
 use crate::message::{Batch, MessageStream, Outcome};
 use crate::metadata::Metadata;
 use crate::method::{MethodSpec, method_id};
+use crate::priority::Priority;
 use crate::service::ServerRequest;
 use crate::status::Status;
 use crate::time;
@@ -131,6 +132,8 @@ impl Channel {
         let (arguments, inbound) = request.into_parts();
         let mut metadata = cx.metadata().clone();
         metadata.remove(PATH_KEY);
+        // As this server took it, or its clients could claim through it what they cannot claim from it.
+        cx.priority().write_to(&mut metadata);
         let path = Some(cx.path()).filter(|path| !path.is_empty()).map(Arc::from);
         if let Some(path) = &path {
             add_path(&mut metadata, path)?;
@@ -220,6 +223,7 @@ pub(super) fn context_of(request: &RawRequest, parent: Option<Cx>) -> Cx {
         method_id: request.method,
         side: Some(Side::Client),
         deadline: request.deadline,
+        priority: Priority::of(&request.metadata),
         peer: None,
         metadata: request.metadata.clone(),
         parent,

@@ -24,6 +24,7 @@ pub use trace::{TraceContext, TraceParseError};
 
 use crate::metadata::{Metadata, MetadataError};
 use crate::method::MethodSpec;
+use crate::priority::Priority;
 use crate::time::{self, DurationError, IntoDuration};
 use cancel::Notices;
 use extensions::Extensions;
@@ -67,6 +68,8 @@ pub struct CxParts {
     pub side: Option<Side>,
     /// When the call ends at the latest.
     pub deadline: Option<Instant>,
+    /// How much the call matters.
+    pub priority: Priority,
     /// The other end of the connection.
     pub peer: Option<Peer>,
     /// The request's metadata.
@@ -194,6 +197,12 @@ impl Cx {
     #[must_use]
     pub fn time_left(&self) -> Option<Duration> {
         self.deadline().map(|deadline| deadline.saturating_duration_since(time::now()))
+    }
+
+    /// How much the call matters: on a server as it was taken there, which need not be what the request's metadata say. Calls under this context have the same.
+    #[must_use]
+    pub fn priority(&self) -> Priority {
+        self.inner.parts.priority
     }
 
     /// The other end of the connection; `None` outside a call.
@@ -375,6 +384,15 @@ impl Cx {
         Ok(Self::derived(parts, Some(self.clone())))
     }
 
+    /// The same context with another priority, for the calls that are made under it: all those of a batch job, as in
+    /// `Cx::new().with_priority(Priority::Background).carry_in(job)`.
+    #[must_use]
+    pub fn with_priority(&self, priority: Priority) -> Self {
+        let mut parts = self.inner.parts.same();
+        parts.priority = priority;
+        Self::derived(parts, Some(self.clone()))
+    }
+
     /// The same context with one more value in the request's metadata: for tests of handlers and interceptors that read it.
     ///
     /// # Errors
@@ -410,6 +428,7 @@ impl CxParts {
             method_id: self.method_id,
             side: self.side,
             deadline: self.deadline,
+            priority: self.priority,
             peer: self.peer.clone(),
             metadata: self.metadata.clone(),
             parent: self.parent.clone(),

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::admission::Admission;
 use super::age::{Age, GRACE_DEFAULT};
 use super::health::ServerHealth;
 use super::load::{LoadMeter, ServerLoad};
@@ -116,6 +117,8 @@ pub struct ServerBuilder {
     health: Health,
     load: ServerLoad,
     reports_load: bool,
+    adaptive_concurrency: bool,
+    trusts_priorities: bool,
     age: Option<Duration>,
     age_grace: Duration,
     wrong: Option<ServerError>,
@@ -147,6 +150,8 @@ impl Default for ServerBuilder {
             health: Health::default(),
             load: ServerLoad::default(),
             reports_load: true,
+            adaptive_concurrency: true,
+            trusts_priorities: false,
             age: None,
             age_grace: GRACE_DEFAULT,
             wrong: None,
@@ -376,6 +381,26 @@ impl ServerBuilder {
         self
     }
 
+    /// Sets whether calls are turned away when the server has more to do than it can (default: yes).
+    ///
+    /// There is no limit until calls stand in line for each other: as long as more calls in flight means that more are answered, none is turned away, however
+    /// many there are. Then each method gets a limit that it finds by itself and that keeps the line short; what is above it waits up to 8 ms (64 ms if
+    /// [`Critical`](crate::priority::Priority::Critical)), the highest priority and of that the newest first, and ends with RESOURCE_EXHAUSTED and the
+    /// policy `adaptive_concurrency`. The limit goes when it was not reached for 10 s. Streams, [`fallback`](Self::fallback) and health are outside.
+    #[must_use]
+    pub fn adaptive_concurrency(mut self, limit: bool) -> Self {
+        self.adaptive_concurrency = limit;
+        self
+    }
+
+    /// Takes every client's word for the priority of its calls. Without this, those of clients that did not prove who they are (with a certificate, over TLS)
+    /// are at most [`Normal`](crate::priority::Priority::Normal): for a network in which all clients are one's own.
+    #[must_use]
+    pub fn trust_priorities(mut self) -> Self {
+        self.trusts_priorities = true;
+        self
+    }
+
     /// Starts the server; it runs until the returned handle is shut down or dropped. Without an address it serves what is handed over by
     /// [`Serving::accept`].
     ///
@@ -421,7 +446,10 @@ impl ServerBuilder {
                 HandedOver::Encrypted(listener) => Listener::from_tcp_with_tls(listener, &self.listen)?,
             });
         }
+        let admission = Admission::new(&router);
         let shared = Arc::new(Shared {
+            admission: self.adaptive_concurrency.then(|| Arc::new(admission)),
+            trusts_priorities: self.trusts_priorities,
             router,
             health,
             load: LoadMeter::new(self.load, self.reports_load),

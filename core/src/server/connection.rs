@@ -1,18 +1,19 @@
 //! Takes calls off one connection: finds the method, makes the context, decides where the handler runs.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Instant;
 
 use super::Shared;
+use super::admission::{Entry, priority};
+use super::books::{Books, Calls, cancel, ready_job, spawn, spawn_waiting, tell_of_drain};
 use super::clock::TurnClock;
-use super::dispatch::{Answer, HandlerTask, Job};
-use super::load::{Reports, add_report};
-use super::router::Router;
-use super::shutdown::StopHandle;
-use super::slots::{ready_slot, slot_for};
+use super::dispatch::{Answer, Job};
+use super::load::add_report;
+use super::router::{Route, Router};
+use super::slots::slot_for;
 use super::watchdog::Attention;
 use crate::call::{Receive, ReceiveEnd, UNKNOWN_METHOD, handler_span};
 use crate::context::{CancelCause, Cx, Side};
@@ -20,7 +21,9 @@ use crate::message::{Body, Outcome, Reply};
 use crate::metadata::Metadata;
 use crate::method::{Execution, method_id};
 use crate::mux::{EndCause, Ended, Events, Incoming, StreamKey};
+use crate::policy::concurrency::Ending;
 use crate::policy::inline::TURN_BUDGET;
+use crate::priority::Priority;
 use crate::service::{BoxSlot, Inbound, ServerRequest};
 use crate::status::{HandlerRan, Status};
 use crate::time;
@@ -30,65 +33,6 @@ use crate::transport::baton::Baton;
 use crate::wire::frame::ErrorCode;
 use crate::wire::head::{PATH_KEY, RequestHead};
 use crate::wire::message::Payload;
-
-/// The calls of a connection whose handlers run in tasks.
-#[derive(Default)]
-pub(super) struct CallTable {
-    calls: Mutex<HashMap<StreamKey, Running>>,
-    pub(super) reports: Reports,
-}
-
-/// The calls of a connection whose handlers run in tasks.
-pub(super) type Calls = Arc<CallTable>;
-
-pub(super) struct Running {
-    pub(super) cx: Cx,
-    /// `None` until the task is spawned.
-    pub(super) stop: Option<StopHandle>,
-}
-
-impl CallTable {
-    pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<StreamKey, Running>> {
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What the tasks of a connection's calls share.
-#[derive(Clone)]
-pub(super) struct Books {
-    pub(super) shared: Arc<Shared>,
-    pub(super) calls: Calls,
-}
-
-impl Books {
-    /// The connection is over, and with it its calls.
-    fn cancel_all(&self, connection: &Connection) {
-        let keys: Vec<StreamKey> = self.calls.lock().keys().copied().collect();
-        for key in keys {
-            cancel(connection, &self.calls, key, CancelCause::ClientGone);
-        }
-    }
-
-    /// A call's handler runs on in a task, or beside one.
-    fn enter(&self, key: StreamKey, cx: Cx) {
-        self.calls.lock().insert(
-            key,
-            Running {
-                cx: cx.clone(),
-                stop: None,
-            },
-        );
-        // A drain that began since the call did found it neither here nor at its beginning.
-        tell_of_drain(&self.shared, &cx);
-    }
-}
-
-/// Marks the context of a call that begins while the server is shutting down.
-fn tell_of_drain(shared: &Shared, cx: &Cx) {
-    if shared.draining.load(Ordering::Acquire) {
-        cx.set_draining();
-    }
-}
 
 /// A call whose arguments are still under way.
 struct Waiting {
@@ -199,7 +143,7 @@ impl ServerConnection {
     }
 
     /// Makes the context and the slot of a call whose turn has come.
-    fn begin(&mut self, connection: &Connection, ready: Ready) -> Job {
+    fn begin(&mut self, connection: &Connection, ready: Ready, priority: Priority) -> Job {
         let Ready {
             key,
             call,
@@ -226,6 +170,7 @@ impl ServerConnection {
             parts.method_id = call.head.method;
             parts.side = Some(Side::Server);
             parts.deadline = call.deadline;
+            parts.priority = priority;
             parts.metadata = call.head.metadata;
             if parts.peer.is_none() {
                 parts.peer = Some(connection.peer().clone());
@@ -244,6 +189,38 @@ impl ServerConnection {
             span,
             panicked: false,
             booked: false,
+            admitted: None,
+        }
+    }
+
+    /// Whether the call begins now. One that does not is done with: it waits elsewhere, or is answered.
+    fn admit(&mut self, connection: &Connection, ready: Ready, inline: bool) -> Option<Job> {
+        let shared = &self.books.shared;
+        let priority = priority(&ready.call.head.metadata, connection.peer(), shared.trusts_priorities);
+        let method = ready.call.route.filter(|at| shared.router.route(*at).is_some_and(Route::is_admitted));
+        let (Some(admission), Some(method)) = (&shared.admission, method) else {
+            return Some(self.begin(connection, ready, priority));
+        };
+        // When it arrived, or nearly so: in a long turn it has waited since.
+        match admission.enter(method, priority, inline, self.clock.turn_began()) {
+            Entry::Free => Some(self.begin(connection, ready, priority)),
+            Entry::Admitted(admitted) => {
+                let mut job = self.begin(connection, ready, priority);
+                job.admitted = Some(Box::new(admitted));
+                Some(job)
+            }
+            Entry::Waits(turn) => {
+                let job = self.begin(connection, ready, priority);
+                spawn_waiting(connection, &self.books, job, turn);
+                None
+            }
+            Entry::Refused(status) => {
+                let trailers = status.metadata().clone();
+                self.uncounted.0 += 1;
+                self.uncounted.1 += 1;
+                self.answers.push((ready.key, Answer::Failed { status, trailers }));
+                None
+            }
         }
     }
 
@@ -301,42 +278,6 @@ fn refuse_early(connection: &Connection, router: &Router, events: &mut Events) {
     });
 }
 
-/// Ends a call whose client does not wait for it any more. Its handler is dropped; until that has happened it counts as running.
-fn cancel(connection: &Connection, calls: &Calls, key: StreamKey, cause: CancelCause) {
-    let mut booked = calls.lock();
-    let Some(running) = booked.remove(&key) else { return };
-    // Before its task can see that it is off the books, because that gives the place free again.
-    connection.hold();
-    drop(booked);
-    running.cx.cancel(cause);
-    if let Some(stop) = running.stop {
-        stop.stop();
-    }
-}
-
-/// Runs a handler in a task of its own.
-fn spawn(connection: &Connection, books: &Books, job: Job, measured: bool) {
-    let key = job.key;
-    let shared = &books.shared;
-    let route = job.route.and_then(|at| shared.router.route(at));
-    let blocking = route.is_some_and(|route| route.spec.runs() == Execution::Blocking);
-    if !job.booked {
-        let cx = job.cx.clone().unwrap_or_default();
-        books.enter(key, cx);
-    }
-    let task = HandlerTask::new(job, connection.clone(), books, measured, !blocking);
-    let stop = if blocking {
-        shared.tasks.spawn_blocking(task)
-    } else {
-        StopHandle::Task(shared.tasks.spawn(task))
-    };
-    match books.calls.lock().get_mut(&key) {
-        Some(running) => running.stop = Some(stop),
-        // It has ended, or its client gave it up before there was anything to stop.
-        None => stop.stop(),
-    }
-}
-
 impl Acceptor for ServerConnection {
     type Job = Job;
     type Done = Poll<Outcome>;
@@ -379,7 +320,9 @@ impl Acceptor for ServerConnection {
             let ready = self.next_ready()?;
             let route = ready.call.route.and_then(|at| self.books.shared.router.route(at));
             let inline = route.is_some_and(|route| route.spec.runs() == Execution::Inline && route.gate.is_inline());
-            let job = self.begin(connection, ready);
+            let Some(job) = self.admit(connection, ready, inline) else {
+                continue;
+            };
             if inline {
                 self.inline = job.cx.clone().map(|cx| (job.key, cx));
                 self.clock.handler_begins();
@@ -409,7 +352,7 @@ impl Acceptor for ServerConnection {
         }
     }
 
-    fn done(&mut self, connection: &Connection, job: Job, result: Poll<Outcome>) {
+    fn done(&mut self, connection: &Connection, mut job: Job, result: Poll<Outcome>) {
         self.inline = None;
         if job.panicked {
             self.books.shared.panics.fetch_add(1, Ordering::Relaxed);
@@ -424,10 +367,12 @@ impl Acceptor for ServerConnection {
         let outcome = match result {
             Poll::Ready(outcome) => outcome,
             Poll::Pending => {
+                take_up(&self.books, &mut job);
                 spawn(connection, &self.books, job, true);
                 return;
             }
         };
+        end_at_once(&mut job);
         if self.reply_bytes_max == 0 {
             self.reply_bytes_max = connection.reply_bytes_max();
         }
@@ -467,8 +412,14 @@ impl Acceptor for ServerConnection {
             return;
         }
         match result {
-            Poll::Pending => spawn(connection, books, job, true),
+            Poll::Pending => {
+                take_up(books, &mut job);
+                spawn(connection, books, job, true);
+            }
             Poll::Ready(outcome) => {
+                if let Some(mut admitted) = job.admitted.take() {
+                    admitted.end(Ending::Answered);
+                }
                 if let Some(route) = job.route.and_then(|at| books.shared.router.route(at)) {
                     // It blocked its thread: from now on the method has tasks of its own.
                     for _ in 0..4 {
@@ -533,11 +484,22 @@ impl Acceptor for ServerConnection {
     }
 }
 
-/// Answers from a task, with an outcome that is there already.
-fn ready_job(connection: &Connection, books: &Books, mut job: Job, outcome: Outcome) {
-    job.clear();
-    job.slot = ready_slot(job.cx.clone().unwrap_or_default(), outcome);
-    spawn(connection, books, job, true);
+/// A handler that did not answer within its first poll is one of those that the limit is about.
+fn take_up(books: &Books, job: &mut Job) {
+    let shared = &books.shared;
+    let Some(admission) = shared.admission.as_ref().filter(|_| job.admitted.is_none()) else {
+        return;
+    };
+    if let Some(method) = job.route.filter(|at| shared.router.route(*at).is_some_and(Route::is_admitted)) {
+        job.admitted = Some(Box::new(admission.take_up(method, time::now())));
+    }
+}
+
+/// A handler that answered within its first poll tells nothing of those that do not, and where there is no limit is not counted either.
+fn end_at_once(job: &mut Job) {
+    if let Some(mut admitted) = job.admitted.take() {
+        admitted.end(Ending::Neutral);
+    }
 }
 
 /// Why a method that no service has is refused; `None` if the fallback answers it.

@@ -5,8 +5,10 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
-use super::connection::Books;
+use super::admission::Admitted;
+use super::books::Books;
 use super::load::{add_report, is_failure};
 use crate::call::{Pump, PumpEnd};
 use crate::code::Code;
@@ -14,8 +16,9 @@ use crate::context::{self, Cx};
 use crate::message::{Body, MessageStream, Outcome};
 use crate::metadata::Metadata;
 use crate::mux::StreamKey;
+use crate::policy::concurrency::Ending;
 use crate::service::BoxSlot;
-use crate::status::Status;
+use crate::status::{HandlerRan, Status};
 use crate::time;
 use crate::transport::Connection;
 use crate::transport::background::BackgroundStream;
@@ -34,6 +37,8 @@ pub(super) struct Job {
     pub(super) panicked: bool,
     /// Its call is in the books already.
     pub(super) booked: bool,
+    /// That it is worked on counts; `None` if it does not.
+    pub(super) admitted: Option<Box<Admitted>>,
 }
 
 /// An answer in the form in which the mux takes it.
@@ -82,6 +87,11 @@ impl Job {
                 Poll::Ready(Err(Status::internal("the handler panicked")))
             }
         }
+    }
+
+    /// Whether nobody waits for its answer any more.
+    fn is_expired(&self, now: Instant) -> bool {
+        self.cx.as_ref().and_then(Cx::deadline).is_some_and(|deadline| deadline <= now)
     }
 
     /// Polls once with nobody to wake: a handler that waits is polled again by its own task at once.
@@ -141,6 +151,11 @@ impl Job {
         }
         Answer::Failed { status, trailers }
     }
+}
+
+/// The end of a call whose time was up before its handler began.
+fn expired() -> Status {
+    Status::deadline_exceeded("the deadline passed before the handler began").with_handler_ran(HandlerRan::No)
 }
 
 /// A handler in a task of its own.
@@ -222,7 +237,10 @@ impl Future for HandlerTask {
         if let Some(mut job) = this.job.take() {
             let began = (!std::mem::replace(&mut this.measured, true)).then(time::now);
             let polling = this.watched.then(|| this.finished.books.shared.watchdog.polling());
-            let polled = job.poll(task);
+            let polled = match began.filter(|began| job.is_expired(*began)) {
+                None => job.poll(task),
+                Some(_) => Poll::Ready(Err(expired())),
+            };
             if job.panicked {
                 this.finished.books.shared.panics.fetch_add(1, Ordering::Relaxed);
             }
@@ -236,6 +254,9 @@ impl Future for HandlerTask {
             };
             job.clear();
             drop(polling);
+            if let Some(mut admitted) = job.admitted.take() {
+                admitted.end(Ending::Answered);
+            }
             this.send(&job, outcome);
             this.cx = job.cx.take();
             this.span = job.span;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::connection::Books;
+use super::books::Books;
 use super::dispatch::Answer;
 use crate::code::Code;
 use crate::metadata::Metadata;

@@ -1,11 +1,13 @@
 //! The side that answers calls.
 //!
 //! `accept` takes connections, `streams` their further streams, `connection` takes calls off each of them, `age` bounds how long they live, `router` finds the
-//! method, `dispatch` runs the handler, `health` answers for the server itself, [`load`] tells clients how busy it is, `clock` measures how long that takes,
+//! method, `admission` turns calls away when there is too much to do, `dispatch` runs the handler, `books` knows those that run in tasks, `health` answers for the server itself, [`load`] tells clients how busy it is, `clock` measures how long that takes,
 //! [`shutdown`] brings all of it to an end in order, and `watchdog` sees to it that a handler which blocks its thread blocks nobody else.
 
 mod accept;
+mod admission;
 mod age;
+mod books;
 pub mod builder;
 mod clock;
 mod connection;
@@ -24,13 +26,14 @@ pub use builder::{Server, ServerBuilder, ServerError};
 pub use load::ServerLoad;
 pub use router::{Collision, Fallback};
 pub use shutdown::{Drain, Serving};
-pub use snapshot::{ServerMonitor, ServerSnapshot};
+pub use snapshot::{AdmissionSnapshot, MethodAdmission, ServerMonitor, ServerSnapshot};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use crate::interceptor::Chain;
 use crate::mux::MuxConfig;
+use admission::Admission;
 use age::Age;
 use health::ServerHealth;
 use load::LoadMeter;
@@ -47,6 +50,10 @@ const HANDSHAKES_MAX: usize = 1_024;
 /// What all connections of a server share.
 struct Shared {
     router: Router,
+    /// `None` if no call is ever turned away.
+    admission: Option<Arc<Admission>>,
+    /// Clients are taken at their word for the priority of their calls.
+    trusts_priorities: bool,
     health: ServerHealth,
     load: LoadMeter,
     chain: Chain,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::context::Cx;
 use crate::message::Outcome;
-use crate::method::MethodSpec;
+use crate::method::{MethodKind, MethodSpec};
 use crate::policy::inline::InlineGate;
 use crate::service::{ServerRequest, Service};
 
@@ -36,6 +36,13 @@ pub(super) struct Route {
     pub(super) gate: InlineGate,
     /// The server's own: outside its interceptors and its counts.
     pub(super) is_built_in: bool,
+}
+
+impl Route {
+    /// Whether its calls may be turned away when there is too much to do: not those that stream, which last for as long as they like.
+    pub(super) fn is_admitted(&self) -> bool {
+        !self.is_built_in && self.spec.kind() == MethodKind::Unary
+    }
 }
 
 #[derive(Default)]
@@ -126,6 +133,10 @@ impl Router {
 
     pub(super) fn route(&self, index: usize) -> Option<&Route> {
         self.routes.get(index)
+    }
+
+    pub(super) fn routes(&self) -> &[Route] {
+        &self.routes
     }
 
     pub(super) fn service(&self, index: usize) -> Option<&Arc<dyn Service>> {

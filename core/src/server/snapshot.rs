@@ -5,9 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Shared;
+use super::admission::Admission;
 use super::registration::Registration;
+use super::router::{Route, Router};
 use super::shutdown::{Connections, Serving};
 use crate::health::{Health, HealthStatus};
+use crate::priority::Priority;
 use crate::transport::Address;
 
 /// A server at one moment.
@@ -37,10 +40,36 @@ pub struct ServerSnapshot {
     pub running_handlers: usize,
     /// Handlers that panicked so far.
     pub panics: usize,
+    /// What adaptive concurrency does; `None` if it is switched off.
+    pub admission: Option<AdmissionSnapshot>,
     /// How many registries it is to be entered in.
     pub registries: usize,
     /// It is shutting down, from the start of the lame-duck time on.
     pub is_draining: bool,
+}
+
+/// What adaptive concurrency does at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AdmissionSnapshot {
+    /// The methods that have a limit, or calls.
+    pub methods: Vec<MethodAdmission>,
+    /// Calls that were turned away so far, by their priority.
+    pub rejected: Vec<(Priority, u64)>,
+}
+
+/// Calls of one method that are worked on, those that were answered at once left out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MethodAdmission {
+    /// Service and method.
+    pub path: &'static str,
+    /// How many are worked on at most; `None` while there is no reason for a limit.
+    pub limit: Option<u32>,
+    /// How many are.
+    pub in_flight: u32,
+    /// How many wait for their turn.
+    pub waiting: usize,
 }
 
 /// A view of a server that outlives the handle which [`Serving::wait`] and [`Serving::shutdown`] take: for an admin page, or a loop that writes metrics. It does
@@ -96,8 +125,28 @@ impl ServerMonitor {
             utilization: shared.load.utilization(),
             running_handlers: shared.running.load(Ordering::Relaxed),
             panics: shared.panics.load(Ordering::Relaxed),
+            admission: shared.admission.as_deref().map(|admission| admission.snapshot(&shared.router)),
             registries: self.registries,
             is_draining: shared.health.is_draining(),
+        }
+    }
+}
+
+impl Admission {
+    fn snapshot(&self, router: &Router) -> AdmissionSnapshot {
+        let of_method = |(at, route): (usize, &Route)| {
+            let usage = self.usage(at);
+            let is_idle = usage.limit.is_none() && usage.in_flight == 0;
+            (!is_idle).then_some(MethodAdmission {
+                path: route.spec.path(),
+                limit: usage.limit,
+                in_flight: usage.in_flight,
+                waiting: usage.waiting,
+            })
+        };
+        AdmissionSnapshot {
+            methods: router.routes().iter().enumerate().filter_map(of_method).collect(),
+            rejected: Priority::ALL.map(|priority| (priority, self.rejected(priority))).to_vec(),
         }
     }
 }

@@ -140,6 +140,9 @@ fn split_entry(block: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     Some((key, value, rest))
 }
 
+/// In the second byte of an END: no handler ran.
+const NOT_RUN: u8 = 0x80;
+
 /// Appends the payload of an END: the status with `trailers`.
 ///
 /// What does not fit into [`END_BYTES_MAX`] is left out, the application error first, then the details, then the end of the message: the
@@ -152,7 +155,8 @@ pub fn encode_end(status: Option<&Status>, trailers: &Metadata, out: &mut Vec<u8
         Some(true) => 1,
         Some(false) => 2,
     };
-    out.extend_from_slice(&[code.as_u8(), retry]);
+    let not_run = status.is_some_and(|status| status.handler_ran() == HandlerRan::No);
+    out.extend_from_slice(&[code.as_u8(), retry | if not_run { NOT_RUN } else { 0 }]);
     if trailers.encoded_len() <= END_BYTES_MAX / 2 && trailers.len() <= METADATA_ENTRIES_MAX {
         encode_metadata(trailers, out);
     } else {
@@ -199,8 +203,12 @@ pub fn decode_end(bytes: &[u8], head_bytes_max: usize) -> Result<(Option<Status>
         .with_details(details)
         .with_app_bytes(app)
         .with_origin(Origin::Remote)
-        .with_handler_ran(HandlerRan::Yes);
-    match retry {
+        .with_handler_ran(if retry & NOT_RUN == 0 {
+            HandlerRan::Yes
+        } else {
+            HandlerRan::No
+        });
+    match retry & !NOT_RUN {
         1 => status = status.with_retryable(true),
         2 => status = status.with_retryable(false),
         _ => {}
@@ -234,7 +242,7 @@ mod tests {
     use super::{END_BYTES_MAX, RequestHead, decode_end, encode_end};
     use crate::code::Code;
     use crate::metadata::Metadata;
-    use crate::status::Status;
+    use crate::status::{HandlerRan, Status};
 
     fn metadata() -> Metadata {
         let mut metadata = Metadata::new();
@@ -284,7 +292,22 @@ mod tests {
         encode_end(Some(&status), &metadata(), &mut bytes);
         let (read, trailers) = decode_end(&bytes, 16_384).unwrap();
         assert_eq!(read, Some(status));
+        assert_eq!(read.unwrap().handler_ran(), HandlerRan::Yes);
         assert_eq!(trailers, metadata());
+
+        for retryable in [None, Some(false), Some(true)] {
+            let mut status = Status::resource_exhausted("busy").with_handler_ran(HandlerRan::No);
+            if let Some(retryable) = retryable {
+                status = status.with_retryable(retryable);
+            }
+            let mut bytes = Vec::new();
+            encode_end(Some(&status), &Metadata::new(), &mut bytes);
+            let read = decode_end(&bytes, 16_384).unwrap().0.unwrap();
+            assert_eq!(
+                (read.handler_ran(), read.retryable_override()),
+                (HandlerRan::No, retryable)
+            );
+        }
 
         let mut ok = Vec::new();
         encode_end(None, &Metadata::new(), &mut ok);

@@ -92,10 +92,19 @@
 //! **END** is `code: u8 | retry: u8 | metadata length: u16 | trailers | details`, at most 32,768 bytes; `code` is gRPC's number (0 OK, 1
 //! CANCELLED, 2 UNKNOWN, 3 INVALID_ARGUMENT, 4 DEADLINE_EXCEEDED, 5 NOT_FOUND, 6 ALREADY_EXISTS, 7 PERMISSION_DENIED, 8 RESOURCE_EXHAUSTED,
 //! 9 FAILED_PRECONDITION, 10 ABORTED, 11 OUT_OF_RANGE, 12 UNIMPLEMENTED, 13 INTERNAL, 14 UNAVAILABLE, 15 DATA_LOSS, 16 UNAUTHENTICATED; a
-//! higher one is read as UNKNOWN); `retry` is 0 (the code decides), 1 (may be retried) or 2 (must not be); `trailers` is metadata; `details`,
+//! higher one is read as UNKNOWN); `retry` is 0 (the code decides), 1 (may be retried) or 2 (must not be), and 0x80 more if no handler saw the call,
+//! so that sending it again cannot run it twice; `trailers` is metadata; `details`,
 //! when not empty, is a MessagePack array `[message: str, details: bin, application error: bin]` whose trailing elements may be absent. The
 //! details are bytes of the handler's choice. The application error, when not empty, is the method's typed error as a named value (below):
 //! usually an enum, thus the name of a variant or a map from it. Whoever does not know it goes by code and message.
+//!
+//! **Turned away.** The trailers of an END may say that a policy turned the call away before a handler saw it: `sinew-policy` is which (as
+//! `adaptive_concurrency`), `sinew-reason` why (as `overloaded`), each a word of `a-z 0-9 _`; `retry-after-ms` is when the call may be made again at
+//! the earliest, in milliseconds as decimal digits.
+//!
+//! **Priority.** The request's metadata may have `sinew-priority`: `critical`, `normal`, `low` or `background`. Absent, or anything else, is `normal`. A server
+//! that has too much to do turns the lowest away first; it takes `critical` for `normal` from clients whose identity it does not know, unless it is told
+//! otherwise. Calls made on behalf of a call have its priority, as the server took it.
 //!
 //! **Load reports.** A server may put one into the trailers of an END, under the key `sinew-load-bin`, if the client's `load_interval_ms` is not 0
 //! and as much time has passed since the last one on that stream of the transport: a MessagePack map with string keys and unsigned integers as

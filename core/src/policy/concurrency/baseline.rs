@@ -45,6 +45,8 @@ const FASTER_THAN_UNSTEADY: f64 = 1.5;
 const SILENT_TIMES: f64 = 4.0;
 /// And at least for so long, in seconds: a process may have been stopped for a moment.
 const SILENT_MIN: f64 = 0.1;
+/// Calls that are given up without one that is answered, before that is taken for a collapse.
+const GIVEN_UP_IN_A_ROW: u32 = 32;
 /// Calls in flight that have to be waiting for an answer for that.
 const SILENT_IN_FLIGHT: u32 = 8;
 
@@ -53,6 +55,8 @@ const SILENT_IN_FLIGHT: u32 = 8;
 pub(super) struct Baseline {
     blocks: VecDeque<Block>,
     sample: Sample,
+    /// Of the calls of the current block, those that were answered.
+    answered: u32,
     /// Calls in flight when those of the current block were admitted, added up.
     in_flight: f64,
     /// Calls in flight over the time of the current block: their integral, and for how long there were any.
@@ -85,7 +89,10 @@ struct Recent {
     count: u32,
     latency: f64,
     in_flight: f64,
+    /// When those were answered that were.
     ends: VecDeque<Instant>,
+    /// How many were given up since.
+    given_up: u32,
 }
 
 /// Calls take much longer than they did, without more of them being done.
@@ -98,6 +105,8 @@ pub(super) struct Suspicion {
     pub(super) rate: f64,
     /// What is known of before is more than a cold start.
     pub(super) is_sure: bool,
+    /// Next to nothing is done any more, because all calls are given up: whether fewer of them would help, only trying tells.
+    pub(super) is_collapse: bool,
 }
 
 impl Baseline {
@@ -105,6 +114,7 @@ impl Baseline {
         Self {
             blocks: VecDeque::new(),
             sample: Sample::default(),
+            answered: 0,
             in_flight: 0.0,
             area: 0.0,
             busy: Duration::ZERO,
@@ -134,17 +144,22 @@ impl Baseline {
         self.busy += lasted;
     }
 
-    /// A call is over that took `latency`, and was one of `in_flight` when it began.
-    pub(super) fn note(&mut self, latency: f64, in_flight: u32, now: Instant) {
-        self.recent.note(latency, in_flight, now);
+    /// A call is over that took `latency`, and was one of `in_flight` when it began; it was answered, or given up.
+    pub(super) fn note(&mut self, latency: f64, in_flight: u32, now: Instant, answered: bool) {
+        self.recent.note(latency, in_flight, now, answered);
         self.sample.add(latency);
+        self.answered += u32::from(answered);
         self.in_flight += f64::from(in_flight);
         let count = self.sample.count();
         let is_known = count >= BLOCK_MAX || (count >= BLOCK_MIN && self.sample.error() <= BLOCK_ERROR);
         // Answers that come all at once tell nothing of how many come in a second.
         if is_known && self.busy.as_secs_f64() >= self.sample.mean() {
+            // What is mostly given up is no measure of better times.
+            let is_measure = self.answered * 2 >= count;
             let block = self.close(now);
-            self.keep(block);
+            if is_measure {
+                self.keep(block);
+            }
         }
     }
 
@@ -172,21 +187,31 @@ impl Baseline {
     }
 
     /// Whether calls seem to stand in line: more than half of what came on top of the calls in flight of better times went into latency.
-    pub(super) fn suspicion(&self, in_flight: u32) -> Option<Suspicion> {
+    pub(super) fn suspicion(&self, in_flight: u32, at: Instant) -> Option<Suspicion> {
         let block = self.best()?;
         let now = &self.recent;
         if now.count < RECENT || f64::from(in_flight) < block.in_flight * FULLER {
             return None;
         }
-        let (rate, variation) = (now.rate(), self.variation());
+        let (rate, variation) = (now.rate(at), self.variation());
         let (slower, fuller, faster) = (
             now.latency / block.latency.max(ALIKE),
             now.in_flight / block.in_flight,
             rate / block.rate,
         );
+        // The average of the latest weighs as twice as many calls.
+        let noise = 1.0 + SLOWER_DEVIATIONS * (variation / f64::from(2 * RECENT)).sqrt();
+        let is_collapse = now.given_up >= GIVEN_UP_IN_A_ROW && faster < COLLAPSED && slower >= noise.max(SLOWER);
+        if is_collapse {
+            return Some(Suspicion {
+                latency: block.latency,
+                variation,
+                rate: block.rate,
+                is_sure: block.is_steady(),
+                is_collapse,
+            });
+        }
         let is_slower = if block.is_steady() {
-            // The average of the latest weighs as twice as many calls.
-            let noise = 1.0 + SLOWER_DEVIATIONS * (variation / f64::from(2 * RECENT)).sqrt();
             slower >= noise.max(SLOWER) && faster >= COLLAPSED
         } else {
             slower >= SLOWER_THAN_UNSTEADY && now.latency > 2.0 * block.by_little && faster < FASTER_THAN_UNSTEADY
@@ -197,6 +222,7 @@ impl Baseline {
             variation,
             rate,
             is_sure: block.is_steady(),
+            is_collapse,
         })
     }
 
@@ -210,7 +236,8 @@ impl Baseline {
     }
 
     fn begin(&mut self) {
-        (self.sample, self.in_flight, self.area, self.busy) = (Sample::default(), 0.0, 0.0, Duration::ZERO);
+        (self.sample, self.answered) = (Sample::default(), 0);
+        (self.in_flight, self.area, self.busy) = (0.0, 0.0, Duration::ZERO);
     }
 
     fn close(&mut self, now: Instant) -> Block {
@@ -224,7 +251,7 @@ impl Baseline {
             took,
             latency: self.sample.mean(),
             in_flight: self.in_flight / count,
-            rate: count / took.as_secs_f64().max(1e-9),
+            rate: f64::from(self.answered) / took.as_secs_f64().max(1e-9),
             by_little: self.area / count,
         };
         self.begin();
@@ -255,22 +282,30 @@ impl Block {
 }
 
 impl Recent {
-    fn note(&mut self, latency: f64, in_flight: u32, now: Instant) {
+    fn note(&mut self, latency: f64, in_flight: u32, now: Instant, answered: bool) {
         self.count = (self.count + 1).min(RECENT);
         let step = 1.0 / f64::from(self.count);
         self.latency += (latency - self.latency) * step;
         self.in_flight += (f64::from(in_flight) - self.in_flight) * step;
+        if !answered {
+            self.given_up = self.given_up.saturating_add(1);
+            return;
+        }
+        self.given_up = 0;
         self.ends.push_back(now);
         if self.ends.len() > RECENT_GAPS {
             self.ends.pop_front();
         }
     }
 
-    fn rate(&self) -> f64 {
+    /// Answers in a second, as of now.
+    fn rate(&self, now: Instant) -> f64 {
         let (Some(first), Some(last)) = (self.ends.front(), self.ends.back()) else {
             return 0.0;
         };
-        let span = last.saturating_duration_since(*first).as_secs_f64();
+        // Since calls are given up, none has been answered.
+        let until = if self.given_up > 0 { now } else { *last };
+        let span = until.saturating_duration_since(*first).as_secs_f64();
         (self.ends.len() as f64 - 1.0) / span.max(1e-9)
     }
 }

@@ -51,6 +51,13 @@ const REFUSED_BEFORE_PROBE: u32 = 8;
 const REFUSED_SHARE: f64 = 0.006;
 /// A limit that was not reached for so long is forgotten.
 const FORGET_AFTER: Duration = Duration::from_secs(10);
+/// How long after one that failed the next trial begins, each with half the width of the one before, for so many times.
+const TRIAL_EVERY: Duration = FORGET_AFTER;
+const TRIAL_HALVINGS: u32 = 6;
+/// How long a trial takes, as a multiple of how long calls waited that were given up: those that are in flight have to go first.
+const TRIAL_TIMES: f64 = 2.0;
+/// And at least.
+const TRIAL_MIN: Duration = Duration::from_millis(250);
 /// How far what is offered may change a width, either way: methods need not wait for the same thing.
 const DEMAND_TIMES_MAX: f64 = 2.0;
 
@@ -62,6 +69,15 @@ pub(super) struct Limiter {
     changed: Instant,
     baseline: Baseline,
     held: Option<Limited>,
+    trials: Trials,
+}
+
+/// Limits on trial, because all calls were given up: they may stand in line for each other, or for something that does not come whoever waits.
+#[derive(Debug)]
+struct Trials {
+    failed: u32,
+    /// Not before then is the next.
+    next: Instant,
 }
 
 /// What is kept of a call while it is worked on.
@@ -102,6 +118,8 @@ struct Limited {
     answered: u32,
     /// When the limit was reached last.
     reached: Instant,
+    /// Since when it is on trial, and until when a call that began in it has to be answered.
+    trial: Option<(Instant, Instant)>,
 }
 
 impl Limiter {
@@ -111,6 +129,7 @@ impl Limiter {
             changed: now,
             baseline: Baseline::new(now),
             held: None,
+            trials: Trials { failed: 0, next: now },
         }
     }
 
@@ -186,8 +205,12 @@ impl Limiter {
 
     /// A call was refused for good. Returns whether it is time for a probe.
     pub(super) fn refuse(&mut self, now: Instant) -> bool {
+        self.end_trial(now);
         let Some(held) = &mut self.held else { return false };
         held.refused = held.refused.saturating_add(1);
+        if held.trial.is_some() {
+            return false;
+        }
         // Calls are in flight, and none comes back: what is known of them tells nothing about these.
         if self.baseline.is_silent(self.in_flight, held.latency, now) {
             self.open();
@@ -244,15 +267,21 @@ impl Limiter {
         if !counts {
             return;
         }
-        if self.held.is_none() && self.baseline.is_broken(self.in_flight, now) {
+        let is_answered = ending == Ending::Answered;
+        if is_answered && self.held.is_none() && self.baseline.is_broken(self.in_flight, now) {
             self.baseline.forget();
         }
-        self.baseline.note(latency, begun.in_flight, now);
+        self.baseline.note(latency, begun.in_flight, now, is_answered);
+        self.end_trial(now);
         let Some(held) = &mut self.held else {
-            self.held = self.baseline.suspicion(self.in_flight).map(|seen| Limited::new(&seen, now));
+            self.suspect(now);
             return;
         };
-        if ending == Ending::Answered {
+        if is_answered && held.trial.is_some_and(|(since, _)| begun.at >= since) {
+            held.trial = None;
+            self.trials.failed = 0;
+        }
+        if is_answered {
             held.answered = held.answered.saturating_add(1);
             held.note_rate(was_in_flight, now);
         }
@@ -260,6 +289,35 @@ impl Limiter {
             held.note_low(latency, now);
         }
         self.forget_unreached(now);
+    }
+
+    /// Sets a limit if calls seem to stand in line.
+    fn suspect(&mut self, now: Instant) {
+        let Some(mut seen) = self.baseline.suspicion(self.in_flight, now) else {
+            return;
+        };
+        if !seen.is_collapse {
+            self.held = Some(Limited::new(&seen, now));
+            return;
+        }
+        if now < self.trials.next {
+            return;
+        }
+        seen.rate /= f64::from(1_u32 << self.trials.failed.min(TRIAL_HALVINGS));
+        let mut limited = Limited::new(&seen, now);
+        let lasts = Duration::try_from_secs_f64(self.baseline.latency_now() * TRIAL_TIMES).unwrap_or(TRIAL_EVERY);
+        limited.trial = Some((now, now + lasts.clamp(TRIAL_MIN, TRIAL_EVERY)));
+        self.held = Some(limited);
+    }
+
+    /// Gives a limit up that has been on trial for as long as it may, without an answer.
+    fn end_trial(&mut self, now: Instant) {
+        let trial = self.held.as_ref().and_then(|held| held.trial);
+        if trial.is_some_and(|(_, until)| now >= until) {
+            self.held = None;
+            self.trials.failed = self.trials.failed.saturating_add(1);
+            self.trials.next = now + TRIAL_EVERY;
+        }
     }
 
     /// How long calls take that wait for nobody, as far as that is known.
@@ -302,6 +360,7 @@ impl Limited {
             refused: 0,
             answered: 0,
             reached: now,
+            trial: None,
         };
         limited.set_limit();
         limited

@@ -48,6 +48,14 @@ pub struct Ticket {
     begun: Begun,
 }
 
+impl Ticket {
+    /// The call's method.
+    #[must_use]
+    pub fn method(&self) -> usize {
+        self.method
+    }
+}
+
 /// How a call came to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

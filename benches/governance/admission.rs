@@ -1,0 +1,144 @@
+//! Adaptive concurrency and priorities in the real server.
+
+use std::time::Duration;
+
+use crate::server::{Bottleneck, CAPACITY, Traffic, run};
+use crate::simulator::Outcome;
+use crate::table::{Goal, Row};
+
+const PLACES: [(Bottleneck, &str); 3] = [
+    (Bottleneck::Pool, "a pool"),
+    (Bottleneck::Downstream, "downstream"),
+    (Bottleneck::Processor, "the processor"),
+];
+
+/// What is measured of what comes.
+struct Case {
+    name: &'static str,
+    /// Of calls that come, what runs short is filled in.
+    traffic: Traffic,
+    places: &'static [(Bottleneck, &'static str)],
+    figures: Vec<Figure>,
+}
+
+struct Figure {
+    name: &'static str,
+    of: fn(&Traffic, &mut Outcome) -> f64,
+    goal: Goal,
+}
+
+/// Measures what has `wanted` in its name with so many seeds.
+pub(crate) fn rows(seeds: u64, wanted: &str) -> Vec<Row> {
+    let cases = cases();
+    let mut rows = Vec::new();
+    for case in &cases {
+        for (bottleneck, place) in case.places {
+            let named = format!("{}, {place}", case.name);
+            if named.contains(wanted) {
+                rows.extend(case.rows(&named, *bottleneck, seeds));
+            }
+        }
+    }
+    rows
+}
+
+fn cases() -> Vec<Case> {
+    let goodput = |least| Figure::new("goodput", good, Goal::AtLeast(least));
+    let p99 = |most| Figure::new("p99, ms", p99_ms, Goal::AtMost(most));
+    let refused = || Figure::new("refused", refused_share, Goal::AtMost(0.005));
+    let served = Figure::new("of the critical", good_share, Goal::AtLeast(0.999));
+    let seconds = Duration::from_secs;
+    let steady = |load| Traffic {
+        bottleneck: Bottleneck::Pool,
+        load,
+        critical: 0.0,
+        refusal: 0.0,
+        end: seconds(25),
+        counted: (seconds(15), seconds(25)),
+    };
+    let all = &PLACES[..];
+    let case = |name, traffic, figures| Case {
+        name,
+        traffic,
+        places: all,
+        figures,
+    };
+    let step = Traffic {
+        end: seconds(17),
+        counted: (seconds(15), seconds(17)),
+        ..steady(|at| if at < 15.0 { 0.5 } else { 3.0 })
+    };
+    let recovery = Traffic {
+        counted: (seconds(16), seconds(25)),
+        ..steady(|at| if at < 15.0 { 3.0 } else { 0.8 })
+    };
+    let critical = Traffic {
+        critical: 0.3,
+        ..steady(|_| 3.0)
+    };
+    let costly = Traffic {
+        refusal: 0.02,
+        ..steady(|_| 10.0)
+    };
+    vec![
+        case("0.5 of capacity", steady(|_| 0.5), vec![goodput(0.98), p99(56.0)]),
+        case("0.9", steady(|_| 0.9), vec![goodput(0.98), p99(56.0)]),
+        case("1.2", steady(|_| 1.2), vec![goodput(0.98), p99(56.0)]),
+        case("2", steady(|_| 2.0), vec![goodput(0.98), p99(56.0)]),
+        case("5", steady(|_| 5.0), vec![goodput(0.98), p99(56.0)]),
+        case("10", steady(|_| 10.0), vec![goodput(0.98), p99(56.0)]),
+        case("0.8", steady(|_| 0.8), vec![refused()]),
+        case("2 s after a step of 0.5 to 3", step, vec![goodput(0.95), p99(84.0)]),
+        case("0.8, from 1 s after 3", recovery, vec![refused()]),
+        case("3, three of ten critical", critical, vec![served, p99(84.0)]),
+        Case {
+            places: &PLACES[2..],
+            ..case("10, a refusal takes 2 % of a call", costly, vec![goodput(0.8)])
+        },
+    ]
+}
+
+impl Case {
+    fn rows(&self, named: &str, bottleneck: Bottleneck, seeds: u64) -> Vec<Row> {
+        let row = |figure: &Figure| Row {
+            name: format!("{named}: {}", figure.name),
+            figures: vec![Vec::new()],
+            goal: figure.goal,
+        };
+        let mut rows: Vec<Row> = self.figures.iter().map(row).collect();
+        let traffic = Traffic {
+            bottleneck,
+            ..self.traffic
+        };
+        for seed in 1..=seeds {
+            let mut outcome = run(traffic, seed);
+            for (row, figure) in rows.iter_mut().zip(&self.figures) {
+                row.figures[0].push((figure.of)(&traffic, &mut outcome));
+            }
+        }
+        rows
+    }
+}
+
+impl Figure {
+    fn new(name: &'static str, of: fn(&Traffic, &mut Outcome) -> f64, goal: Goal) -> Self {
+        Self { name, of, goal }
+    }
+}
+
+fn good(traffic: &Traffic, outcome: &mut Outcome) -> f64 {
+    let (from, to) = traffic.counted;
+    outcome.goodput(CAPACITY * (to - from).as_secs_f64())
+}
+
+fn p99_ms(_: &Traffic, outcome: &mut Outcome) -> f64 {
+    outcome.p99().as_secs_f64() * 1e3
+}
+
+fn refused_share(_: &Traffic, outcome: &mut Outcome) -> f64 {
+    outcome.refused_share()
+}
+
+fn good_share(_: &Traffic, outcome: &mut Outcome) -> f64 {
+    outcome.good as f64 / outcome.offered as f64
+}

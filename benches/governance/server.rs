@@ -1,0 +1,165 @@
+//! The same through the real channel and server, with what runs short in three places that nobody told the server about.
+
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use fastrand::Rng;
+use sinew::{Code, Priority, Server, Serving};
+use tokio::runtime::Builder;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, advance, sleep, sleep_until};
+
+use crate::simulator::{DEADLINE, Outcome, Work};
+
+/// What runs short, at 1,600 calls a second.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bottleneck {
+    /// 16 places of a pool, taken inside the handler.
+    Pool,
+    /// Another server with such a pool, which the handler calls.
+    Downstream,
+    /// The processor: one, which works on one handler at a time. A call takes a sixteenth of what it takes elsewhere.
+    Processor,
+}
+
+pub(crate) const WORKERS: usize = 16;
+/// Calls in a second that each of them is capable of.
+pub(crate) const CAPACITY: f64 = 1_600.0;
+
+/// What comes to the server.
+#[derive(Clone, Copy)]
+pub(crate) struct Traffic {
+    pub(crate) bottleneck: Bottleneck,
+    /// How many times the capacity at a time, in seconds.
+    pub(crate) load: fn(f64) -> f64,
+    /// The part of the calls that is critical, and the only one that is counted if there is one.
+    pub(crate) critical: f64,
+    /// What it takes to turn a call away, as a part of what it takes to answer one; on the processor only.
+    pub(crate) refusal: f64,
+    pub(crate) end: Duration,
+    /// Only calls that arrive then are counted.
+    pub(crate) counted: (Duration, Duration),
+}
+
+#[sinew::service(name = "bench.Work")]
+trait Works {
+    async fn work(&self, micros: u64);
+}
+
+struct Pool(Semaphore);
+
+impl Works for Pool {
+    async fn work(&self, micros: u64) {
+        if let Ok(_place) = self.0.acquire().await {
+            sleep(Duration::from_micros(micros)).await;
+        }
+    }
+}
+
+struct Front(WorksClient);
+
+impl Works for Front {
+    async fn work(&self, micros: u64) {
+        // Its caller counts only what comes back in time.
+        let _late = self.0.work(micros).await;
+    }
+}
+
+struct Processor;
+
+impl Works for Processor {
+    async fn work(&self, micros: u64) {
+        compute(Duration::from_micros(micros));
+    }
+}
+
+/// Time goes by, and nobody else gets to run.
+fn compute(duration: Duration) {
+    let went_by = pin!(advance(duration));
+    // The clock moves in the first poll; what follows would let others run.
+    let _moved = went_by.poll(&mut Context::from_waker(Waker::noop()));
+}
+
+/// Runs it, in virtual time.
+pub(crate) fn run(traffic: Traffic, seed: u64) -> Outcome {
+    let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().expect("a runtime starts");
+    runtime.block_on(drive(traffic, seed))
+}
+
+async fn drive(traffic: Traffic, seed: u64) -> Outcome {
+    let (client, _servers) = connect(traffic.bottleneck).await;
+    let outcome = Arc::new(Mutex::new(Outcome::default()));
+    let mut rng = Rng::with_seed(seed);
+    let start = Instant::now();
+    let mut at = Duration::ZERO;
+    while at < traffic.end {
+        let rate = CAPACITY * (traffic.load)(at.as_secs_f64());
+        at += Duration::from_secs_f64(-(1.0 - rng.f64()).ln() / rate);
+        sleep_until(start + at).await;
+        let is_critical = rng.f64() < traffic.critical;
+        let (from, to) = traffic.counted;
+        let is_counted = (from..to).contains(&at) && is_critical == (traffic.critical > 0.0);
+        let takes = takes(traffic.bottleneck, &mut rng);
+        let (client, outcome) = (client.clone(), Arc::clone(&outcome));
+        tokio::spawn(async move {
+            let priority = if is_critical {
+                Priority::Critical
+            } else {
+                Priority::Normal
+            };
+            let micros = u64::try_from(takes.as_micros()).expect("it is short");
+            let answer = client.work(micros).timeout(DEADLINE).priority(priority).await;
+            let refused = answer.as_ref().is_err_and(|status| status.code() == Code::ResourceExhausted);
+            if refused && traffic.refusal > 0.0 {
+                compute(takes.mul_f64(traffic.refusal));
+            }
+            if is_counted {
+                let latency = start.elapsed().saturating_sub(at);
+                outcome.lock().expect("nobody panicked").count(answer.is_ok().then_some(latency), refused);
+            }
+        });
+    }
+    // Who is still waited for has as much time as anybody.
+    sleep(2 * DEADLINE).await;
+    std::mem::take(&mut *outcome.lock().expect("nobody panicked"))
+}
+
+async fn connect(bottleneck: Bottleneck) -> (WorksClient, Vec<Serving>) {
+    let pool = || WorksServer::new(Pool(Semaphore::new(WORKERS)));
+    match bottleneck {
+        Bottleneck::Pool => {
+            let (client, server) = serve(Server::builder().service(pool())).await;
+            (client, vec![server])
+        }
+        Bottleneck::Processor => {
+            let (client, server) = serve(Server::builder().service(WorksServer::new(Processor))).await;
+            (client, vec![server])
+        }
+        Bottleneck::Downstream => {
+            // Of both only the one in front can do something about it.
+            let (inner, behind) = serve(Server::builder().service(pool()).adaptive_concurrency(false)).await;
+            let (client, front) = serve(Server::builder().service(WorksServer::new(Front(inner)))).await;
+            (client, vec![front, behind])
+        }
+    }
+}
+
+async fn serve(builder: sinew::ServerBuilder) -> (WorksClient, Serving) {
+    let name = format!("mem:governance-{}", fastrand::u64(..));
+    let server = builder.trust_priorities().max_calls_per_connection(65_536).bind(&name).start().await;
+    let server = server.expect("it starts");
+    let client = WorksClient::connect(&name).await.expect("it is there");
+    (client, server)
+}
+
+/// How long a call takes. Timers count whole milliseconds, so that is what it is, at random the one below or the one above.
+fn takes(bottleneck: Bottleneck, rng: &mut Rng) -> Duration {
+    let exact = Work::Lognormal.sample(rng);
+    if bottleneck == Bottleneck::Processor {
+        return exact / 16;
+    }
+    let millis = exact.as_secs_f64() * 1e3 + rng.f64();
+    Duration::from_secs_f64(millis.floor().max(1.0) / 1e3)
+}

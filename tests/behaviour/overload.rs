@@ -1,0 +1,285 @@
+//! More to do than can be done: who is turned away, what they are told, and that nobody is without a reason.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use sinew::{Code, Cx, HandlerRan, MethodAdmission, Origin, Priority, Server, ServerBuilder, Serving, Status, service};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::support::{bounded, until};
+
+#[service(name = "test.Shop")]
+trait Shop {
+    /// Takes 10 ms of one of four places.
+    async fn buy(&self);
+    /// Takes no time.
+    async fn look(&self) -> u8;
+    /// Takes as long as it is told, and no place.
+    async fn wait(&self, millis: u64);
+    /// The priority that it has here.
+    async fn priority(&self, cx: &Cx) -> String;
+}
+
+struct Till {
+    places: Semaphore,
+    looked: AtomicU32,
+}
+
+impl Till {
+    fn new() -> Self {
+        Self {
+            places: Semaphore::new(4),
+            looked: AtomicU32::new(0),
+        }
+    }
+}
+
+impl Shop for Till {
+    async fn buy(&self) {
+        let _place = self.places.acquire().await.unwrap();
+        sleep(Duration::from_millis(10)).await;
+    }
+    async fn look(&self) -> u8 {
+        self.looked.fetch_add(1, Ordering::Relaxed);
+        7
+    }
+    async fn wait(&self, millis: u64) {
+        sleep(Duration::from_millis(millis)).await;
+    }
+    async fn priority(&self, cx: &Cx) -> String {
+        cx.priority().to_string()
+    }
+}
+
+/// What the till is capable of.
+const CAPACITY: u64 = 400;
+
+async fn open(name: &str, with: impl FnOnce(ServerBuilder) -> ServerBuilder) -> (ShopClient, Serving) {
+    let builder = Server::builder().service(ShopServer::new(Till::new())).bind(format!("mem:{name}"));
+    let server = with(builder).start().await.unwrap();
+    (ShopClient::connect(&server.target()).await.unwrap(), server)
+}
+
+/// How calls ended.
+#[derive(Default)]
+struct Ends {
+    answered: AtomicU32,
+    failed: std::sync::Mutex<Vec<(Status, Duration)>>,
+}
+
+/// Makes so many calls a second for so long, each with the priority that its number gives it.
+async fn buy_at(
+    client: &ShopClient,
+    rate: u64,
+    lasts: Duration,
+    priority: fn(u64) -> Priority,
+) -> [(u32, Vec<(Status, Duration)>); 4] {
+    let ends: Arc<[Ends; 4]> = Arc::default();
+    let start = Instant::now();
+    let gap = Duration::from_secs(1) / u32::try_from(rate).unwrap();
+    let count = lasts.as_nanos() / gap.as_nanos();
+    let mut calls = tokio::task::JoinSet::new();
+    for number in 0..u64::try_from(count).unwrap() {
+        sleep_until(start + gap * u32::try_from(number).unwrap()).await;
+        let (client, ends, priority) = (client.clone(), Arc::clone(&ends), priority(number));
+        calls.spawn(async move {
+            let began = Instant::now();
+            let ends = &ends[priority.index()];
+            match client.buy().timeout("250ms").priority(priority).await {
+                Ok(()) => drop(ends.answered.fetch_add(1, Ordering::Relaxed)),
+                Err(status) => ends.failed.lock().unwrap().push((status, began.elapsed())),
+            }
+        });
+    }
+    while calls.join_next().await.is_some() {}
+    std::array::from_fn(|at| {
+        let failed = std::mem::take(&mut *ends[at].failed.lock().unwrap());
+        (ends[at].answered.load(Ordering::Relaxed), failed)
+    })
+}
+
+fn usage(server: &Serving) -> Option<MethodAdmission> {
+    server
+        .snapshot()
+        .admission
+        .unwrap()
+        .methods
+        .into_iter()
+        .find(|method| method.path == "test.Shop/buy")
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_too_much_is_turned_away_at_once_with_its_reason() {
+    bounded(async {
+        let (client, server) = open("overload", |builder| builder).await;
+        // Until it has found its limit.
+        buy_at(&client, 3 * CAPACITY, Duration::from_secs(10), |_| Priority::Normal).await;
+        let limit = usage(&server).unwrap().limit.unwrap();
+        assert!((4..=20).contains(&limit), "{limit} for four places");
+        let [_, _, (answered, failed), _] =
+            buy_at(&client, 3 * CAPACITY, Duration::from_secs(10), |_| Priority::Normal).await;
+        // Timers are a millisecond late.
+        assert!(answered >= 3_500, "{answered} of 4,000 that are possible");
+        assert!(failed.len() > 7_000);
+        for (status, after) in &failed {
+            assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+            assert_eq!(
+                (status.policy(), status.reason()),
+                (Some("adaptive_concurrency"), Some("overloaded"))
+            );
+            assert_eq!(status.retry_after(), Some(Duration::from_millis(100)));
+            assert_eq!(
+                (status.handler_ran(), status.origin()),
+                (HandlerRan::No, Origin::Remote)
+            );
+            assert!(
+                status.is_retryable() && status.message().contains("overloaded"),
+                "{status}"
+            );
+            assert!(*after <= Duration::from_millis(10), "no after {after:?}");
+        }
+        let rejected = server.snapshot().admission.unwrap().rejected;
+        let of_normal = rejected.iter().find(|(priority, _)| *priority == Priority::Normal).unwrap().1;
+        assert!(of_normal >= failed.len() as u64);
+
+        // The others are as free as ever, also those that wait, and so is everything soon after.
+        assert_eq!(client.look().await.unwrap(), 7);
+        client.wait(10).await.unwrap();
+        until("all calls are over", || {
+            server.snapshot().admission.unwrap().methods.iter().all(|it| it.in_flight == 0)
+        })
+        .await;
+        sleep(Duration::from_secs(1)).await;
+        let [_, _, (answered, failed), _] = buy_at(&client, CAPACITY * 8 / 10, Duration::from_secs(12), |_| {
+            Priority::Normal
+        })
+        .await;
+        assert_eq!(
+            failed.len(),
+            0,
+            "{answered} of {} answered: {:?}",
+            answered as usize + failed.len(),
+            failed.first()
+        );
+        assert_eq!(usage(&server), None, "nobody has reached the limit for 10 s");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_lowest_are_turned_away_first() {
+    bounded(async {
+        let (client, _server) = open("priorities", ServerBuilder::trust_priorities).await;
+        // Of ten calls two matter most, four are like any other, two matter less and two hardly.
+        let mixed = |number| match number % 10 {
+            0 | 5 => Priority::Critical,
+            2 | 7 => Priority::Low,
+            4 | 9 => Priority::Background,
+            _ => Priority::Normal,
+        };
+        buy_at(&client, 2 * CAPACITY, Duration::from_secs(10), mixed).await;
+        let ends = buy_at(&client, 2 * CAPACITY, Duration::from_secs(10), mixed).await;
+        let shares = ends.map(|(answered, failed)| f64::from(answered) / (f64::from(answered) + failed.len() as f64));
+        let [background, low, normal, critical] = shares;
+        // What the critical leave is 240 a second for 320 of normal priority.
+        assert!(critical >= 0.999 && normal > 0.55, "{shares:?}");
+        assert!(low < 0.25 && background < 0.05, "{shares:?}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_turned_away_for_being_many() {
+    bounded(async {
+        let (client, server) = open("many", |builder| builder.max_calls_per_connection(20_000)).await;
+        let mut calls = tokio::task::JoinSet::new();
+        for _ in 0..10_000 {
+            let client = client.clone();
+            calls.spawn(async move { client.wait(1_000).await });
+        }
+        while let Some(answer) = calls.join_next().await {
+            answer.unwrap().unwrap();
+        }
+        let admission = server.snapshot().admission.unwrap();
+        assert!(admission.rejected.iter().all(|(_, count)| *count == 0), "{admission:?}");
+        assert!(admission.methods.is_empty(), "{admission:?}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_can_be_switched_off() {
+    bounded(async {
+        let (client, server) = open("off", |builder| builder.adaptive_concurrency(false)).await;
+        assert!(server.snapshot().admission.is_none());
+        let [_, _, (_, failed), _] = buy_at(&client, 3 * CAPACITY, Duration::from_secs(5), |_| Priority::Normal).await;
+        assert!(
+            failed.iter().all(|(status, _)| status.code() == Code::DeadlineExceeded),
+            "nobody says no"
+        );
+        assert!(failed.len() > 2_000);
+    })
+    .await;
+}
+
+/// Who gives up while it stands in line, or while it is worked on, leaves nothing behind.
+#[tokio::test(start_paused = true)]
+async fn calls_that_are_given_up_free_their_places() {
+    bounded(async {
+        let (client, server) = open("given_up", |builder| builder).await;
+        buy_at(&client, 3 * CAPACITY, Duration::from_secs(5), |_| Priority::Normal).await;
+        assert!(usage(&server).is_some_and(|usage| usage.limit.is_some()));
+        println!("seed 7");
+        let mut rng = fastrand::Rng::with_seed(7);
+        let mut calls = tokio::task::JoinSet::new();
+        for _ in 0..2_000 {
+            let (client, patience) = (client.clone(), Duration::from_millis(rng.u64(0..20)));
+            calls.spawn(async move { tokio::time::timeout(patience, client.buy().into_future()).await.is_ok() });
+            if rng.u8(..4) == 0 {
+                sleep(Duration::from_millis(2)).await;
+            }
+        }
+        while calls.join_next().await.is_some() {}
+        until("no call is left", || {
+            usage(&server).is_none_or(|usage| (usage.in_flight, usage.waiting) == (0, 0))
+        })
+        .await;
+        assert_eq!(server.snapshot().running_handlers, 0);
+        client.buy().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn priorities_are_inherited_and_clamped() {
+    bounded(async {
+        let (client, _server) = open("clamped", |builder| builder).await;
+        let (trusting, _other) = open("trusting", ServerBuilder::trust_priorities).await;
+        for (asked, taken) in [
+            (Priority::Critical, "normal"),
+            (Priority::Normal, "normal"),
+            (Priority::Low, "low"),
+            (Priority::Background, "background"),
+        ] {
+            assert_eq!(client.priority().priority(asked).await.unwrap(), taken);
+            assert_eq!(trusting.priority().priority(asked).await.unwrap(), asked.as_str());
+            // A call on behalf of another has its priority, unless it says otherwise.
+            let cx = Cx::new().with_priority(asked);
+            assert_eq!(trusting.priority().within(&cx).await.unwrap(), asked.as_str());
+            let inherits = cx.carry_in(async { trusting.priority().await }).await;
+            assert_eq!(inherits.unwrap(), asked.as_str());
+            let own = trusting.priority().within(&cx).priority(Priority::Low).await;
+            assert_eq!(own.unwrap(), "low");
+            assert_eq!(trusting.priority().within(&cx).detached().await.unwrap(), "normal");
+        }
+        assert_eq!(
+            trusting.priority().metadata("sinew-priority", "CRITICAL!").await.unwrap(),
+            "normal"
+        );
+        let local = ShopClient::local(Till::new());
+        assert_eq!(local.priority().priority(Priority::Critical).await.unwrap(), "critical");
+    })
+    .await;
+}
