@@ -72,8 +72,8 @@ struct Waiter {
 pub(super) enum Entry {
     /// Its method has no limit; it is to be counted if it does not answer at once.
     Free,
-    Admitted(Admitted),
-    Waits(Turn),
+    Admitted(Box<Admitted>),
+    Waits(Box<Turn>),
     Refused(Status),
 }
 
@@ -123,11 +123,13 @@ impl Admission {
         }
     }
 
-    /// A call that arrived; `at_once` if it is likely to be answered within its first poll.
-    pub(super) fn enter(self: &Arc<Self>, method: usize, priority: Priority, at_once: bool, now: Instant) -> Entry {
-        if at_once && !self.is_limited(method) {
-            return Entry::Free;
-        }
+    /// Whether the method has no limit, so that a call which is likely to be answered within its first poll need not ask.
+    pub(super) fn is_free(&self, method: usize) -> bool {
+        !self.limited[method].load(Ordering::Relaxed)
+    }
+
+    /// A call that arrived.
+    pub(super) fn enter(self: &Arc<Self>, method: usize, priority: Priority, now: Instant) -> Entry {
         let mut book = self.lock();
         // Those in line were here before, and may matter more.
         let ticket = match book.lines[method].is_empty() {
@@ -136,7 +138,7 @@ impl Admission {
         };
         self.note_limit(&book, method);
         if let Some(ticket) = ticket {
-            return Entry::Admitted(self.admitted(ticket));
+            return Entry::Admitted(Box::new(self.admitted(ticket)));
         }
         let Some((number, granted, evicted)) = book.stand_in_line(method, priority, now) else {
             let limit = book.limiters.limit(method);
@@ -149,7 +151,7 @@ impl Admission {
         // Its task counts itself.
         drop(evicted);
         self.grant(served);
-        Entry::Waits(Turn {
+        Entry::Waits(Box::new(Turn {
             place: Place {
                 admission: Arc::clone(self),
                 method,
@@ -158,13 +160,13 @@ impl Admission {
             },
             granted,
             patience: Box::pin(tokio::time::sleep(patience(priority))),
-        })
+        }))
     }
 
     /// A call that was begun without asking does not answer at once.
-    pub(super) fn take_up(self: &Arc<Self>, method: usize, now: Instant) -> Admitted {
+    pub(super) fn take_up(self: &Arc<Self>, method: usize, now: Instant) -> Box<Admitted> {
         let ticket = self.lock().limiters.take_up(method, now);
-        self.admitted(ticket)
+        Box::new(self.admitted(ticket))
     }
 
     pub(super) fn rejected(&self, priority: Priority) -> u64 {
@@ -211,13 +213,9 @@ impl Admission {
         self.rejected[priority.index()].fetch_add(1, Ordering::Relaxed);
     }
 
-    fn is_limited(&self, method: usize) -> bool {
-        self.limited[method].load(Ordering::Relaxed)
-    }
-
     fn note_limit(&self, book: &Book, method: usize) {
         let is_limited = book.limiters.limit(method).is_some();
-        if self.is_limited(method) != is_limited {
+        if self.is_free(method) == is_limited {
             self.limited[method].store(is_limited, Ordering::Relaxed);
         }
     }

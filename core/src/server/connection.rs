@@ -193,35 +193,25 @@ impl ServerConnection {
         }
     }
 
-    /// Whether the call begins now. One that does not is done with: it waits elsewhere, or is answered.
-    fn admit(&mut self, connection: &Connection, ready: Ready, inline: bool) -> Option<Job> {
+    /// What becomes of a call whose turn has come on its connection; `at_once` if it is likely to be answered within its first poll.
+    fn enter(&self, call: &Waiting, priority: Priority, at_once: bool) -> Entry {
         let shared = &self.books.shared;
-        let priority = priority(&ready.call.head.metadata, connection.peer(), shared.trusts_priorities);
-        let method = ready.call.route.filter(|at| shared.router.route(*at).is_some_and(Route::is_admitted));
-        let (Some(admission), Some(method)) = (&shared.admission, method) else {
-            return Some(self.begin(connection, ready, priority));
-        };
-        // When it arrived, or nearly so: in a long turn it has waited since.
-        match admission.enter(method, priority, inline, self.clock.turn_began()) {
-            Entry::Free => Some(self.begin(connection, ready, priority)),
-            Entry::Admitted(admitted) => {
-                let mut job = self.begin(connection, ready, priority);
-                job.admitted = Some(Box::new(admitted));
-                Some(job)
+        let method = call.route.filter(|at| shared.router.route(*at).is_some_and(Route::is_admitted));
+        match (&shared.admission, method) {
+            // When it arrived, or nearly so: in a long turn it has waited since.
+            (Some(admission), Some(method)) if !(at_once && admission.is_free(method)) => {
+                admission.enter(method, priority, self.clock.turn_began())
             }
-            Entry::Waits(turn) => {
-                let job = self.begin(connection, ready, priority);
-                spawn_waiting(connection, &self.books, job, turn);
-                None
-            }
-            Entry::Refused(status) => {
-                let trailers = status.metadata().clone();
-                self.uncounted.0 += 1;
-                self.uncounted.1 += 1;
-                self.answers.push((ready.key, Answer::Failed { status, trailers }));
-                None
-            }
+            _ => Entry::Free,
         }
+    }
+
+    /// A call is answered with why it is turned away.
+    fn refuse(&mut self, key: StreamKey, status: Status) {
+        let trailers = status.metadata().clone();
+        self.uncounted.0 += 1;
+        self.uncounted.1 += 1;
+        self.answers.push((key, Answer::Failed { status, trailers }));
     }
 
     fn ended(&mut self, connection: &Connection, ended: &Ended) {
@@ -320,9 +310,23 @@ impl Acceptor for ServerConnection {
             let ready = self.next_ready()?;
             let route = ready.call.route.and_then(|at| self.books.shared.router.route(at));
             let inline = route.is_some_and(|route| route.spec.runs() == Execution::Inline && route.gate.is_inline());
-            let Some(job) = self.admit(connection, ready, inline) else {
-                continue;
+            let trusts = self.books.shared.trusts_priorities;
+            let priority = priority(&ready.call.head.metadata, connection.peer(), trusts);
+            let (admitted, turn) = match self.enter(&ready.call, priority, inline) {
+                Entry::Free => (None, None),
+                Entry::Admitted(admitted) => (Some(admitted), None),
+                Entry::Waits(turn) => (None, Some(turn)),
+                Entry::Refused(status) => {
+                    self.refuse(ready.key, status);
+                    continue;
+                }
             };
+            let mut job = self.begin(connection, ready, priority);
+            job.admitted = admitted;
+            if let Some(turn) = turn {
+                spawn_waiting(connection, &self.books, job, *turn);
+                continue;
+            }
             if inline {
                 self.inline = job.cx.clone().map(|cx| (job.key, cx));
                 self.clock.handler_begins();
@@ -491,7 +495,7 @@ fn take_up(books: &Books, job: &mut Job) {
         return;
     };
     if let Some(method) = job.route.filter(|at| shared.router.route(*at).is_some_and(Route::is_admitted)) {
-        job.admitted = Some(Box::new(admission.take_up(method, time::now())));
+        job.admitted = Some(admission.take_up(method, time::now()));
     }
 }
 
