@@ -6,7 +6,7 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use fastrand::Rng;
-use sinew::{Code, Priority, Server, Serving};
+use sinew::{Channel, Code, Priority, RetryPolicy, Server, Serving};
 use tokio::runtime::Builder;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, advance, sleep, sleep_until};
@@ -150,8 +150,9 @@ async fn serve(builder: sinew::ServerBuilder) -> (WorksClient, Serving) {
     let name = format!("mem:governance-{}", fastrand::u64(..));
     let server = builder.trust_priorities().max_calls_per_connection(65_536).bind(&name).start().await;
     let server = server.expect("it starts");
-    let client = WorksClient::connect(&name).await.expect("it is there");
-    (client, server)
+    // A call that is turned away is one, and not another that comes later.
+    let channel = Channel::builder().retry(RetryPolicy::NEVER).connect(&name).await.expect("it is there");
+    (WorksClient::from_channel(channel), server)
 }
 
 /// How long a call takes. Timers count whole milliseconds, so that is what it is, at random the one below or the one above.

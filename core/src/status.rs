@@ -280,6 +280,10 @@ impl Status {
             self.0.metadata = Metadata::new();
             self.0.retryable = None;
         }
+        // What a call of the handler's came to tells nothing about whether the handler ran: it did, unless a policy here stood before it.
+        if self.policy().is_none() {
+            self.0.ran = HandlerRan::Yes;
+        }
         self
     }
 

@@ -22,6 +22,7 @@ mod overload;
 mod pressure;
 mod processes;
 mod quic;
+mod retries;
 mod streaming;
 mod tls;
 mod tracing;

@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use sinew::{Code, Cx, HandlerRan, MethodAdmission, Origin, Priority, Server, ServerBuilder, Serving, Status, service};
+use sinew::{
+    Channel, Code, Cx, HandlerRan, MethodAdmission, Origin, Priority, RetryPolicy, Server, ServerBuilder, Serving,
+    Status, service,
+};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -59,7 +62,9 @@ const CAPACITY: u64 = 400;
 async fn open(name: &str, with: impl FnOnce(ServerBuilder) -> ServerBuilder) -> (ShopClient, Serving) {
     let builder = Server::builder().service(ShopServer::new(Till::new())).bind(format!("mem:{name}"));
     let server = with(builder).start().await.unwrap();
-    (ShopClient::connect(&server.target()).await.unwrap(), server)
+    // Who is turned away says so, and does not try again.
+    let channel = Channel::builder().retry(RetryPolicy::NEVER).connect(&server.target()).await.unwrap();
+    (ShopClient::from_channel(channel), server)
 }
 
 /// How calls ended.

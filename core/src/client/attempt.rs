@@ -13,19 +13,18 @@ use super::channel::{Channel, Wanted};
 use super::future::outcome;
 use super::member::{Completion, Picked};
 use super::raw::{RawRequest, context_of};
+use super::retry::{Next as NextAttempt, attempt_timed_out, is_answer};
 use crate::call::{Idle, Pump, PumpEnd, Receive, ReceiveEnd, open_status, stream_status};
+use crate::code::Code;
 use crate::context::Cx;
 use crate::interceptor::{Chain, Next};
 use crate::message::{Batch, Body, MessageStream, Outcome, Reply};
 use crate::metadata::Metadata;
 use crate::mux::{OpenError, OpenRequest, Place, StreamError, StreamKey};
+use crate::policy::retry::RetryPolicy;
 use crate::status::{HandlerRan, Status};
 use crate::time;
 use crate::transport::Connection;
-
-/// Attempts of a call that the server provably did not take up, the first included: enough to get past a server that leaves and one connection that
-/// broke, few enough never to storm.
-const ATTEMPTS_MAX: u32 = 3;
 
 /// A call by the general way, as a future without a name.
 pub(super) type BoxOutcome = Pin<Box<dyn Future<Output = Outcome> + Send>>;
@@ -103,24 +102,41 @@ fn too_late(ran: HandlerRan) -> Outcome {
 /// Makes the call over the channel's connection.
 async fn run(channel: Channel, mut request: RawRequest) -> Outcome {
     let deadline = request.deadline;
-    let mut attempts = request.attempts;
     // Whether a request is on its way that the server may have taken up.
     let sent = AtomicBool::new(false);
+    let policy = channel.retry_policy(request.spec);
     let call = async {
+        let mut failed = request.history.failed.take();
+        let mut may_have_run = false;
         loop {
-            attempts += 1;
-            request.attempts = attempts;
-            let failed = match attempt(&channel, &mut request, &sent).await {
-                Ok(outcome) => return outcome,
-                Err(status) => status,
-            };
-            let unprocessed = failed.handler_ran() == HandlerRan::No;
-            if unprocessed {
-                sent.store(false, Ordering::Relaxed);
+            if let Some(failed) = failed.take() {
+                let is_unprocessed = failed.handler_ran() == HandlerRan::No;
+                may_have_run |= !is_unprocessed;
+                let NextAttempt::Again(wait) = channel.after(&request, &policy, &failed) else {
+                    // Of all attempts.
+                    return Err(match is_unprocessed && may_have_run {
+                        true => failed.with_handler_ran(HandlerRan::Maybe),
+                        false => failed,
+                    });
+                };
+                sent.store(may_have_run, Ordering::Relaxed);
+                if !wait.is_zero() {
+                    request.mark_attempt();
+                    tokio::time::sleep(wait).await;
+                }
             }
-            let again = unprocessed && failed.is_retryable() && attempts < ATTEMPTS_MAX && !request.outbound_spent;
-            if !again {
-                return Err(failed);
+            request.history.attempts += 1;
+            match limited_attempt(&channel, &mut request, &policy, &sent).await {
+                Ok(reply) => {
+                    channel.retries().note_success(request.method);
+                    return Ok(reply);
+                }
+                Err(status) => {
+                    if is_answer(&status) {
+                        channel.retries().note_success(request.method);
+                    }
+                    failed = Some(status);
+                }
             }
         }
     };
@@ -142,8 +158,34 @@ async fn run(channel: Channel, mut request: RawRequest) -> Outcome {
     })
 }
 
-/// One attempt; the outer error may be tried again, the inner outcome may not.
-async fn attempt(channel: &Channel, request: &mut RawRequest, sent: &AtomicBool) -> Result<Outcome, Status> {
+/// One attempt, for as long as its policy allows.
+async fn limited_attempt(
+    channel: &Channel,
+    request: &mut RawRequest,
+    policy: &RetryPolicy,
+    sent: &AtomicBool,
+) -> Outcome {
+    let (Some(limit), Some(time)) = (request.attempt_limit(policy), policy.time_of_attempt()) else {
+        return attempt(channel, request, sent).await;
+    };
+    let whole = request.deadline;
+    // Its server has to know, unless it is the opening only that is bounded.
+    if !request.streaming {
+        request.deadline = Some(limit);
+    }
+    let outcome = within(Some(limit), attempt(channel, request, sent)).await;
+    request.deadline = whole;
+    let timed_out = |sent: bool| attempt_timed_out(time, if sent { HandlerRan::Maybe } else { HandlerRan::No });
+    match outcome {
+        None => Err(timed_out(sent.load(Ordering::Relaxed))),
+        // Its server, or the connection, had the same clock.
+        Some(Err(status)) if status.code() == Code::DeadlineExceeded && time::now() >= limit => Err(timed_out(true)),
+        Some(outcome) => outcome,
+    }
+}
+
+/// One attempt.
+async fn attempt(channel: &Channel, request: &mut RawRequest, sent: &AtomicBool) -> Outcome {
     let mut elsewhere: Option<Picked> = None;
     let (picked, key) = loop {
         let mut picked = match elsewhere.take() {
@@ -154,7 +196,7 @@ async fn attempt(channel: &Channel, request: &mut RawRequest, sent: &AtomicBool)
             // What is sent before the handshake is done can be sent again by others.
             picked.connection.confirmed().await;
         }
-        if request.attempts <= 1 {
+        if request.history.attempts <= 1 {
             // A stream of its own that was turned away is not asked for again.
             picked.connection = picked.connection.for_call(request.method, request.needs_own_stream());
         }
@@ -206,16 +248,16 @@ async fn attempt(channel: &Channel, request: &mut RawRequest, sent: &AtomicBool)
         let bytes = reply.message.as_ref().map_or(0, |message| message.len());
         connection.note_answer(request.method, bytes);
         guard.over(reply.status.as_ref());
-        return Ok(outcome(reply));
+        return outcome(reply);
     }
     let head = std::future::poll_fn(|task| connection.poll_head(key, task)).await;
     let metadata = head.map_err(|error| guard.failed(error, idle.as_ref()))?;
     if let Some((status, mut trailers)) = connection.take_failure(key) {
         guard.take_report(&mut trailers);
         guard.over(Some(&status));
-        return Ok(Err(status.with_metadata(trailers)));
+        return Err(status.with_metadata(trailers));
     }
-    Ok(Ok(streaming_reply(channel, guard, metadata, idle)))
+    Ok(streaming_reply(channel, guard, metadata, idle))
 }
 
 /// A connection, or a stream of it, for the next attempt.
@@ -224,11 +266,11 @@ async fn choose(channel: &Channel, request: &mut RawRequest) -> Result<Picked, S
         method: request.method,
         metadata: &request.metadata,
         route_key: request.route_key,
-        tried: &request.tried,
+        tried: &request.history.tried,
         wait_for_ready: request.wait_for_ready,
     };
     let picked = channel.acquire(&wanted).await?;
-    request.tried.extend(picked.completion.as_ref().map(|completion| completion.member().id));
+    request.history.tried.extend(picked.completion.as_ref().map(|completion| completion.member().id));
     Ok(picked)
 }
 

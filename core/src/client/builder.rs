@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::balancer::{Balancer, PeakEwma};
-use super::channel::{self, Channel};
+use super::channel::{self, CallSettings, Channel};
 use super::config::Layers;
 use super::extra_connections::CONNECTIONS_MAX;
 use super::health::HealthCheck;
@@ -23,6 +23,7 @@ use crate::interceptor::{Chain, Interceptor};
 use crate::mux::MuxConfig;
 use crate::mux::config::check_duration;
 use crate::policy::backoff::Backoff;
+use crate::policy::retry::RetryPolicy;
 use crate::status::{HandlerRan, Status};
 use crate::time::{DurationError, IntoDuration};
 use crate::transport::Address;
@@ -41,11 +42,9 @@ pub struct ChannelBuilder {
     mux: MuxConfig,
     backoff: Backoff,
     connect_timeout: Duration,
-    timeout: Option<Duration>,
-    wait_for_ready: bool,
+    calls: CallSettings,
     dangerous_plaintext: bool,
     dial: DialConfig,
-    chain: Chain,
     resolver: Option<Arc<dyn Resolver>>,
     balancer: Option<Arc<dyn Balancer>>,
     health: Option<HealthCheck>,
@@ -65,7 +64,7 @@ impl fmt::Debug for ChannelBuilder {
             .field("limits", &self.mux)
             .field("backoff", &self.backoff)
             .field("connect_timeout", &self.connect_timeout)
-            .field("timeout", &self.timeout)
+            .field("timeout", &self.calls.timeout)
             .field("balancer", &self.balancer)
             .finish_non_exhaustive()
     }
@@ -77,11 +76,14 @@ impl Default for ChannelBuilder {
             mux: MuxConfig::default(),
             backoff: Backoff::DEFAULT,
             connect_timeout: CONNECT_TIMEOUT,
-            timeout: Some(DEADLINE_DEFAULT),
-            wait_for_ready: false,
+            calls: CallSettings {
+                chain: Chain::default(),
+                timeout: Some(DEADLINE_DEFAULT),
+                wait_for_ready: false,
+                retry: RetryPolicy::DEFAULT,
+            },
             dangerous_plaintext: false,
             dial: DialConfig::default(),
-            chain: Chain::default(),
             resolver: None,
             balancer: None,
             health: None,
@@ -102,7 +104,7 @@ impl ChannelBuilder {
     /// response is a stream, until that begins. [`Call::detached`](super::Call::detached) calls have none.
     #[must_use]
     pub fn timeout(mut self, timeout: impl IntoDuration) -> Self {
-        self.timeout = self.duration("timeout", timeout.into_duration()).or(self.timeout);
+        self.calls.timeout = self.duration("timeout", timeout.into_duration()).or(self.calls.timeout);
         self
     }
 
@@ -122,10 +124,17 @@ impl ChannelBuilder {
         self
     }
 
+    /// Sets how failed calls are tried again (default: [`RetryPolicy::DEFAULT`]), where the service's configuration says nothing of it.
+    #[must_use]
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.calls.retry = policy;
+        self
+    }
+
     /// Lets calls wait for the connection instead of failing while it cannot be made (default off).
     #[must_use]
     pub fn wait_for_ready(mut self) -> Self {
-        self.wait_for_ready = true;
+        self.calls.wait_for_ready = true;
         self
     }
 
@@ -191,7 +200,7 @@ impl ChannelBuilder {
     /// Adds an interceptor around every call, inside those added before.
     #[must_use]
     pub fn interceptor(mut self, interceptor: impl Interceptor + 'static) -> Self {
-        self.chain = self.chain.with(interceptor);
+        self.calls.chain = self.calls.chain.with(interceptor);
         self
     }
 
@@ -386,12 +395,7 @@ impl ChannelBuilder {
             zone: self.zone.take(),
             aperture: self.aperture.take(),
         });
-        Ok(Channel::remote(
-            channel::Target::Pool(pool),
-            self.chain,
-            self.timeout,
-            self.wait_for_ready,
-        ))
+        Ok(Channel::remote(channel::Target::Pool(pool), self.calls))
     }
 
     /// What the code says of the service's configuration.
@@ -430,7 +434,7 @@ impl ChannelBuilder {
                 check_duration("health_check", every).map_err(|error| wrong(&error))?;
             }
         }
-        if let Some(timeout) = self.timeout {
+        if let Some(timeout) = self.calls.timeout {
             check_duration("timeout", timeout).map_err(|error| wrong(&error))?;
         }
         Ok(())
@@ -456,12 +460,7 @@ impl ChannelBuilder {
             is_extra: false,
             on_change: None,
         });
-        Ok(Channel::remote(
-            channel::Target::One(subchannel),
-            self.chain,
-            self.timeout,
-            self.wait_for_ready,
-        ))
+        Ok(Channel::remote(channel::Target::One(subchannel), self.calls))
     }
 
     /// Makes the channel and waits until it is ready, for the connect time-out at most; a server that is about to start is waited for.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::channel::Channel;
 use super::future::{CallFuture, MetaFuture};
-use super::raw::RawRequest;
+use super::raw::{History, RawRequest};
 use crate::config::MethodConfig;
 use crate::context::Cx;
 use crate::interceptor::{Chain, Interceptor};
@@ -317,8 +317,7 @@ impl<T: ReplyShape, E> Call<T, E> {
             wait_for_ready: options.wait_for_ready || waits.unwrap_or_else(|| self.channel.waits_for_ready()),
             idle_timeout: options.idle_timeout,
             route_key: options.route_key,
-            attempts: 0,
-            tried: Vec::new(),
+            history: History::within(self.parent.as_ref()),
             begun: Arc::default(),
         };
         Ok((self.channel, request, self.parent, options.chain))

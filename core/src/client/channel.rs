@@ -10,6 +10,7 @@ use super::builder::ChannelBuilder;
 use super::member::{Completion, Picked};
 use super::pool::Pool;
 use super::raw::RawRequest;
+use super::retry::Retries;
 use super::snapshot::ChannelSnapshot;
 use super::state::{ConnectivityState, StateChanges};
 use super::subchannel::Subchannel;
@@ -18,6 +19,7 @@ use crate::context::Cx;
 use crate::interceptor::{Chain, Interceptor};
 use crate::message::Outcome;
 use crate::metadata::Metadata;
+use crate::policy::retry::RetryPolicy;
 use crate::status::Status;
 use crate::transport::Connection;
 
@@ -45,6 +47,15 @@ struct Inner {
     chain: Chain,
     timeout: Option<Duration>,
     wait_for_ready: bool,
+    retries: Arc<Retries>,
+}
+
+/// How calls are made, if nothing else is said of them.
+pub(super) struct CallSettings {
+    pub(super) chain: Chain,
+    pub(super) timeout: Option<Duration>,
+    pub(super) wait_for_ready: bool,
+    pub(super) retry: RetryPolicy,
 }
 
 /// Where calls go.
@@ -98,17 +109,19 @@ impl Channel {
                 chain: Chain::default(),
                 timeout: Some(crate::call::DEADLINE_DEFAULT),
                 wait_for_ready: false,
+                retries: Arc::new(Retries::new(RetryPolicy::NEVER)),
             }),
         }
     }
 
-    pub(super) fn remote(target: Target, chain: Chain, timeout: Option<Duration>, wait_for_ready: bool) -> Self {
+    pub(super) fn remote(target: Target, calls: CallSettings) -> Self {
         Self {
             inner: Arc::new(Inner {
                 target: Arc::new(target),
-                chain,
-                timeout,
-                wait_for_ready,
+                chain: calls.chain,
+                timeout: calls.timeout,
+                wait_for_ready: calls.wait_for_ready,
+                retries: Arc::new(Retries::new(calls.retry)),
             }),
         }
     }
@@ -122,6 +135,7 @@ impl Channel {
                 chain: self.inner.chain.with(interceptor),
                 timeout: self.inner.timeout,
                 wait_for_ready: self.inner.wait_for_ready,
+                retries: Arc::clone(&self.inner.retries),
             }),
         }
     }
@@ -173,10 +187,17 @@ impl Channel {
     /// ```
     #[must_use]
     pub fn snapshot(&self) -> ChannelSnapshot {
+        let (retries, retries_withheld) = self.inner.retries.counts();
         if let Target::Pool(pool) = &*self.inner.target {
-            return pool.snapshot();
+            return ChannelSnapshot {
+                retries,
+                retries_withheld,
+                ..pool.snapshot()
+            };
         }
         ChannelSnapshot {
+            retries,
+            retries_withheld,
             target: self.target().to_owned(),
             state: self.state(),
             failure: self.last_failure().map(|failure| failure.message().to_owned()),
@@ -232,6 +253,10 @@ impl Channel {
             Target::Pool(pool) => Some(pool.config_for_calls()),
             Target::One(_) | Target::Local(_) => None,
         }
+    }
+
+    pub(super) fn retries(&self) -> &Retries {
+        &self.inner.retries
     }
 
     pub(super) fn waits_for_ready(&self) -> bool {

@@ -10,6 +10,8 @@ use super::attempt::{self, BoxOutcome};
 use super::call::{Call, CallMeta};
 use super::channel::Wanted;
 use super::member::{Completion, Picked};
+use super::raw::History;
+use super::retry::is_answer;
 use crate::call::{UNKNOWN_METHOD, open_status, stream_status};
 use crate::code::Code;
 use crate::message::{Body, FromStatus, Outcome, Reply, ReplyShape};
@@ -100,31 +102,28 @@ impl<T: ReplyShape, E: FromStatus> MetaFuture<T, E> {
                 State::Running(running) => {
                     let status = match std::task::ready!(running.connection.poll_reply(running.key, task)) {
                         Ok(mut reply) => {
-                            running.answered = true;
+                            running.answered = reply.status.is_none();
                             if let Some(completion) = &running.completion {
                                 completion.take_report(&mut reply.trailers);
                             }
-                            running.over(reply.status.as_ref());
                             let bytes = reply.message.as_ref().map_or(0, |message| message.len());
                             running.connection.note_answer(self.spec.id(), bytes);
-                            self.state = State::Done;
-                            return Poll::Ready(Ended::Short(reply));
+                            match reply.status.take() {
+                                None => {
+                                    running.over(None);
+                                    if let Some(call) = &self.call {
+                                        call.channel.retries().note_success(self.spec.id());
+                                    }
+                                    self.state = State::Done;
+                                    return Poll::Ready(Ended::Short(reply));
+                                }
+                                Some(status) => status.with_metadata(reply.trailers),
+                            }
                         }
                         Err(error) => stream_status(error),
                     };
-                    let tried: Vec<u64> = running.completion.iter().map(|completion| completion.member().id).collect();
-                    running.over(Some(&status));
-                    // The server provably did not take it up, so it may be sent again whatever it does; within what is left of its time.
-                    let again = status.handler_ran() == HandlerRan::No;
-                    let deadline = if again {
-                        running.connection.deadline(running.key)
-                    } else {
-                        None
-                    };
-                    self.state = State::Done;
-                    match self.call.take() {
-                        Some(call) if again => self.state = general(call, deadline, Attempted { count: 1, tried }),
-                        _ => return Poll::Ready(Ended::General(Err(status))),
+                    if let Some(ended) = self.failed(status) {
+                        return Poll::Ready(ended);
                     }
                 }
                 State::Prepared => {
@@ -145,7 +144,7 @@ impl<T: ReplyShape, E: FromStatus> MetaFuture<T, E> {
                         Begun::General => {
                             self.state = State::Done;
                             if let Some(call) = self.call.take() {
-                                self.state = general(call, None, Attempted::default());
+                                self.state = general(call, None, None);
                             }
                         }
                     }
@@ -158,6 +157,40 @@ impl<T: ReplyShape, E: FromStatus> MetaFuture<T, E> {
                 State::Done => return Poll::Ready(Ended::General(Err(ended_already()))),
             }
         }
+    }
+}
+
+impl<T: ReplyShape, E> MetaFuture<T, E> {
+    /// The attempt by the short way failed: it ends the call, or another one follows by the general way.
+    #[cold]
+    fn failed(&mut self, status: Status) -> Option<Ended> {
+        let State::Running(mut running) = std::mem::replace(&mut self.state, State::Done) else {
+            return Some(Ended::General(Err(status)));
+        };
+        let tried = running.completion.iter().map(|completion| completion.member().id).collect();
+        running.over(Some(&status));
+        let Some(call) = self.call.take() else {
+            return Some(Ended::General(Err(status)));
+        };
+        let retries = call.channel.retries();
+        if is_answer(&status) {
+            retries.note_success(self.spec.id());
+        }
+        let may_follow = status.handler_ran() == HandlerRan::No
+            || (self.spec.is_idempotent() && call.channel.retry_policy(Some(self.spec)).covers(&status));
+        if !may_follow {
+            return Some(Ended::General(Err(status)));
+        }
+        let history = History {
+            attempts: 1,
+            tried,
+            failed: Some(status),
+            ..History::within(call.parent.as_ref())
+        };
+        // Within what is left of its time.
+        let deadline = running.connection.deadline(running.key);
+        self.state = general(call, deadline, Some(history));
+        None
     }
 }
 
@@ -183,13 +216,20 @@ enum Begun {
     Over(Status),
 }
 
+/// Whether nothing about the call asks for the general way.
+fn is_plain<T: ReplyShape, E>(call: &Call<T, E>) -> bool {
+    !T::STREAMING
+        && call.outbound.is_none()
+        && call.arguments.is_ok()
+        && call.channel.chain().is_empty()
+        && call.options.as_ref().is_none_or(|options| options.chain.is_empty() && options.wrong.is_none())
+        && call.channel.local_calls().is_none()
+        && !call.channel.bounds_attempts(call.spec)
+}
+
 /// Opens the call on the ready connection, if it is a plain one.
 fn begin<T: ReplyShape, E: FromStatus>(call: &mut Call<T, E>, task: &Context<'_>) -> Begun {
-    let plain = !T::STREAMING
-        && call.outbound.is_none()
-        && call.channel.chain().is_empty()
-        && call.options.as_ref().is_none_or(|options| options.chain.is_empty() && options.wrong.is_none());
-    if !plain || call.arguments.is_err() || call.channel.local_calls().is_some() {
+    if !is_plain(call) {
         return Begun::General;
     }
     let metadata = if call.options.is_none() && call.parent.is_none() {
@@ -280,20 +320,13 @@ fn give_back<T, E>(call: &mut Call<T, E>, metadata: Metadata) {
     }
 }
 
-/// What was tried by the short way.
-#[derive(Default)]
-struct Attempted {
-    count: u32,
-    /// The endpoints, where there are several.
-    tried: Vec<u64>,
-}
-
-/// The general way, within `limit` and after what the short one tried.
-fn general<T: ReplyShape, E>(call: Call<T, E>, limit: Option<Instant>, attempted: Attempted) -> State {
+/// The general way, within `limit` and after what the short one came to.
+fn general<T: ReplyShape, E>(call: Call<T, E>, limit: Option<Instant>, history: Option<History>) -> State {
     match call.into_request(time::now(), limit) {
         Ok((channel, mut request, parent, chain)) => {
-            request.attempts = attempted.count;
-            request.tried = attempted.tried;
+            if let Some(history) = history {
+                request.history = history;
+            }
             State::Boxed(attempt::boxed(channel, request, parent, chain))
         }
         Err(status) => State::Boxed(Box::pin(std::future::ready(Err(status)))),

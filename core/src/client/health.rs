@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::attempt::{self, open};
 use super::channel::Channel;
-use super::raw::RawRequest;
+use super::raw::{History, RawRequest};
 use crate::call::{DEADLINE_DEFAULT, Receive, ReceiveEnd, open_status, stream_status};
 use crate::code::Code;
 use crate::context::Cx;
@@ -372,8 +372,7 @@ impl Channel {
             wait_for_ready: self.waits_for_ready(),
             idle_timeout: None,
             route_key: None,
-            attempts: 0,
-            tried: Vec::new(),
+            history: History::default(),
             begun: std::sync::Arc::default(),
         })
     }

@@ -22,6 +22,7 @@ mod peers;
 mod pool;
 pub mod raw;
 mod removals;
+mod retry;
 pub mod snapshot;
 pub mod state;
 mod subchannel;

@@ -145,6 +145,8 @@ impl Pool {
             failure: list.failure().map(|failure| WithCauses(failure).to_string()),
         });
         ChannelSnapshot {
+            retries: 0,
+            retries_withheld: 0,
             target: self.target().to_owned(),
             state: *shared.state.borrow(),
             failure: self.last_failure().map(|failure| failure.message().to_owned()),

@@ -41,12 +41,33 @@ pub struct RawRequest {
     pub(crate) route_key: Option<u64>,
     /// How long each direction of a stream may wait.
     pub(crate) idle_timeout: Option<Duration>,
-    /// Attempts that were made already.
-    pub(crate) attempts: u32,
-    /// The endpoints they went to.
-    pub(crate) tried: Vec<u64>,
+    /// What was tried already.
+    pub(crate) history: History,
     /// The interceptors let the call through.
     pub(crate) begun: Arc<AtomicBool>,
+}
+
+/// What became of a call so far.
+#[derive(Debug, Default)]
+pub(crate) struct History {
+    /// Attempts that were made.
+    pub(crate) attempts: u32,
+    /// The endpoints they went to, where there are several.
+    pub(crate) tried: Vec<u64>,
+    /// How the last one failed, if it is over.
+    pub(crate) failed: Option<Status>,
+    /// The call is made by a handler whose own call is a retry.
+    pub(crate) is_on_behalf_of_a_retry: bool,
+}
+
+impl History {
+    /// Of a call that is made within `parent`, and was not tried yet.
+    pub(crate) fn within(parent: Option<&Cx>) -> Self {
+        Self {
+            is_on_behalf_of_a_retry: parent.is_some_and(|parent| parent.attempt() > 1),
+            ..Self::default()
+        }
+    }
 }
 
 impl RawRequest {
@@ -152,8 +173,7 @@ impl Channel {
             wait_for_ready: self.waits_for_ready(),
             idle_timeout: None,
             route_key: None,
-            attempts: 0,
-            tried: Vec::new(),
+            history: History::within(Some(cx)),
             begun: Arc::default(),
         };
         // What the upstream server says is the answer, as it is.
@@ -176,6 +196,7 @@ impl Channel {
     ) -> Outcome {
         let mut metadata = Metadata::new();
         add_path(&mut metadata, path)?;
+        let parent = Cx::current();
         let raw = RawRequest {
             spec: None,
             method: method_id(path),
@@ -190,11 +211,10 @@ impl Channel {
             wait_for_ready: self.waits_for_ready(),
             idle_timeout: None,
             route_key: None,
-            attempts: 0,
-            tried: Vec::new(),
+            history: History::within(parent.as_ref()),
             begun: Arc::default(),
         };
-        attempt::boxed(self.clone(), raw, Cx::current(), Chain::default()).await
+        attempt::boxed(self.clone(), raw, parent, Chain::default()).await
     }
 }
 

@@ -23,6 +23,10 @@ pub struct ChannelSnapshot {
     pub failure: Option<String>,
     /// The list of endpoints; `None` where the target is one address or a local service, and before there is one.
     pub list: Option<ListSnapshot>,
+    /// Retries by policy that were made so far.
+    pub retries: u64,
+    /// Those that were not made, because too few calls succeeded to pay for them.
+    pub retries_withheld: u64,
     /// Those of them that this channel connects to.
     pub endpoints: Vec<EndpointSnapshot>,
     /// The share of calls that stay in this channel's zone, from 0 to 1, of the route that keeps the least; `None` if it has no zone, or zones do not

@@ -8,14 +8,18 @@ use serde_json::{Map, Value};
 use super::{
     BalancerChoice, CONFIG_BYTES_MAX, DURATION_MAX, MethodConfig, ROUTES_MAX, Route, ServiceConfig, ServiceConfigError,
 };
+use crate::code::Code;
 use crate::discovery::Endpoint;
 use crate::discovery::nearest::nearest;
 use crate::metadata::Metadata;
+use crate::policy::backoff::Backoff;
+use crate::policy::retry::{ATTEMPTS_MAX, RetryPolicy};
 use crate::time::parse_duration;
 
-const KEYS: [&str; 8] = [
+const KEYS: [&str; 9] = [
     "timeout",
     "wait_for_ready",
+    "retry",
     "methods",
     "balancer",
     "routes",
@@ -23,7 +27,17 @@ const KEYS: [&str; 8] = [
     "slow_start",
     "prefer_zone",
 ];
-const METHOD_KEYS: [&str; 2] = ["timeout", "wait_for_ready"];
+const METHOD_KEYS: [&str; 3] = ["timeout", "wait_for_ready", "retry"];
+const RETRY_KEYS: [&str; 6] = [
+    "attempts",
+    "initial_backoff",
+    "max_backoff",
+    "backoff_multiplier",
+    "codes",
+    "attempt_timeout",
+];
+/// As [`Backoff::try_new`] has it.
+const BACKOFF_MULTIPLIER_MAX: f64 = 10.0;
 const ROUTE_KEYS: [&str; 2] = ["labels", "weight"];
 const BALANCERS: [&str; 6] = [
     "p2c_peak_ewma",
@@ -52,6 +66,7 @@ pub(super) fn parse(text: &str) -> Parsed<ServiceConfig> {
         match key.as_str() {
             "timeout" => config.all.timeout = Some(place.duration(value)?),
             "wait_for_ready" => config.all.wait_for_ready = Some(place.boolean(value)?),
+            "retry" => config.all.retry = Some(place.retry(value)?),
             "methods" => config.methods = place.entries(value, Place::method)?,
             "balancer" => config.balancer = Some(place.balancer(value)?),
             "routes" => config.routes = Some(place.routes(value)?),
@@ -154,10 +169,70 @@ impl Place {
             match key.as_str() {
                 "timeout" => method.timeout = Some(place.duration(value)?),
                 "wait_for_ready" => method.wait_for_ready = Some(place.boolean(value)?),
+                "retry" => method.retry = Some(place.retry(value)?),
                 _ => return Err(self.unknown(key, &METHOD_KEYS)),
             }
         }
         Ok(method)
+    }
+
+    fn retry(&self, value: &Value) -> Parsed<RetryPolicy> {
+        if value == &Value::Bool(false) {
+            return Ok(RetryPolicy::NEVER);
+        }
+        let options = value.as_object().ok_or_else(|| self.wrong("false, or an object", value))?;
+        let mut policy = RetryPolicy::DEFAULT;
+        let default = policy.waits();
+        let (mut initial, mut factor, mut cap) = (default.ceiling(0), default.factor(), None);
+        for (key, value) in options {
+            let place = self.key(key);
+            match key.as_str() {
+                "attempts" => policy = policy.attempts(place.attempts(value)?),
+                "initial_backoff" => initial = place.duration(value)?,
+                "max_backoff" => cap = Some(place.duration(value)?),
+                "backoff_multiplier" => factor = place.multiplier(value)?,
+                "codes" => policy = policy.codes(place.codes(value)?),
+                "attempt_timeout" => policy = policy.attempt_timeout(place.duration(value)?),
+                _ => return Err(self.unknown(key, &RETRY_KEYS)),
+            }
+        }
+        let cap = cap.unwrap_or_else(|| default.cap().max(initial));
+        let backoff = Backoff::try_new(initial, factor, cap);
+        let backoff = backoff.map_err(|_| {
+            ServiceConfigError::new(format!(
+                "`{0}.max_backoff` is shorter than `{0}.initial_backoff`",
+                self.0
+            ))
+        })?;
+        Ok(policy.backoff(backoff))
+    }
+
+    fn attempts(&self, value: &Value) -> Parsed<u32> {
+        let attempts = value.as_u64().and_then(|attempts| u32::try_from(attempts).ok());
+        attempts
+            .filter(|attempts| (1..=ATTEMPTS_MAX).contains(attempts))
+            .ok_or_else(|| self.wrong("a number from 1 to 5", value))
+    }
+
+    fn multiplier(&self, value: &Value) -> Parsed<f64> {
+        let factor = value.as_f64().filter(|factor| (1.0..=BACKOFF_MULTIPLIER_MAX).contains(factor));
+        factor.ok_or_else(|| self.wrong("a number from 1 to 10", value))
+    }
+
+    fn codes(&self, value: &Value) -> Parsed<Vec<Code>> {
+        let list = value.as_array().ok_or_else(|| self.wrong("a list of codes, as [\"UNAVAILABLE\"]", value))?;
+        let code = |value: &Value| {
+            let name = value.as_str().unwrap_or_default();
+            let failures = || Code::ALL.into_iter().filter(|code| *code != Code::Ok);
+            let known: Vec<&str> = failures().map(Code::as_str).collect();
+            let found = failures().find(|code| code.as_str().eq_ignore_ascii_case(name));
+            found.ok_or_else(|| {
+                let hint = nearest(name, &known).map(|meant| format!("; did you mean \"{meant}\"?"));
+                let error = self.wrong("a list of codes, as [\"UNAVAILABLE\"]", value);
+                ServiceConfigError::new(format!("{error}{}", hint.unwrap_or_default()))
+            })
+        };
+        list.iter().map(code).collect()
     }
 
     fn balancer(&self, value: &Value) -> Parsed<BalancerChoice> {
@@ -218,7 +293,10 @@ mod tests {
     use std::time::Duration;
 
     use super::{BalancerChoice, CONFIG_BYTES_MAX, ROUTES_MAX, parse};
+    use crate::code::Code;
     use crate::config::{Route, ServiceConfig};
+    use crate::policy::backoff::Backoff;
+    use crate::policy::retry::RetryPolicy;
 
     #[test]
     fn all_keys_are_read() {
@@ -227,8 +305,14 @@ mod tests {
             "balancer": {"consistent_hash": {"metadata_key": "tenant"}},
             "routes": [{"labels": {"track": "canary"}, "weight": 1}, {"weight": 99}],
             "weights": {"orders-7": 50},
-            "methods": {"get": {"timeout": "300ms", "wait_for_ready": false}}
+            "retry": {"attempts": 5, "codes": ["UNAVAILABLE", "aborted"], "attempt_timeout": "80ms"},
+            "methods": {
+                "get": {"timeout": "300ms", "wait_for_ready": false, "retry": false},
+                "put": {"retry": {"initial_backoff": "5s", "backoff_multiplier": 1}}
+            }
         }"#;
+        let five_seconds = Backoff::try_new(Duration::from_secs(5), 1.0, Duration::from_secs(5)).unwrap();
+        let retry = RetryPolicy::DEFAULT.attempts(5).codes([Code::Unavailable, Code::Aborted]);
         let mut wanted = ServiceConfig::new()
             .timeout(Duration::from_secs(2))
             .wait_for_ready(true)
@@ -236,7 +320,10 @@ mod tests {
             .routes([Route::new(1).label("track", "canary"), Route::new(99)])
             .weight("orders-7", 50)
             .method_timeout("get", Duration::from_millis(300))
-            .method_wait_for_ready("get", false);
+            .method_wait_for_ready("get", false)
+            .retry(retry.attempt_timeout(Duration::from_millis(80)))
+            .method_retry("get", RetryPolicy::NEVER)
+            .method_retry("put", RetryPolicy::DEFAULT.backoff(five_seconds));
         wanted.balancer = Some(BalancerChoice::ConsistentHash {
             metadata_key: Some("tenant".to_owned()),
         });
@@ -264,6 +351,32 @@ mod tests {
             (
                 r#"{"methods": {"get": {"waitForReady": true}}}"#,
                 "unknown key `methods.get.waitForReady`; did you mean `wait_for_ready`?",
+            ),
+            (r#"{"retry": true}"#, "`retry` must be false, or an object, not true"),
+            (
+                r#"{"retry": {"attempts": 6}}"#,
+                "`retry.attempts` must be a number from 1 to 5, not 6",
+            ),
+            (
+                r#"{"retry": {"attempts": 0}}"#,
+                "`retry.attempts` must be a number from 1 to 5, not 0",
+            ),
+            (r#"{"retry": {"max_attempts": 3}}"#, "unknown key `retry.max_attempts`"),
+            (
+                r#"{"retry": {"codes": ["unavailabel"]}}"#,
+                "did you mean \"UNAVAILABLE\"?",
+            ),
+            (
+                r#"{"retry": {"codes": ["OK"]}}"#,
+                "`retry.codes` must be a list of codes",
+            ),
+            (
+                r#"{"retry": {"initial_backoff": "2s", "max_backoff": "1s"}}"#,
+                "`retry.max_backoff` is shorter than `retry.initial_backoff`",
+            ),
+            (
+                r#"{"methods": {"get": {"retry": {"backoff_multiplier": 0.5}}}}"#,
+                "`methods.get.retry.backoff_multiplier` must be a number from 1 to 10, not 0.5",
             ),
             (
                 r#"{"balancer": {"consistent_hash": {"metadata_key": "Tenant"}}}"#,

@@ -22,6 +22,7 @@ pub use file::FileConfig;
 pub use source::{ConfigPublisher, ConfigSource};
 
 use crate::discovery::Endpoint;
+use crate::policy::retry::RetryPolicy;
 
 /// Routes that a configuration may have.
 pub const ROUTES_MAX: usize = 16;
@@ -55,7 +56,7 @@ pub const CONFIG_BYTES_MAX: usize = 256 * 1024;
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ServiceConfig {
     /// For methods that say nothing else.
     pub(crate) all: MethodConfig,
@@ -69,10 +70,11 @@ pub struct ServiceConfig {
 }
 
 /// How one method is to be called.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct MethodConfig {
     pub(crate) timeout: Option<Duration>,
     pub(crate) wait_for_ready: Option<bool>,
+    pub(crate) retry: Option<RetryPolicy>,
 }
 
 /// One of the balancers that come with the framework, by name.
@@ -139,7 +141,8 @@ impl ServiceConfig {
     /// |---|---|---|
     /// | `timeout` | a duration, more than zero, at most 365 days | [`timeout`](Self::timeout) |
     /// | `wait_for_ready` | `true` or `false` | [`wait_for_ready`](Self::wait_for_ready) |
-    /// | `methods` | an object: the name of each method, and an object with its `timeout` and `wait_for_ready` | [`method_timeout`](Self::method_timeout), [`method_wait_for_ready`](Self::method_wait_for_ready) |
+    /// | `retry` | `false`, or an object with any of `attempts` (1 to 5), `initial_backoff` and `max_backoff` (durations), `backoff_multiplier` (1 to 10), `codes` (a list of codes, as `"UNAVAILABLE"`), `attempt_timeout` (a duration); what is left out is that of [`RetryPolicy::DEFAULT`] | [`retry`](Self::retry) |
+    /// | `methods` | an object: the name of each method, and an object with its `timeout`, `wait_for_ready` and `retry` | [`method_timeout`](Self::method_timeout), [`method_wait_for_ready`](Self::method_wait_for_ready), [`method_retry`](Self::method_retry) |
     /// | `balancer` | the name of a [`BalancerChoice`], or `{"consistent_hash": {"metadata_key": "tenant"}}` | [`balancer`](Self::balancer) |
     /// | `routes` | a list of at most 16 objects, each with a `weight` from 0 to 65,535, and `labels`, an object of texts (none: all endpoints) | [`routes`](Self::routes) |
     /// | `weights` | an object: the name of an endpoint, and its weight from 0 to 65,535 | [`weight`](Self::weight) |
@@ -181,6 +184,20 @@ impl ServiceConfig {
     #[must_use]
     pub fn method_wait_for_ready(mut self, method: impl Into<String>, wait: bool) -> Self {
         self.methods.entry(method.into()).or_default().wait_for_ready = Some(wait);
+        self
+    }
+
+    /// Sets how calls that fail are tried again, in place of the channel's policy.
+    #[must_use]
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.all.retry = Some(policy);
+        self
+    }
+
+    /// Sets how calls of one method are tried again.
+    #[must_use]
+    pub fn method_retry(mut self, method: impl Into<String>, policy: RetryPolicy) -> Self {
+        self.methods.entry(method.into()).or_default().retry = Some(policy);
         self
     }
 
@@ -272,6 +289,7 @@ impl MethodConfig {
         Self {
             timeout: self.timeout.or(below.timeout),
             wait_for_ready: self.wait_for_ready.or(below.wait_for_ready),
+            retry: self.retry.or(below.retry),
         }
     }
 }

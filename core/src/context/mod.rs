@@ -29,6 +29,9 @@ use crate::time::{self, DurationError, IntoDuration};
 use cancel::Notices;
 use extensions::Extensions;
 
+/// The metadata key of which attempt of its call a request is, from the second on.
+pub const ATTEMPT_KEY: &str = "sinew-attempt";
+
 /// Which side of a call a context belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -203,6 +206,14 @@ impl Cx {
     #[must_use]
     pub fn priority(&self) -> Priority {
         self.inner.parts.priority
+    }
+
+    /// Which attempt of its caller's this is: 1, or more if it is made anew because one before failed. Calls under one that is are not retried: their callers see to
+    /// that.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        let said = self.metadata().get(ATTEMPT_KEY).and_then(|number| number.parse().ok());
+        said.map_or(1, |number: u32| number.max(1))
     }
 
     /// The other end of the connection; `None` outside a call.

@@ -6,7 +6,12 @@ pub(crate) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
     let bound = word.len().max(3) / 3 + 1;
     known
         .iter()
-        .map(|candidate| (distance(&word, &candidate.chars().collect::<Vec<_>>()), *candidate))
+        .map(|candidate| {
+            (
+                distance(&word, &candidate.to_lowercase().chars().collect::<Vec<_>>()),
+                *candidate,
+            )
+        })
         .filter(|(distance, _)| *distance <= bound)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
@@ -32,7 +37,7 @@ mod tests {
 
     #[test]
     fn what_is_close_is_found() {
-        let known = ["timeout", "wait_for_ready", "balancer"];
+        let known = ["timeout", "wait_for_ready", "balancer", "UNAVAILABLE"];
         for (word, meant) in [
             ("timout", Some("timeout")),
             ("Timeout", Some("timeout")),
@@ -40,6 +45,7 @@ mod tests {
             ("balance", Some("balancer")),
             ("retries", None),
             ("", None),
+            ("unavailabel", Some("UNAVAILABLE")),
         ] {
             assert_eq!(nearest(word, &known), meant, "{word}");
         }

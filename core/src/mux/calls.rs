@@ -266,7 +266,9 @@ impl Mux {
             trailers: std::mem::take(&mut stream.recv.trailers),
         };
         self.credit_connection(credit);
-        self.remove(key);
+        if reply.status.is_none() {
+            self.remove(key);
+        }
         Poll::Ready(Ok(reply))
     }
 

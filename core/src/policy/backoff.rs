@@ -36,6 +36,11 @@ impl Backoff {
         cap: Duration::from_secs(5),
     };
 
+    /// One whose parameters are within their ranges.
+    pub(super) const fn of(initial: Duration, factor: f64, cap: Duration) -> Self {
+        Self { initial, factor, cap }
+    }
+
     /// A backoff: `initial` (more than 0), each time `factor` (1 to 10) times as long, up to `cap` (at least `initial`, at most 365 days); each wait is a
     /// random part of that.
     ///
@@ -53,6 +58,18 @@ impl Backoff {
             return wrong("cap", format!("{cap:?}"), "at least `initial` and at most 365 days");
         }
         Ok(Self { initial, factor, cap })
+    }
+
+    /// How much longer each delay may be than the one before.
+    #[must_use]
+    pub const fn factor(&self) -> f64 {
+        self.factor
+    }
+
+    /// The longest delay.
+    #[must_use]
+    pub const fn cap(&self) -> Duration {
+        self.cap
     }
 
     /// The longest delay before attempt `attempt` (the first retry is 0).

@@ -7,6 +7,7 @@ pub mod inline;
 pub mod load;
 pub mod loss;
 pub mod reported;
+pub mod retry;
 pub mod ring;
 pub mod schedule;
 pub mod shrink;

@@ -193,15 +193,22 @@ impl ServerConnection {
         }
     }
 
-    /// What becomes of a call whose turn has come on its connection; `at_once` if it is likely to be answered within its first poll.
-    fn enter(&self, call: &Waiting, priority: Priority, at_once: bool) -> Entry {
+    /// Whether the call's method has no limit, so that one which is likely to be answered within its first poll need not ask.
+    fn is_free(&self, call: &Waiting) -> bool {
+        match (&self.books.shared.admission, call.route) {
+            (Some(admission), Some(method)) => admission.is_free(method),
+            (Some(_) | None, _) => true,
+        }
+    }
+
+    /// What becomes of a call whose turn has come on its connection.
+    #[inline(never)]
+    fn enter(&self, call: &Waiting, priority: Priority) -> Entry {
         let shared = &self.books.shared;
         let method = call.route.filter(|at| shared.router.route(*at).is_some_and(Route::is_admitted));
         match (&shared.admission, method) {
             // When it arrived, or nearly so: in a long turn it has waited since.
-            (Some(admission), Some(method)) if !(at_once && admission.is_free(method)) => {
-                admission.enter(method, priority, self.clock.turn_began())
-            }
+            (Some(admission), Some(method)) => admission.enter(method, priority, self.clock.turn_began()),
             _ => Entry::Free,
         }
     }
@@ -312,7 +319,11 @@ impl Acceptor for ServerConnection {
             let inline = route.is_some_and(|route| route.spec.runs() == Execution::Inline && route.gate.is_inline());
             let trusts = self.books.shared.trusts_priorities;
             let priority = priority(&ready.call.head.metadata, connection.peer(), trusts);
-            let (admitted, turn) = match self.enter(&ready.call, priority, inline) {
+            let entry = match inline && self.is_free(&ready.call) {
+                true => Entry::Free,
+                false => self.enter(&ready.call, priority),
+            };
+            let (admitted, turn) = match entry {
                 Entry::Free => (None, None),
                 Entry::Admitted(admitted) => (Some(admitted), None),
                 Entry::Waits(turn) => (None, Some(turn)),
