@@ -7,6 +7,7 @@
 
 mod admission;
 mod limiters;
+mod retries;
 mod rivals;
 mod server;
 mod simulator;
@@ -38,6 +39,11 @@ fn main() -> ExitCode {
             limiters::rows(kinds, seeds, wanted),
         ),
         ("In the real server", &["sinew"], admission::rows(seeds, wanted)),
+        (
+            "Retries: ten servers, 1,000 calls a second",
+            &["sinew"],
+            retries::rows(seeds, wanted),
+        ),
     ];
     let mut missed = 0;
     for (title, names, rows) in tables {

@@ -7,13 +7,13 @@ use bytes::Bytes;
 
 use super::error::{OpenError, StreamError};
 use super::lifecycle::Shutdown;
-use super::recv::{Chunk, Fed};
+use super::recv::{Chunk, Fed, UnaryReply};
 use super::{Events, Mux, Place, Role, StreamKey};
 use crate::metadata::Metadata;
 use crate::status::Status;
 use crate::wire::frame::{ErrorCode, FrameType, MESSAGE_PREFIX_BYTES, StreamId};
 use crate::wire::head::{self, METADATA_ENTRIES_MAX, REQUEST_HEAD_BYTES, RESPONSE_HEAD_BYTES};
-use crate::wire::message::{EncodedMessage, LINK_BYTES_MIN, Payload};
+use crate::wire::message::{EncodedMessage, LINK_BYTES_MIN};
 use crate::wire::pool;
 
 /// Memory of queued pieces, in bytes, above which a sender of a stream waits: one batch under way, one being filled.
@@ -45,19 +45,6 @@ pub struct OpenRequest<'a> {
     pub arguments: &'a EncodedMessage,
     /// Whether nothing follows the arguments.
     pub fin: bool,
-}
-
-/// The answer to a unary call.
-#[derive(Debug)]
-pub struct UnaryReply {
-    /// The response's metadata.
-    pub metadata: Metadata,
-    /// The response; absent if the call failed.
-    pub message: Option<Payload>,
-    /// How the call failed; `None` for OK.
-    pub status: Option<Status>,
-    /// The trailers.
-    pub trailers: Metadata,
 }
 
 impl Mux {
@@ -232,13 +219,13 @@ impl Mux {
     /// The answer to a unary call. The stream is gone once it is ready.
     pub fn poll_reply(&mut self, key: StreamKey, task: &Context<'_>) -> Poll<Result<UnaryReply, StreamError>> {
         let polled = self.poll_answer(key, task);
-        if matches!(polled, Poll::Ready(Err(_))) {
+        if polled.is_ready() {
             self.remove(key);
         }
         polled
     }
 
-    /// As [`poll_reply`](Self::poll_reply), but after an error the stream stays until [`release_call`](Self::release_call), so that its deadline can be
+    /// As [`poll_reply`](Self::poll_reply), but a call that failed stays until [`release_call`](Self::release_call), so that its deadline can be
     /// asked for.
     pub fn poll_answer(&mut self, key: StreamKey, task: &Context<'_>) -> Poll<Result<UnaryReply, StreamError>> {
         let Some(stream) = self.streams.get(key) else {

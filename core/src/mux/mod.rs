@@ -34,13 +34,13 @@ use std::collections::VecDeque;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-pub use calls::{OpenRequest, UnaryReply};
+pub use calls::OpenRequest;
 pub use company::{Company, Exclusive, Group};
 pub use config::MuxConfig;
 pub use error::{ConnectionEnd, OpenError, StreamError};
 pub(crate) use frames::CONTIGUOUS_BYTES_MAX;
 pub use openers::Place;
-pub use recv::Chunk;
+pub use recv::{Chunk, UnaryReply};
 pub use stream::StreamKey;
 pub use transmit::Transmit;
 

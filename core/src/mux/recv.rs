@@ -21,6 +21,19 @@ pub enum Chunk {
     Batch(Vec<u8>),
 }
 
+/// The answer to a unary call.
+#[derive(Debug)]
+pub struct UnaryReply {
+    /// The response's metadata.
+    pub metadata: Metadata,
+    /// The response; absent if the call failed.
+    pub message: Option<Payload>,
+    /// How the call failed; `None` for OK.
+    pub status: Option<Status>,
+    /// The trailers.
+    pub trailers: Metadata,
+}
+
 #[derive(Debug)]
 pub(super) struct RecvHalf {
     pub(super) window: Window,
