@@ -80,6 +80,9 @@ impl Shop for Middle {
 /// A figure, what it should be, and its name.
 type Figure = (f64, Goal, &'static str);
 
+/// What happens, and what is measured of it with a seed.
+type Scene = (&'static str, fn(u64) -> Vec<Figure>);
+
 /// What came of the calls of a while.
 #[derive(Default)]
 struct Ends {
@@ -89,7 +92,7 @@ struct Ends {
 
 /// Measures what has `wanted` in its name with so many seeds.
 pub(crate) fn rows(seeds: u64, wanted: &str) -> Vec<Row> {
-    let scenes: [(&str, fn(u64) -> Vec<Figure>); 4] = [
+    let scenes: [Scene; 4] = [
         ("a minute without any server that works", outage),
         ("the same behind two servers", three_tiers),
         ("one of ten servers fails", one_of_ten),
