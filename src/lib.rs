@@ -108,6 +108,34 @@ pub use sinew_core::transport::tls::{ClientTls, ServerTls, TlsConfigError, TlsFa
 #[doc(inline)]
 pub use sinew_macros::{AppError, interceptor, service};
 
+/// Limits of calls, as interceptors: so many in a time, evenly or not, or at once; of all callers together, or of each.
+///
+/// Stacked as an attribute, on a service or a method, one looks like this:
+/// ```
+/// use sinew::limits::{peer, rate_limit};
+/// use sinew::service;
+///
+/// #[service]
+/// trait Search {
+///     async fn find(&self, text: &str) -> Vec<String>;
+/// }
+///
+/// struct Index;
+///
+/// #[service]
+/// impl Search for Index {
+///     #[interceptor(rate_limit(500, per = "1s", key = peer))]
+///     async fn find(&self, text: &str) -> Vec<String> {
+///         vec![text.to_owned()]
+///     }
+/// }
+/// ```
+pub mod limits {
+    pub use sinew_core::interceptor::limits::{
+        ConcurrencyLimit, RateLimit, concurrency_limit, metadata, method, peer, rate_limit, token_bucket,
+    };
+}
+
 /// Byte streams for transports of one's own, and for tests that hurt a connection.
 pub mod transport {
     pub use sinew_core::transport::error::{AddressError, BindError, ConnectError};

@@ -16,6 +16,8 @@ use crate::metadata::{Metadata, MetadataError};
 
 /// The metadata key of what turned a call away.
 pub const POLICY_KEY: &str = "sinew-policy";
+/// The policy of a server that has more to do than it can.
+pub const OVERLOAD_POLICY: &str = "adaptive_concurrency";
 /// The metadata key of why it did.
 pub const REASON_KEY: &str = "sinew-reason";
 /// The metadata key of when the call may be made again, in milliseconds.

@@ -18,6 +18,7 @@ mod foreign;
 mod interceptors;
 mod interop;
 mod lifecycle;
+mod limits;
 mod overload;
 mod pressure;
 mod processes;

@@ -241,21 +241,34 @@ async fn attempt(channel: &Channel, request: &mut RawRequest, sent: &AtomicBool)
         let pump = pump.with_idle(idle.as_ref().map(Idle::other));
         guard.pump = Some(Aborting(tokio::spawn(pump)));
     }
-    if !request.streaming {
-        let reply = std::future::poll_fn(|task| connection.poll_reply(key, task)).await;
-        let mut reply = reply.map_err(|error| guard.failed(error, idle.as_ref()))?;
-        guard.take_report(&mut reply.trailers);
-        let bytes = reply.message.as_ref().map_or(0, |message| message.len());
-        connection.note_answer(request.method, bytes);
-        guard.over(reply.status.as_ref());
-        return outcome(reply);
+    if request.streaming {
+        streamed(channel, guard, key, idle).await
+    } else {
+        answered(guard, key, request.method, idle.as_ref()).await
     }
-    let head = std::future::poll_fn(|task| connection.poll_head(key, task)).await;
+}
+
+/// The answer to a call that does not stream.
+async fn answered(mut guard: Guard, key: StreamKey, method: u64, idle: Option<&Idle>) -> Outcome {
+    let reply = std::future::poll_fn(|task| guard.connection.poll_reply(key, task)).await;
+    let mut reply = reply.map_err(|error| guard.failed(error, idle))?;
+    guard.take_report(&mut reply.trailers);
+    let bytes = reply.message.as_ref().map_or(0, |message| message.len());
+    guard.connection.note_answer(method, bytes);
+    let outcome = outcome(reply);
+    guard.over(outcome.as_ref().err());
+    outcome
+}
+
+/// The beginning of a stream of answers.
+async fn streamed(channel: &Channel, mut guard: Guard, key: StreamKey, idle: Option<Idle>) -> Outcome {
+    let head = std::future::poll_fn(|task| guard.connection.poll_head(key, task)).await;
     let metadata = head.map_err(|error| guard.failed(error, idle.as_ref()))?;
-    if let Some((status, mut trailers)) = connection.take_failure(key) {
+    if let Some((status, mut trailers)) = guard.connection.take_failure(key) {
         guard.take_report(&mut trailers);
+        let status = status.with_metadata(trailers);
         guard.over(Some(&status));
-        return Err(status.with_metadata(trailers));
+        return Err(status);
     }
     Ok(streaming_reply(channel, guard, metadata, idle))
 }

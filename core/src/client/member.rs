@@ -11,7 +11,7 @@ use crate::code::Code;
 use crate::metadata::Metadata;
 use crate::policy::load::{Load, Typical, Verdict};
 use crate::policy::reported::LoadReport;
-use crate::status::{HandlerRan, Origin, Status};
+use crate::status::{HandlerRan, OVERLOAD_POLICY, Origin, Status};
 use crate::time;
 use crate::transport::Connection;
 use crate::wire::load::{LOAD_KEY, LoadCounts};
@@ -248,6 +248,8 @@ fn verdict(status: &Status) -> Verdict {
     match status.code() {
         // Its own fault, or its way's.
         Code::Unknown | Code::Internal | Code::DataLoss => Verdict::Failed,
+        // What one caller may do there, or all of them, says nothing of the others' calls.
+        Code::ResourceExhausted if status.policy().is_some_and(|policy| policy != OVERLOAD_POLICY) => Verdict::Neutral,
         // It has more than it can do, or says so; whoever is about to leave, and took nothing up, is not worse for that.
         Code::ResourceExhausted if status.origin() != Origin::Local => Verdict::Failed,
         Code::Unavailable if status.handler_ran() != HandlerRan::No => Verdict::Failed,

@@ -4,6 +4,7 @@
 //! [`DynInterceptor`]s in a list, which costs one box each. Left and top are outermost.
 
 mod chain;
+pub mod limits;
 mod links;
 
 use std::future::Future;

@@ -22,11 +22,10 @@ use crate::context::Peer;
 use crate::metadata::Metadata;
 use crate::policy::concurrency::{Ending, Limiters, Ticket};
 use crate::priority::{PRIORITIES, Priority};
-use crate::status::Status;
+use crate::status::{OVERLOAD_POLICY, Status};
 use crate::time;
 
-/// What turned a call away, as its status says.
-const POLICY: &str = "adaptive_concurrency";
+/// Why a call was turned away, as its status says.
 const REASON: &str = "overloaded";
 
 /// How long a call waits for its turn at the most. Answers that say no come within 10 ms then, and what is served has hardly waited.
@@ -397,5 +396,7 @@ fn overloaded(limit: Option<u32>) -> Status {
         ),
         None => "the server was overloaded, and no turn came in time".to_owned(),
     };
-    Status::resource_exhausted(message).with_rejection(POLICY, REASON).with_retry_after(RETRY_AFTER)
+    Status::resource_exhausted(message)
+        .with_rejection(OVERLOAD_POLICY, REASON)
+        .with_retry_after(RETRY_AFTER)
 }

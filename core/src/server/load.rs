@@ -11,7 +11,7 @@ use super::books::Books;
 use super::dispatch::Answer;
 use crate::code::Code;
 use crate::metadata::Metadata;
-use crate::status::{HandlerRan, Status};
+use crate::status::{HandlerRan, OVERLOAD_POLICY, Status};
 use crate::time;
 use crate::transport::Connection;
 use crate::wire::head::{END_BYTES_MAX, METADATA_ENTRIES_MAX};
@@ -264,7 +264,9 @@ pub(super) fn add_report(books: &Books, connection: &Connection, answer: &mut An
 /// Whether a call failed by the server's fault, and not by its caller's.
 pub(super) fn is_failure(status: &Status) -> bool {
     match status.code() {
-        Code::Unknown | Code::Internal | Code::DataLoss | Code::ResourceExhausted | Code::DeadlineExceeded => true,
+        Code::Unknown | Code::Internal | Code::DataLoss | Code::DeadlineExceeded => true,
+        // What a caller is not allowed is no fault here.
+        Code::ResourceExhausted => status.policy().is_none_or(|policy| policy == OVERLOAD_POLICY),
         Code::Unavailable => status.handler_ran() != HandlerRan::No,
         _ => false,
     }
