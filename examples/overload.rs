@@ -20,7 +20,7 @@ struct Workers(Semaphore);
 
 impl Render for Workers {
     async fn page(&self) {
-        let _worker = self.0.acquire().await.expect("it is never closed");
+        let _worker = self.0.acquire().await;
         sleep(Duration::from_millis(10)).await;
     }
 }

@@ -20,7 +20,7 @@ struct Workers(Semaphore);
 
 impl Shop for Workers {
     async fn order(&self, cx: &Cx) -> String {
-        let _worker = self.0.acquire().await.expect("it is never closed");
+        let _worker = self.0.acquire().await;
         sleep(Duration::from_millis(10)).await;
         cx.priority().to_string()
     }

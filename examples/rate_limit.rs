@@ -37,10 +37,10 @@ impl Search for Index {
 async fn main() -> Result<(), Box<dyn Error>> {
     // By what the caller says here; `peer` goes by certificate or IP address.
     let of_each = rate_limit(10).per("1s").key(metadata("user"));
-    let index = SearchServer::new(Index {
+    let index = Index {
         of_each: of_each.clone(),
-    });
-    let server = Server::builder().service(index).bind("127.0.0.1:0").start().await?;
+    };
+    let server = Server::builder().service(SearchServer::new(index)).bind("127.0.0.1:0").start().await?;
     let channel = Channel::builder().retry(RetryPolicy::NEVER).connect(&server.target()).await?;
     let search = SearchClient::from_channel(channel.clone());
 
