@@ -37,9 +37,8 @@ impl Search for Index {
 async fn main() -> Result<(), Box<dyn Error>> {
     // By what the caller says here; `peer` goes by certificate or IP address.
     let of_each = rate_limit(10).per("1s").key(metadata("user"));
-    let index = Index {
-        of_each: of_each.clone(),
-    };
+    let shared = of_each.clone();
+    let index = Index { of_each: shared };
     let server = Server::builder().service(SearchServer::new(index)).bind("127.0.0.1:0").start().await?;
     let channel = Channel::builder().retry(RetryPolicy::NEVER).connect(&server.target()).await?;
     let search = SearchClient::from_channel(channel.clone());
@@ -70,7 +69,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     assert!(search.find("more").metadata("user", "ada").await.is_ok());
 
     let (one, other) = tokio::join!(search.export().into_future(), search.export().into_future());
-    let failed = one.and(other).unwrap_err();
+    let Err(failed) = one.and(other) else {
+        return Err("one of them is too many".into());
+    };
     println!("two exports at once: {failed}");
     assert_eq!(
         (failed.code(), failed.policy()),

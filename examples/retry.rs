@@ -49,7 +49,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     assert!(again > 10);
 
     // What may have had an effect is not done twice.
-    let status = stock.take().await.unwrap_err();
+    let Err(status) = stock.take().await else {
+        return Err("it fails".into());
+    };
     println!(
         "`take` is not marked idempotent: {status}, and the handler ran: {:?}",
         status.handler_ran()
