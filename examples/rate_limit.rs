@@ -14,14 +14,12 @@ trait Search {
     async fn export(&self) -> u32;
 }
 
-struct Index {
-    /// Kept, so that it can be changed while calls come.
-    of_each: RateLimit,
-}
+/// Has its limit at hand, so that it can be changed while calls come.
+struct Index(RateLimit);
 
 #[service]
 impl Search for Index {
-    #[interceptor(self.of_each)]
+    #[interceptor(self.0)]
     async fn find(&self, text: &str) -> String {
         text.to_uppercase()
     }
@@ -37,9 +35,8 @@ impl Search for Index {
 async fn main() -> Result<(), Box<dyn Error>> {
     // By what the caller says here; `peer` goes by certificate or IP address.
     let of_each = rate_limit(10).per("1s").key(metadata("user"));
-    let shared = of_each.clone();
-    let index = Index { of_each: shared };
-    let server = Server::builder().service(SearchServer::new(index)).bind("127.0.0.1:0").start().await?;
+    let index = SearchServer::new(Index(of_each.clone()));
+    let server = Server::builder().service(index).bind("127.0.0.1:0").start().await?;
     let channel = Channel::builder().retry(RetryPolicy::NEVER).connect(&server.target()).await?;
     let search = SearchClient::from_channel(channel.clone());
 

@@ -246,26 +246,27 @@ async fn a_wrong_setting_is_told_at_each_call() {
                 "a window has no `burst`; use `token_bucket(..)`",
             ),
         ] {
-            let limited = client_with(&limit);
-            let status = limited.await.kept().await.unwrap_err();
+            let (limited, _server) = client_with(&limit).await;
+            let status = limited.kept().await.unwrap_err();
             assert!(status.message().contains(told), "{status}");
         }
     })
     .await;
 }
 
-/// A client that limits itself.
-async fn client_with(limit: &RateLimit) -> LimitedClient {
+/// A client that limits itself, and its server.
+async fn client_with(limit: &RateLimit) -> (LimitedClient, Serving) {
     let Parts { channel, server, .. } = open(&crate::support::fixture::unique("limits")).await;
-    // It lives for as long as the test.
-    std::mem::forget(server);
-    LimitedClient::from_channel(channel.with_interceptor(limit.clone()))
+    (
+        LimitedClient::from_channel(channel.with_interceptor(limit.clone())),
+        server,
+    )
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_client_can_limit_itself() {
     bounded(async {
-        let client = client_with(&rate_limit(1).key(method)).await;
+        let (client, _server) = client_with(&rate_limit(1).key(method)).await;
         assert!(client.two(1).await.is_ok() && client.smooth().await.is_ok());
         let status = client.two(1).await.unwrap_err();
         assert_eq!((status.policy(), status.origin()), (Some("rate_limit"), Origin::Local));
