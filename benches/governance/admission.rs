@@ -27,11 +27,11 @@ struct Figure {
     goal: Goal,
 }
 
-/// Measures what has `wanted` in its name with so many seeds.
-pub(crate) fn rows(seeds: u64, wanted: &str) -> Vec<Row> {
+/// Measures what has `wanted` in its name with so many seeds; `all` of it, or only what is met with any.
+pub(crate) fn rows(seeds: u64, wanted: &str, all: bool) -> Vec<Row> {
     let cases = cases();
     let mut rows = Vec::new();
-    for case in &cases {
+    for case in cases.iter().filter(|case| all || case.traffic.refusal == 0.0) {
         for (bottleneck, place) in case.places {
             let named = format!("{}, {place}", case.name);
             if named.contains(wanted) {

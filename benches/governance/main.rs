@@ -38,7 +38,11 @@ fn main() -> ExitCode {
             &names[..],
             limiters::rows(kinds, seeds, wanted),
         ),
-        ("In the real server", &["sinew"], admission::rows(seeds, wanted)),
+        (
+            "In the real server",
+            &["sinew"],
+            admission::rows(seeds, wanted, has("--bench")),
+        ),
         (
             "Retries: ten servers, 1,000 calls a second",
             &["sinew"],

@@ -103,6 +103,8 @@ async fn drive(traffic: Traffic, seed: u64) -> Outcome {
         let is_counted = (from..to).contains(&at) && is_critical == (traffic.critical > 0.0);
         let takes = takes(traffic.bottleneck, &mut rng);
         let (client, outcome) = (client.clone(), Arc::clone(&outcome));
+        // Where a refusal takes time, it takes that of the processor which makes the calls as well: they are late before they are made.
+        let made_at = if traffic.refusal > 0.0 { start.elapsed() } else { at };
         tokio::spawn(async move {
             let priority = if is_critical {
                 Priority::Critical
@@ -116,7 +118,7 @@ async fn drive(traffic: Traffic, seed: u64) -> Outcome {
                 compute(takes.mul_f64(traffic.refusal));
             }
             if is_counted {
-                let latency = start.elapsed().saturating_sub(at);
+                let latency = start.elapsed().saturating_sub(made_at);
                 outcome.lock().expect("nobody panicked").count(answer.is_ok().then_some(latency), refused);
             }
         });

@@ -74,6 +74,10 @@ struct Inner {
     app: Bytes,
     metadata: Metadata,
     source: Option<Arc<dyn Error + Send + Sync>>,
+    /// It is what a call came to that was made here: what it says of a handler is not about the one that passes it on.
+    is_of_a_call: bool,
+    /// A server said so in an END.
+    is_answer: bool,
 }
 
 impl Status {
@@ -90,6 +94,8 @@ impl Status {
             app: Bytes::new(),
             metadata: Metadata::new(),
             source: None,
+            is_of_a_call: false,
+            is_answer: false,
         }))
     }
 
@@ -221,7 +227,7 @@ impl Status {
     }
 
     /// Names the policy that turned the call away, and why; both are a word of lower case, digits and underscores, or they are left out. The handler did not
-    /// run.
+    /// run, so the call may be made again whatever it does: only for interceptors, and for handlers before they have done anything.
     ///
     /// # Examples
     /// ```
@@ -282,11 +288,33 @@ impl Status {
             self.0.metadata = Metadata::new();
             self.0.retryable = None;
         }
-        // What a call of the handler's came to tells nothing about whether the handler ran: it did, unless a policy here stood before it.
-        if self.policy().is_none() {
+        // What a call of the handler's came to tells nothing about whether the handler ran: it did.
+        if self.0.is_of_a_call || self.0.origin != Origin::Local {
             self.0.ran = HandlerRan::Yes;
         }
         self
+    }
+
+    /// Whether it says of a call to this process that its handler did not begin.
+    pub(crate) fn was_not_begun(&self) -> bool {
+        self.0.ran == HandlerRan::No && self.0.origin == Origin::Local && !self.0.is_of_a_call
+    }
+
+    /// The same status as what a call came to, for whoever made it.
+    pub(crate) fn of_a_call(mut self) -> Self {
+        self.0.is_of_a_call = true;
+        self
+    }
+
+    /// The same status as one that a server answered with.
+    pub(crate) fn answered_by_server(mut self) -> Self {
+        self.0.is_answer = true;
+        self
+    }
+
+    /// Whether a server answered with it: then it took the call up, if only to turn it away.
+    pub(crate) fn is_answer(&self) -> bool {
+        self.0.is_answer
     }
 
     /// What the error's own rule says about retrying, if it has one.

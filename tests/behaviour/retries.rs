@@ -11,6 +11,7 @@ use sinew::{
 use tokio::time::{Instant, sleep};
 
 use crate::support::bounded;
+use crate::support::fixture::unique;
 
 #[service(name = "test.Wobbly")]
 trait Wobbly {
@@ -176,6 +177,31 @@ async fn retries_wait_for_as_long_as_they_are_asked_to() {
     .await;
 }
 
+/// Also where it is the deadline itself that is listed.
+#[tokio::test(start_paused = true)]
+async fn all_attempts_are_within_the_deadline_of_their_call() {
+    bounded(async {
+        let script = Script::default();
+        let server = Server::builder().service(WobblyServer::new(script.clone())).bind("mem:all_within");
+        let server = server.start().await.unwrap();
+        let policy = RetryPolicy::DEFAULT.attempts(5).codes([Code::DeadlineExceeded, Code::Unavailable]);
+        let channel = Channel::builder().retry(policy).connect(&server.target()).await.unwrap();
+        let client = WobblyClient::from_channel(channel);
+        pay_in(&client).await;
+        for steps in [[Step::Hang, Step::Hang], [busy(), Step::Hang]] {
+            script.then(steps);
+            let began = Instant::now();
+            let status = client.get().timeout("1s").await.unwrap_err();
+            assert_eq!(
+                (status.code(), began.elapsed().as_millis()),
+                (Code::DeadlineExceeded, 1_000)
+            );
+            assert_ne!(status.handler_ran(), HandlerRan::No);
+        }
+    })
+    .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_attempt_that_takes_too_long_is_given_up() {
     bounded(async {
@@ -198,19 +224,30 @@ async fn an_attempt_that_takes_too_long_is_given_up() {
             Code::DeadlineExceeded
         );
         assert_eq!((began.elapsed().as_millis(), script.attempts().len()), (30, 1));
-        // It is no reason to do something twice.
+        // What no other attempt can follow has as long as its call.
         script.then([Step::Hang]);
-        let status = client.put().await.unwrap_err();
-        assert_eq!(status.code(), Code::DeadlineExceeded);
+        let began = Instant::now();
+        assert_eq!(
+            client.put().timeout("200ms").await.unwrap_err().code(),
+            Code::DeadlineExceeded
+        );
+        assert_eq!((began.elapsed().as_millis(), script.attempts()), (200, vec![1]));
+        // The last of three.
+        script.then([Step::Hang, Step::Hang, Step::Hang]);
+        let status = client.get().await.unwrap_err();
         assert!(
             status.message().contains("an attempt was not answered within 50ms"),
             "{status}"
         );
-        assert_eq!(script.attempts(), [1]);
+        assert_eq!(
+            (status.code(), status.handler_ran()),
+            (Code::DeadlineExceeded, HandlerRan::Maybe)
+        );
+        assert_eq!(script.attempts(), [1, 2, 3]);
         // Nothing goes on behind the back of those that gave up.
         sleep(Duration::from_millis(10)).await;
         assert_eq!(server.snapshot().running_handlers, 0);
-        assert_eq!(channel.snapshot().retries, 3);
+        assert_eq!(channel.snapshot().retries, 5);
     })
     .await;
 }
@@ -315,13 +352,98 @@ async fn only_one_tier_retries() {
         }
         script.then(std::iter::repeat_with(busy).take(100));
         let status = client.ask().await.unwrap_err();
-        // Three of the first attempt, and one of each of its retries.
-        assert_eq!(script.attempts(), [1, 2, 3, 1, 1]);
+        // Three of the first attempt, and one on behalf of each of its retries.
+        assert_eq!(script.attempts(), [1, 2, 3, 2, 3]);
         // The handler in front ran, whatever became of its call.
         assert_eq!(
             (status.code(), status.handler_ran()),
             (Code::Unavailable, HandlerRan::Yes)
         );
+    })
+    .await;
+}
+
+struct AsksFront(FrontClient);
+
+impl Front for AsksFront {
+    async fn ask(&self) -> Result<u32, Status> {
+        self.0.ask().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_further_on_retries_either() {
+    bounded(async {
+        let script = Script::default();
+        let (inner, _behind) = open("far-behind", &script).await;
+        let middle = Server::builder().service(FrontServer::new(Asks(inner))).bind("mem:far-middle");
+        let middle = middle.start().await.unwrap();
+        let asks = AsksFront(FrontClient::connect(&middle.target()).await.unwrap());
+        let front = Server::builder().service(FrontServer::new(asks)).bind("mem:far-front").start().await.unwrap();
+        let client = FrontClient::connect(&front.target()).await.unwrap();
+        for _ in 0..50 {
+            client.ask().await.unwrap();
+        }
+        script.then(std::iter::repeat_with(busy).take(100));
+        client.ask().await.unwrap_err();
+        // The first attempt of the first: three, and one of each retry in the middle. Then one of each retry in front.
+        assert_eq!(script.attempts(), [1, 2, 3, 2, 3, 2, 3]);
+    })
+    .await;
+}
+
+#[service(name = "test.Charge")]
+trait Charge {
+    async fn charge(&self) -> Result<(), Status>;
+}
+
+/// Does something, and then is turned away by somebody else.
+struct Charges {
+    charged: Arc<Mutex<u32>>,
+    mail: WobblyClient,
+    passes_on: bool,
+}
+
+impl Charge for Charges {
+    async fn charge(&self) -> Result<(), Status> {
+        *self.charged.lock().unwrap() += 1;
+        let sent = self.mail.put().await.map(drop);
+        sent.map_err(|status| if self.passes_on { status.pass_on() } else { status })
+    }
+}
+
+/// What a handler's own call is told is not about the handler, which ran.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_done_twice_because_of_what_others_say() {
+    bounded(async {
+        let refused = || fail(Status::unavailable("x").with_rejection("gate", "closed").with_retryable(true));
+        for (passes_on, limits_itself) in [(false, false), (true, false), (false, true), (true, true)] {
+            let script = Script::default();
+            let server =
+                Server::builder().service(WobblyServer::new(script.clone())).bind(format!("mem:{}", unique("mail")));
+            let mail = server.start().await.unwrap();
+            let mut channel = Channel::builder().retry(RetryPolicy::NEVER).connect(&mail.target()).await.unwrap();
+            if limits_itself {
+                channel = channel.with_interceptor(sinew::limits::rate_limit(0).per("1s"));
+            }
+            script.then(std::iter::repeat_with(refused).take(100));
+            let charged = Arc::<Mutex<u32>>::default();
+            let charges = Charges {
+                charged: Arc::clone(&charged),
+                mail: WobblyClient::from_channel(channel),
+                passes_on,
+            };
+            let server =
+                Server::builder().service(ChargeServer::new(charges)).bind(format!("mem:{}", unique("charge")));
+            let server = server.start().await.unwrap();
+            let client = ChargeClient::connect(&server.target()).await.unwrap();
+            let status = client.charge().await.unwrap_err();
+            assert_eq!(
+                (*charged.lock().unwrap(), status.handler_ran()),
+                (1, HandlerRan::Yes),
+                "{status:?}"
+            );
+        }
     })
     .await;
 }

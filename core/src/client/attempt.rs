@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
@@ -12,7 +13,7 @@ use tokio::task::JoinHandle;
 use super::channel::{Channel, Wanted};
 use super::future::outcome;
 use super::member::{Completion, Picked};
-use super::raw::{RawRequest, context_of};
+use super::raw::{Cause, RawRequest, context_of};
 use super::retry::{Next as NextAttempt, attempt_timed_out, is_answer};
 use crate::call::{Idle, Pump, PumpEnd, Receive, ReceiveEnd, open_status, stream_status};
 use crate::code::Code;
@@ -87,7 +88,7 @@ impl Next for Last {
 }
 
 /// Ends `call` at `deadline`; `None` if that came first.
-async fn within(deadline: Option<std::time::Instant>, call: impl Future<Output = Outcome>) -> Option<Outcome> {
+async fn within(deadline: Option<Instant>, call: impl Future<Output = Outcome>) -> Option<Outcome> {
     match deadline {
         // Outside a runtime there are no timers; the call itself tells so in its status.
         Some(deadline) if Handle::try_current().is_ok() => tokio::time::timeout_at(deadline.into(), call).await.ok(),
@@ -106,36 +107,39 @@ async fn run(channel: Channel, mut request: RawRequest) -> Outcome {
     let sent = AtomicBool::new(false);
     let policy = channel.retry_policy(request.spec);
     let call = async {
-        let mut failed = request.history.failed.take();
         let mut may_have_run = false;
         loop {
-            if let Some(failed) = failed.take() {
+            if let Some((failed, cause)) = request.history.failed.take() {
                 let is_unprocessed = failed.handler_ran() == HandlerRan::No;
                 may_have_run |= !is_unprocessed;
-                let NextAttempt::Again(wait) = channel.after(&request, &policy, &failed) else {
-                    // Of all attempts.
-                    return Err(match is_unprocessed && may_have_run {
-                        true => failed.with_handler_ran(HandlerRan::Maybe),
-                        false => failed,
-                    });
-                };
+                let next = channel.after(&request, &policy, &failed, cause);
                 sent.store(may_have_run, Ordering::Relaxed);
-                if !wait.is_zero() {
-                    request.mark_attempt();
-                    tokio::time::sleep(wait).await;
+                request.history.was_turned_away = matches!(next, NextAttempt::AtOnce);
+                match next {
+                    NextAttempt::AtOnce => {}
+                    NextAttempt::After(wait) => {
+                        request.history.was_retried = true;
+                        tokio::time::sleep(wait).await;
+                    }
+                    // Of all attempts.
+                    NextAttempt::Over if is_unprocessed && may_have_run => {
+                        return Err(failed.with_handler_ran(HandlerRan::Maybe));
+                    }
+                    NextAttempt::Over => return Err(failed),
                 }
             }
             request.history.attempts += 1;
-            match limited_attempt(&channel, &mut request, &policy, &sent).await {
+            request.mark_attempt();
+            match attempt(&channel, &mut request, &policy, &sent).await {
                 Ok(reply) => {
                     channel.retries().note_success(request.method);
                     return Ok(reply);
                 }
-                Err(status) => {
-                    if is_answer(&status) {
+                Err((status, cause)) => {
+                    if is_answer(&status) && !policy.covers(&status) && cause == Cause::Failed {
                         channel.retries().note_success(request.method);
                     }
-                    failed = Some(status);
+                    request.history.failed = Some((status, cause));
                 }
             }
         }
@@ -158,36 +162,40 @@ async fn run(channel: Channel, mut request: RawRequest) -> Outcome {
     })
 }
 
-/// One attempt, for as long as its policy allows.
-async fn limited_attempt(
+/// One attempt, which from when it is sent on has as long as its policy allows.
+async fn attempt(
     channel: &Channel,
     request: &mut RawRequest,
     policy: &RetryPolicy,
     sent: &AtomicBool,
-) -> Outcome {
-    let (Some(limit), Some(time)) = (request.attempt_limit(policy), policy.time_of_attempt()) else {
-        return attempt(channel, request, sent).await;
+) -> Result<Reply, (Status, Cause)> {
+    let (picked, key, limit) =
+        open_somewhere(channel, request, policy).await.map_err(|status| (status, Cause::Failed))?;
+    sent.store(true, Ordering::Relaxed);
+    let answer = answer(channel, request, picked, key);
+    let Some(limit) = limit else {
+        return answer.await.map_err(|status| (status, Cause::Failed));
     };
-    let whole = request.deadline;
-    // Its server has to know, unless it is the opening only that is bounded.
-    if !request.streaming {
-        request.deadline = Some(limit);
-    }
-    let outcome = within(Some(limit), attempt(channel, request, sent)).await;
-    request.deadline = whole;
-    let timed_out = |sent: bool| attempt_timed_out(time, if sent { HandlerRan::Maybe } else { HandlerRan::No });
-    match outcome {
-        None => Err(timed_out(sent.load(Ordering::Relaxed))),
+    let timed_out = || {
+        let time = policy.time_of_attempt().unwrap_or_default();
+        Err((attempt_timed_out(time, HandlerRan::Maybe), Cause::TimedOut))
+    };
+    match within(Some(limit), answer).await {
+        None => timed_out(),
         // Its server, or the connection, had the same clock.
-        Some(Err(status)) if status.code() == Code::DeadlineExceeded && time::now() >= limit => Err(timed_out(true)),
-        Some(outcome) => outcome,
+        Some(Err(status)) if status.code() == Code::DeadlineExceeded && time::now() >= limit => timed_out(),
+        Some(outcome) => outcome.map_err(|status| (status, Cause::Failed)),
     }
 }
 
-/// One attempt.
-async fn attempt(channel: &Channel, request: &mut RawRequest, sent: &AtomicBool) -> Outcome {
+/// Opens the call at an endpoint; tells until when the attempt may take.
+async fn open_somewhere(
+    channel: &Channel,
+    request: &mut RawRequest,
+    policy: &RetryPolicy,
+) -> Result<(Picked, StreamKey, Option<Instant>), Status> {
     let mut elsewhere: Option<Picked> = None;
-    let (picked, key) = loop {
+    loop {
         let mut picked = match elsewhere.take() {
             Some(picked) => picked,
             None => choose(channel, request).await?,
@@ -196,7 +204,7 @@ async fn attempt(channel: &Channel, request: &mut RawRequest, sent: &AtomicBool)
             // What is sent before the handshake is done can be sent again by others.
             picked.connection.confirmed().await;
         }
-        if request.history.attempts <= 1 {
+        if !request.history.was_turned_away {
             // A stream of its own that was turned away is not asked for again.
             picked.connection = picked.connection.for_call(request.method, request.needs_own_stream());
         }
@@ -204,17 +212,19 @@ async fn attempt(channel: &Channel, request: &mut RawRequest, sent: &AtomicBool)
         if let Some(completion) = picked.completion.as_mut().filter(|_| !is_unary) {
             completion.set_neutral();
         }
+        let limit = request.attempt_limit(policy);
         // Only these parts are borrowed while waiting: a stream is not shared between threads.
         let opening = OpenRequest {
             method: request.method,
             timeout: 0,
-            deadline: request.bound(),
+            // Of a stream it is only the opening that an attempt's time is about, which its server does not bound.
+            deadline: limit.filter(|_| !request.streaming).or_else(|| request.bound()),
             metadata: &request.metadata,
             arguments: &request.arguments,
             fin: request.outbound.is_none(),
         };
         match open_here_or_there(&picked, opening).await {
-            Some(Ok(key)) => break (picked, key),
+            Some(Ok(key)) => return Ok((picked, key, limit)),
             Some(Err(error)) => return Err(not_opened(channel, picked, error)),
             None => {
                 // The same endpoint, by another connection.
@@ -225,8 +235,11 @@ async fn attempt(channel: &Channel, request: &mut RawRequest, sent: &AtomicBool)
                 elsewhere = member.and_then(|member| member.begin_elsewhere(Some(&left), time::now));
             }
         }
-    };
-    sent.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The answer to a call that was opened, or the beginning of it.
+async fn answer(channel: &Channel, request: &mut RawRequest, picked: Picked, key: StreamKey) -> Outcome {
     let idle = request.idle_timeout.map(Idle::new);
     let connection = picked.connection.clone();
     let mut guard = Guard {
@@ -423,7 +436,7 @@ struct ClientStream {
 
 impl MessageStream for ClientStream {
     fn poll_fill(&mut self, task: &mut Context<'_>, batch: &mut Batch) -> Poll<Result<bool, Status>> {
-        self.receive.poll_fill(task, batch)
+        self.receive.poll_fill(task, batch).map_err(Status::of_a_call)
     }
 
     fn take_trailers(&mut self) -> Metadata {

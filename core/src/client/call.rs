@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::channel::Channel;
 use super::future::{CallFuture, MetaFuture};
-use super::raw::{History, RawRequest};
+use super::raw::{History, RawRequest, mark_behalf};
 use crate::config::MethodConfig;
 use crate::context::Cx;
 use crate::interceptor::{Chain, Interceptor};
@@ -16,7 +16,7 @@ use crate::message::{FromStatus, MessageStream, ReplyShape, Streaming, Wire};
 use crate::metadata::Metadata;
 use crate::method::MethodSpec;
 use crate::policy::ring::hash;
-use crate::priority::Priority;
+use crate::priority::{PRIORITY_KEY, Priority};
 use crate::status::{HandlerRan, Status};
 use crate::time::IntoDuration;
 use crate::wire::args::ArgsWriter;
@@ -266,7 +266,8 @@ impl<T: ReplyShape, E> Call<T, E> {
             let inherited = parent.inherited_metadata();
             let own = metadata.clone();
             for (key, value) in inherited.iter() {
-                if own.get_bytes(key).is_none() {
+                // What a server took a priority for is what counts, not what was said.
+                if own.get_bytes(key).is_none() && key != PRIORITY_KEY {
                     // It was valid where it came from.
                     let _valid = metadata.append(key.to_owned(), value);
                 }
@@ -274,6 +275,7 @@ impl<T: ReplyShape, E> Call<T, E> {
             if let Some(trace) = parent.trace() {
                 trace.add_to(&mut metadata);
             }
+            mark_behalf(parent, &mut metadata);
         }
         let own = self.options.as_ref().and_then(|options| options.priority);
         let inherited = || self.parent.as_ref().map(Cx::priority).filter(|priority| *priority != Priority::Normal);

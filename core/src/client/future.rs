@@ -10,7 +10,7 @@ use super::attempt::{self, BoxOutcome};
 use super::call::{Call, CallMeta};
 use super::channel::Wanted;
 use super::member::{Completion, Picked};
-use super::raw::History;
+use super::raw::{Cause, History};
 use super::retry::is_answer;
 use crate::call::{UNKNOWN_METHOD, open_status, stream_status};
 use crate::code::Code;
@@ -172,23 +172,28 @@ impl<T: ReplyShape, E> MetaFuture<T, E> {
         let Some(call) = self.call.take() else {
             return Some(Ended::General(Err(status)));
         };
-        let retries = call.channel.retries();
-        if is_answer(&status) {
-            retries.note_success(self.spec.id());
+        let policy = call.channel.retry_policy(Some(self.spec));
+        let is_covered = policy.covers(&status);
+        if is_answer(&status) && !is_covered {
+            call.channel.retries().note_success(self.spec.id());
         }
-        let may_follow = status.handler_ran() == HandlerRan::No
-            || (self.spec.is_idempotent() && call.channel.retry_policy(Some(self.spec)).covers(&status));
-        if !may_follow {
+        let may_follow = status.handler_ran() == HandlerRan::No || (self.spec.is_idempotent() && is_covered);
+        // The time of the whole call is up; its stream need not know any more when that was.
+        let now = time::now();
+        let deadline = running.connection.deadline(running.key);
+        let is_late = status.code() == Code::DeadlineExceeded
+            && deadline.is_none_or(|deadline| deadline <= now)
+            && call.deadline(now).0.is_some();
+        if !may_follow || is_late {
             return Some(Ended::General(Err(status)));
         }
         let history = History {
             attempts: 1,
             tried,
-            failed: Some(status),
+            failed: Some((status, Cause::Failed)),
             ..History::within(call.parent.as_ref())
         };
         // Within what is left of its time.
-        let deadline = running.connection.deadline(running.key);
         self.state = general(call, deadline, Some(history));
         None
     }
@@ -324,17 +329,20 @@ fn give_back<T, E>(call: &mut Call<T, E>, metadata: Metadata) {
 fn general<T: ReplyShape, E>(call: Call<T, E>, limit: Option<Instant>, history: Option<History>) -> State {
     match call.into_request(time::now(), limit) {
         Ok((channel, mut request, parent, chain)) => {
-            if let Some(history) = history {
-                request.history = history;
-            }
+            request.history = history.unwrap_or(request.history);
             State::Boxed(attempt::boxed(channel, request, parent, chain))
         }
-        Err(status) => State::Boxed(Box::pin(std::future::ready(Err(status)))),
+        Err(late) => {
+            // What was tried before its time was up is what it came to.
+            let status = history.and_then(|history| history.failed).map_or(late, |(failed, _)| failed);
+            State::Boxed(Box::pin(std::future::ready(Err(status))))
+        }
     }
 }
 
 /// What a server said that does not know the method by its id: the client knows its name.
 fn explain(status: Status, path: &str) -> Status {
+    let status = status.of_a_call();
     let unknown = status.code() == Code::Unimplemented && status.message().starts_with(UNKNOWN_METHOD);
     if !unknown || path.is_empty() {
         return status;

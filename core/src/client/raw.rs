@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::attempt;
 use super::channel::Channel;
-use crate::context::{Cx, CxParts, Side};
+use crate::context::{ATTEMPT_KEY, Cx, CxParts, Side};
 use crate::interceptor::Chain;
 use crate::message::{Batch, MessageStream, Outcome};
 use crate::metadata::Metadata;
@@ -55,9 +55,22 @@ pub(crate) struct History {
     /// The endpoints they went to, where there are several.
     pub(crate) tried: Vec<u64>,
     /// How the last one failed, if it is over.
-    pub(crate) failed: Option<Status>,
+    pub(crate) failed: Option<(Status, Cause)>,
+    /// One of them was a retry by policy.
+    pub(crate) was_retried: bool,
+    /// The last one found nobody who would take it up.
+    pub(crate) was_turned_away: bool,
     /// The call is made by a handler whose own call is a retry.
     pub(crate) is_on_behalf_of_a_retry: bool,
+}
+
+/// Why an attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// As its status says.
+    Failed,
+    /// It had taken as long as an attempt may.
+    TimedOut,
 }
 
 impl History {
@@ -197,6 +210,10 @@ impl Channel {
         let mut metadata = Metadata::new();
         add_path(&mut metadata, path)?;
         let parent = Cx::current();
+        if let Some(parent) = &parent {
+            parent.priority().write_to(&mut metadata);
+            mark_behalf(parent, &mut metadata);
+        }
         let raw = RawRequest {
             spec: None,
             method: method_id(path),
@@ -214,7 +231,7 @@ impl Channel {
             history: History::within(parent.as_ref()),
             begun: Arc::default(),
         };
-        attempt::boxed(self.clone(), raw, parent, Chain::default()).await
+        attempt::boxed(self.clone(), raw, parent, Chain::default()).await.map_err(Status::of_a_call)
     }
 }
 
@@ -228,6 +245,15 @@ impl MessageStream for PassedOn {
 
     fn take_trailers(&mut self) -> Metadata {
         self.0.take_trailers()
+    }
+}
+
+/// Tells the server that a call is made on behalf of one that is a retry, so that nobody further on retries it either.
+pub(super) fn mark_behalf(parent: &Cx, metadata: &mut Metadata) {
+    let attempt = parent.attempt();
+    if attempt > 1 {
+        // Key and value keep the rules.
+        let _valid = metadata.insert(ATTEMPT_KEY, attempt.to_string());
     }
 }
 

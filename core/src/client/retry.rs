@@ -3,8 +3,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Handle;
+
 use super::channel::Channel;
-use super::raw::RawRequest;
+use super::raw::{Cause, History, RawRequest};
 use crate::code::Code;
 use crate::context::ATTEMPT_KEY;
 use crate::method::MethodSpec;
@@ -15,21 +17,26 @@ use crate::time;
 /// Attempts of a call that the server provably did not take up, the first included: enough to get past a server that leaves and one connection that
 /// broke, few enough never to storm.
 const ATTEMPTS_MAX: u32 = 3;
-/// Buckets of a channel: one for each method, but for the few services that have more of them than share without noticing.
+/// Methods that have a budget of their own; those of a service that has more share.
 const BUDGETS: usize = 64;
+/// Places at which a method's budget is looked for.
+const PLACES: usize = 16;
 
 /// What all calls of a target share.
 pub(super) struct Retries {
     policy: RetryPolicy,
-    budgets: [RetryBudget; BUDGETS],
+    /// Each with the id of its method; 0 for none yet.
+    budgets: [(AtomicU64, RetryBudget); BUDGETS],
     made: AtomicU64,
     withheld: AtomicU64,
 }
 
 /// What comes after an attempt that failed.
 pub(super) enum Next {
-    /// Another one, after that time.
-    Again(Duration),
+    /// Another one at once: nobody had any work with the last.
+    AtOnce,
+    /// A retry, after that time.
+    After(Duration),
     /// It is what the call came to.
     Over,
 }
@@ -38,7 +45,7 @@ impl Retries {
     pub(super) fn new(policy: RetryPolicy) -> Self {
         Self {
             policy,
-            budgets: std::array::from_fn(|_| RetryBudget::new()),
+            budgets: std::array::from_fn(|_| (AtomicU64::new(0), RetryBudget::new())),
             made: AtomicU64::new(0),
             withheld: AtomicU64::new(0),
         }
@@ -61,9 +68,27 @@ impl Retries {
     }
 
     /// What is paid in for a method.
+    #[inline]
     fn budget(&self, method: u64) -> &RetryBudget {
-        let at = usize::try_from(method % BUDGETS as u64).unwrap_or_default();
-        &self.budgets[at]
+        let first = usize::try_from(method % BUDGETS as u64).unwrap_or_default();
+        let (id, budget) = &self.budgets[first];
+        if id.load(Ordering::Relaxed) == method {
+            return budget;
+        }
+        self.find_budget(first, method)
+    }
+
+    #[cold]
+    fn find_budget(&self, first: usize, method: u64) -> &RetryBudget {
+        for place in 0..PLACES {
+            let (id, budget) = &self.budgets[(first + place) % BUDGETS];
+            // Whoever comes first has it.
+            let taken = id.compare_exchange(0, method, Ordering::Relaxed, Ordering::Relaxed);
+            if taken.is_ok() || taken == Err(method) {
+                return budget;
+            }
+        }
+        &self.budgets[first].1
     }
 
     fn pay(&self, method: u64) -> bool {
@@ -95,54 +120,56 @@ impl Channel {
     }
 
     /// What comes after an attempt of `request` that failed. A retry that it tells of is paid for.
-    pub(super) fn after(&self, request: &RawRequest, policy: &RetryPolicy, failed: &Status) -> Next {
-        if request.outbound_spent {
+    pub(super) fn after(&self, request: &RawRequest, policy: &RetryPolicy, failed: &Status, cause: Cause) -> Next {
+        // Outside a runtime there is no time to wait for.
+        if request.outbound_spent || Handle::try_current().is_err() {
             return Next::Over;
         }
-        let was_not_taken_up = failed.handler_ran() == HandlerRan::No && failed.policy().is_none();
-        if was_not_taken_up && failed.is_retryable() {
-            // Nobody had any work with it.
-            return match request.history.attempts < ATTEMPTS_MAX {
-                true => Next::Again(Duration::ZERO),
-                false => Next::Over,
-            };
+        let History {
+            attempts,
+            is_on_behalf_of_a_retry,
+            ..
+        } = request.history;
+        let was_turned_away = cause == Cause::Failed && failed.handler_ran() == HandlerRan::No && !failed.is_answer();
+        if was_turned_away && failed.is_retryable() && attempts < ATTEMPTS_MAX {
+            return Next::AtOnce;
         }
-        if request.history.is_on_behalf_of_a_retry {
+        if is_on_behalf_of_a_retry {
             return Next::Over;
         }
-        let wait = policy.wait(
-            failed,
-            request.history.attempts,
-            request.is_idempotent(),
-            fastrand::f64(),
-        );
+        let (is_idempotent, random) = (request.is_idempotent(), fastrand::f64());
+        let wait = match cause {
+            Cause::Failed => policy.wait(failed, attempts, is_idempotent, random),
+            Cause::TimedOut => policy.wait_after_timeout(failed, attempts, is_idempotent, random),
+        };
         let is_in_time = |wait: &Duration| request.deadline.is_none_or(|deadline| time::now() + *wait < deadline);
         match wait.filter(is_in_time) {
-            Some(wait) if self.retries().pay(request.method) => Next::Again(wait),
+            Some(wait) if self.retries().pay(request.method) => Next::After(wait),
             Some(_) | None => Next::Over,
         }
     }
 }
 
 impl RawRequest {
-    /// Tells the server that this is a retry, so that it does not retry on its part.
+    /// Tells the server that this is a retry, so that nobody retries on its behalf.
     pub(super) fn mark_attempt(&mut self) {
-        // Key and value keep the rules.
-        let _valid = self.metadata.insert(ATTEMPT_KEY, (self.history.attempts + 1).to_string());
+        if self.history.was_retried {
+            // Key and value keep the rules.
+            let _valid = self.metadata.insert(ATTEMPT_KEY, self.history.attempts.to_string());
+        }
     }
 
-    /// Until when this attempt may take, if that is before the whole call's time is up.
+    /// Until when an attempt that begins now may take, if that is before the whole call's time is up. One that no other can follow has as long as its call.
     pub(super) fn attempt_limit(&self, policy: &RetryPolicy) -> Option<Instant> {
-        let limit = time::now().checked_add(policy.time_of_attempt()?)?;
+        let may_follow = self.is_idempotent() && self.outbound.is_none() && !self.history.is_on_behalf_of_a_retry;
+        let limit = time::now().checked_add(policy.time_of_attempt().filter(|_| may_follow)?)?;
         self.deadline.is_none_or(|deadline| limit < deadline).then_some(limit)
     }
 }
 
 /// The end of an attempt that took too long; the next one may be quicker.
 pub(super) fn attempt_timed_out(limit: Duration, ran: HandlerRan) -> Status {
-    Status::deadline_exceeded(format!("an attempt was not answered within {limit:?}"))
-        .with_handler_ran(ran)
-        .with_retryable(true)
+    Status::deadline_exceeded(format!("an attempt was not answered within {limit:?}")).with_handler_ran(ran)
 }
 
 /// Whether a failure is the call's own fault, or nobody's: the service is none the worse for it.
@@ -158,4 +185,28 @@ pub(super) fn is_answer(status: &Status) -> bool {
             | Code::DeadlineExceeded
             | Code::Cancelled
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BUDGETS, Retries};
+    use crate::policy::retry::RetryPolicy;
+
+    #[test]
+    fn methods_have_budgets_of_their_own_as_long_as_there_are_any() {
+        let retries = Retries::new(RetryPolicy::DEFAULT);
+        let spent = |method| retries.pay(method);
+        // One retry is paid for from the start, of each.
+        for method in [1, 1 + BUDGETS as u64, 1 + 2 * BUDGETS as u64, 2] {
+            assert!(spent(method) && !spent(method), "{method}");
+        }
+        retries.note_success(1);
+        assert_eq!(retries.counts(), (4, 4));
+        // What comes above that shares.
+        for method in 3..10_000 {
+            spent(method);
+        }
+        let (made, withheld) = retries.counts();
+        assert_eq!((made, made + withheld), (BUDGETS as u64, 8 + 9_997));
+    }
 }

@@ -36,7 +36,7 @@ const PER_MAX: Duration = Duration::from_hours(24);
 ///
 /// // As an attribute: `#[interceptor(rate_limit(500, per = "1s", key = peer))]`.
 /// let of_each_peer = rate_limit(500).per("1s").key(peer);
-/// // Clones are the same, so one that is kept changes it while calls come.
+/// // Clones share their limit, so one that is kept changes it while calls come.
 /// of_each_peer.clone().set_limit(100);
 /// ```
 #[must_use]
@@ -128,11 +128,13 @@ fn network_of(address: Ipv6Addr) -> [u8; 8] {
     std::array::from_fn(|at| octets[at])
 }
 
-/// A limit of calls in a time, as an interceptor; made by [`rate_limit`] or [`token_bucket`]. Clones are the same.
+/// A limit of calls in a time, as an interceptor; made by [`rate_limit`] or [`token_bucket`]. Clones share the limit and what was counted; set the key
+/// before it is cloned.
 #[derive(Clone, Debug)]
 pub struct RateLimit(Limit);
 
-/// A limit of calls at a time, as an interceptor; made by [`concurrency_limit`]. Clones are the same.
+/// A limit of calls at a time, as an interceptor; made by [`concurrency_limit`]. Clones share the limit and what was counted; set the key before it is
+/// cloned.
 #[derive(Clone, Debug)]
 pub struct ConcurrencyLimit(Limit);
 
@@ -196,8 +198,8 @@ impl RateLimit {
         self
     }
 
-    /// Sets how many keys may have a limit of their own (default 10,000, at least 1); further ones share one, until those before have been quiet for the limit's
-    /// time.
+    /// Sets how many keys may have a limit of their own (default 10,000, at least 1). Further ones share one, until those before have been quiet for about twice the
+    /// limit's time: who can make up keys can fill the table, and then takes from all that are not in it, but from nobody that is.
     #[must_use]
     pub fn max_keys(self, keys: usize) -> Self {
         self.0.lock().set_keys_max(keys);
@@ -290,9 +292,10 @@ impl Limit {
             return Err(Status::internal(wrong.to_string()).with_handler_ran(HandlerRan::No));
         }
         let key = self.key.as_ref().map_or(0, |key| key(cx));
-        let now = time::now().saturating_duration_since(self.shared.epoch);
         let (taken, rule) = {
             let mut meters = self.lock();
+            // With the lock, or calls would come in another order than their times.
+            let now = time::now().saturating_duration_since(self.shared.epoch);
             (meters.take(key, now), meters.rule())
         };
         taken.map_err(|after| self.refusal(rule, after))
@@ -303,7 +306,8 @@ impl Limit {
         match rule {
             Rule::Window { limit, per } | Rule::Bucket { limit, per, .. } => {
                 // Whole milliseconds, and never too early.
-                let after = Duration::from_millis(u64::try_from(after.as_micros().div_ceil(1_000)).unwrap_or(u64::MAX));
+                let after =
+                    Duration::from_millis(u64::try_from(after.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX));
                 let message = format!(
                     "more than {} in {per:?}{whose}; try again after {after:?}",
                     calls(limit)

@@ -13,6 +13,9 @@ use std::time::Duration;
 /// Parts of a window.
 const PARTS: usize = 10;
 
+/// Keys are not looked through more often than this.
+const TIDY_MIN: Duration = Duration::from_secs(1);
+
 /// What is let through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -139,12 +142,15 @@ impl Meter {
         }
         let now = nanos(now);
         let every = (nanos(per) / u64::from(limit)).max(1);
-        let full_at = self.full_at.max(now);
+        // Never later than what a full burst makes of it, also if the limit was another when it was counted.
+        let latest = now.saturating_add(every.saturating_mul(u64::from(burst)));
+        self.full_at = self.full_at.clamp(now, latest);
         let allowance = every.saturating_mul(u64::from(burst) - 1);
-        if full_at - now > allowance {
-            return Err(Duration::from_nanos(full_at - now - allowance));
+        let ahead = self.full_at - now;
+        if ahead > allowance {
+            return Err(Duration::from_nanos(ahead - allowance));
         }
-        self.full_at = full_at.saturating_add(every);
+        self.full_at = self.full_at.saturating_add(every);
         Ok(())
     }
 
@@ -217,7 +223,7 @@ impl Meters {
             return self.rule.take(meter, now).map(|()| Counted::Own(key));
         }
         if self.by_key.len() >= self.keys_max && now >= self.tidy_next {
-            self.tidy_next = now + self.rule.memory();
+            self.tidy_next = now + self.rule.memory().max(TIDY_MIN);
             self.by_key.retain(|_, meter| !self.rule.is_forgettable(meter, now));
         }
         if self.by_key.len() >= self.keys_max {
@@ -367,6 +373,18 @@ mod tests {
         assert_eq!(meters.take(0, ms(5_099)), Err(ms(1)));
         assert!(meters.take(0, ms(5_100)).is_ok() && meters.take(0, ms(5_100)).is_err());
         assert!(meters.take(0, ms(5_400)).is_ok() && meters.take(0, ms(5_400)).is_ok());
+
+        // What was counted by a lower limit does not count for longer than by the one that holds.
+        let bucket = |limit| Rule::Bucket {
+            limit,
+            per: SECOND,
+            burst: 50,
+        };
+        let mut meters = Meters::new(bucket(1), 1);
+        assert_eq!((0..60).filter(|_| meters.take(0, SECOND).is_ok()).count(), 50);
+        meters.set_rule(bucket(500));
+        assert_eq!(meters.take(0, SECOND), Err(ms(2)));
+        assert!(meters.take(0, SECOND + ms(2)).is_ok());
     }
 
     #[test]

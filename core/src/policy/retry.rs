@@ -17,6 +17,8 @@ use crate::status::{HandlerRan, Status};
 pub const ATTEMPTS_MAX: u32 = 5;
 /// The least time of an attempt that can be asked for.
 const ATTEMPT_TIMEOUT_MIN: Duration = Duration::from_millis(1);
+/// A call does not wait for longer than this, though it is asked to: whoever made it can do better than that.
+const HINT_MAX: Duration = Duration::from_secs(10);
 /// How much later than asked a client comes back at the most, as a part of that: those that were turned away together must not come back together.
 const LATER: f64 = 0.2;
 
@@ -34,7 +36,7 @@ const INITIAL: u32 = TOKEN;
 /// Only calls that may run twice are: those of methods with `#[rpc(idempotent)]`, and others that provably did not run. Each retry goes to an endpoint that was not
 /// tried yet if there is one, and is paid for by calls that succeeded: 13 of 100 can be retried in the long run, 20 at once at most, so that a service that is
 /// down does not get more calls than one that is up. A server may say when to come back (`retry-after-ms`), which is kept; a call whose deadline comes first
-/// ends at once.
+/// ends at once, and so does one that would wait for more than 10 s.
 ///
 /// # Examples
 /// ```
@@ -94,7 +96,8 @@ impl RetryPolicy {
         self
     }
 
-    /// Sets how long one attempt may take (default: as long as the call), at least 1 ms: then it is given up, and counts as a failure that is worth a retry.
+    /// Sets how long one attempt may take, from when it is sent on (default: as long as the call), at least 1 ms: then it is given up, and followed by another if there
+    /// may be one. For calls that may run twice only, and not for those that send a stream.
     #[must_use]
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
         self.attempt_timeout = Some(timeout.max(ATTEMPT_TIMEOUT_MIN));
@@ -134,13 +137,26 @@ impl RetryPolicy {
     /// How long to wait before the next attempt of a call that failed, after so many; `None` if there is none. `random` is uniform in 0..1.
     #[must_use]
     pub fn wait(&self, failed: &Status, attempts: u32, is_idempotent: bool, random: f64) -> Option<Duration> {
-        let may_repeat = is_idempotent || failed.handler_ran() == HandlerRan::No;
-        if attempts >= self.attempts || !may_repeat || !self.covers(failed) {
+        let own = self.wait_after_timeout(failed, attempts, is_idempotent, random)?;
+        if !self.covers(failed) {
             return None;
         }
-        let asked = failed.retry_after().map(|after| after.mul_f64(1.0 + LATER * random));
-        let own = self.backoff.delay(attempts.saturating_sub(1), random);
-        Some(asked.map_or(own, |asked| asked.max(own)))
+        let asked = failed.retry_after().unwrap_or_default();
+        (asked <= HINT_MAX).then(|| own.max(asked.mul_f64(1.0 + LATER * random)))
+    }
+
+    /// The same after an attempt that took too long, whatever its status is.
+    #[must_use]
+    pub fn wait_after_timeout(
+        &self,
+        failed: &Status,
+        attempts: u32,
+        is_idempotent: bool,
+        random: f64,
+    ) -> Option<Duration> {
+        let may_repeat = is_idempotent || failed.handler_ran() == HandlerRan::No;
+        let may_follow = may_repeat && attempts < self.attempts;
+        may_follow.then(|| self.backoff.delay(attempts.saturating_sub(1), random))
     }
 }
 
@@ -233,6 +249,10 @@ mod tests {
         let busy = busy.with_retry_after(ms(100));
         assert_eq!(POLICY.wait(&busy, 1, true, 0.0), Some(ms(100)));
         assert_eq!(POLICY.wait(&busy, 1, true, 1.0), Some(ms(120)));
+        for (asked, waits) in [(10_000, true), (10_001, false)] {
+            let busy = busy.clone().with_retry_after(ms(asked));
+            assert_eq!(POLICY.wait(&busy, 1, true, 0.0).is_some(), waits, "{asked}");
+        }
     }
 
     #[test]

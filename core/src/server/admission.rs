@@ -1,7 +1,6 @@
 //! Whether a call is worked on at once, waits a little, or is turned away: the adaptive limit of each method, and the line before it.
 //!
-//! As long as a method has no limit, its calls pass without the lock here: those that are answered within their first poll are never seen, all others are only
-//! counted. With a limit, a call that has to wait stands in line for a moment. The highest priority goes first; of one priority the oldest, until it has waited for
+//! As long as a method has no limit, calls that are answered within their first poll are never seen here, and all others are only counted. With a limit, a call that has to wait stands in line for a moment. The highest priority goes first; of one priority the oldest, until it has waited for
 //! half the time that it may, and then the newest: a line that has become that long does not get shorter, and of those in it some can still be answered quickly.
 //!
 //! Source: CoDel for short lines; Facebook's "Fail at scale" (adaptive LIFO); Google's SRE book, chapter 21, for priorities.
@@ -31,10 +30,14 @@ const REASON: &str = "overloaded";
 /// How long a call waits for its turn at the most. Answers that say no come within 10 ms then, and what is served has hardly waited.
 const PATIENCE: Duration = Duration::from_millis(8);
 /// The same for those that matter most: there are few of them, and the next turn is theirs, unless many come at once.
-const PATIENCE_CRITICAL: Duration = Duration::from_millis(128);
-/// Calls of a method that stand in line, as a multiple of those that are worked on, and within these bounds: more than leave within the time that they wait.
-const LINE_TIMES: u32 = 4;
-const LINE_MIN: u32 = 256;
+const PATIENCE_CRITICAL: Duration = Duration::from_millis(192);
+/// Calls of a method that stand in line, as a multiple of those that are worked on, and at least: about as many as leave within the time that they wait.
+const LINE_TIMES: u32 = 2;
+const LINE_MIN: u32 = 16;
+/// The same when one comes that matters most, which may wait for longer.
+const LINE_TIMES_CRITICAL: u32 = 4;
+const LINE_MIN_CRITICAL: u32 = 256;
+/// More never stand in line before a method.
 const LINE_MAX: u32 = 1_024;
 /// When a client that was turned away is asked to come back: several times what it takes for a line to go or a limit to rise.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
@@ -173,7 +176,9 @@ impl Admission {
     }
 
     pub(super) fn usage(&self, method: usize) -> Usage {
-        let book = self.lock();
+        let mut book = self.lock();
+        book.limiters.forget_unreached(method, time::now());
+        self.note_limit(&book, method);
         Usage {
             limit: book.limiters.limit(method),
             in_flight: book.limiters.in_flight(method),
@@ -230,7 +235,7 @@ impl Book {
         let limit = self.limiters.limit(method).unwrap_or_default();
         let line = &mut self.lines[method];
         let mut evicted = None;
-        if line.len() >= line_max(limit) {
+        if line.len() >= line_max(limit, priority) {
             let lowest = line.by_priority.iter_mut().take(priority.index() + 1).find(|waiting| !waiting.is_empty());
             evicted = lowest.and_then(BTreeMap::pop_first).map(|(_, waiter)| waiter);
             // Either way there is one less to work on than wants it.
@@ -281,9 +286,13 @@ fn patience(priority: Priority) -> Duration {
     }
 }
 
-/// Calls that stand in line at the most, before a method with that limit.
-fn line_max(limit: u32) -> usize {
-    limit.saturating_mul(LINE_TIMES).clamp(LINE_MIN, LINE_MAX) as usize
+/// Calls that stand in line, before a method with that limit, when one more of that priority comes.
+fn line_max(limit: u32, priority: Priority) -> usize {
+    let (times, least) = match priority {
+        Priority::Critical => (LINE_TIMES_CRITICAL, LINE_MIN_CRITICAL),
+        Priority::Normal | Priority::Low | Priority::Background => (LINE_TIMES, LINE_MIN),
+    };
+    limit.saturating_mul(times).clamp(least, LINE_MAX) as usize
 }
 
 impl Line {
@@ -323,6 +332,16 @@ impl Drop for Admitted {
     /// Nobody waits for its answer any more.
     fn drop(&mut self) {
         self.end(Ending::GivenUp);
+    }
+}
+
+impl Drop for Turn {
+    /// A turn that came and was not taken.
+    fn drop(&mut self) {
+        self.granted.close();
+        if let Ok(mut unused) = self.granted.try_recv() {
+            unused.end(Ending::Neutral);
+        }
     }
 }
 

@@ -353,7 +353,11 @@ impl Acceptor for ServerConnection {
 
     fn resume(&mut self, connection: &Connection) -> bool {
         self.held = self.held && connection.is_full_of_answers();
-        self.has_more()
+        let goes_on = self.has_more();
+        if goes_on {
+            self.clock.begin_turn(time::now());
+        }
+        goes_on
     }
 
     fn run(job: &mut Job) -> Poll<Outcome> {

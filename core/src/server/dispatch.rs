@@ -153,6 +153,17 @@ impl Job {
     }
 }
 
+/// What a call that has come to that tells of those that are worked on.
+fn ending(outcome: &Outcome) -> Ending {
+    match outcome {
+        // Its time was up before it began.
+        Err(status) if status.was_not_begun() && status.code() == Code::DeadlineExceeded => Ending::GivenUp,
+        // It was turned away after all.
+        Err(status) if status.was_not_begun() => Ending::Neutral,
+        Ok(_) | Err(_) => Ending::Answered,
+    }
+}
+
 /// The end of a call whose time was up before its handler began.
 fn expired() -> Status {
     Status::deadline_exceeded("the deadline passed before the handler began").with_handler_ran(HandlerRan::No)
@@ -245,7 +256,11 @@ impl Future for HandlerTask {
                 this.finished.books.shared.panics.fetch_add(1, Ordering::Relaxed);
             }
             let route = job.route.and_then(|at| this.finished.books.shared.router.route(at));
-            if let (Some(began), Some(route)) = (began, route) {
+            let is_worked_on = match &polled {
+                Poll::Ready(outcome) => ending(outcome) == Ending::Answered,
+                Poll::Pending => true,
+            };
+            if let (Some(began), Some(route), true) = (began, route, is_worked_on) {
                 route.gate.note(time::now().saturating_duration_since(began), polled.is_ready());
             }
             let Poll::Ready(outcome) = polled else {
@@ -255,7 +270,7 @@ impl Future for HandlerTask {
             job.clear();
             drop(polling);
             if let Some(mut admitted) = job.admitted.take() {
-                admitted.end(Ending::Answered);
+                admitted.end(ending(&outcome));
             }
             this.send(&job, outcome);
             this.cx = job.cx.take();

@@ -31,8 +31,8 @@ pub struct ServerSnapshot {
     pub connections_refused: u64,
     /// Calls that were answered so far.
     pub answered: u64,
-    /// Those of them that failed by the server's fault: UNKNOWN, INTERNAL, DATA_LOSS, RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED, or UNAVAILABLE after the handler
-    /// began.
+    /// Those of them that failed by the server's fault: UNKNOWN, INTERNAL, DATA_LOSS, DEADLINE_EXCEEDED, UNAVAILABLE after the handler began, or
+    /// RESOURCE_EXHAUSTED, but for what a limit of the caller's turned away.
     pub failed: u64,
     /// The part of its capacity that is used, as the application set it.
     pub utilization: Option<f64>,

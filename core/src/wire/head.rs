@@ -203,6 +203,7 @@ pub fn decode_end(bytes: &[u8], head_bytes_max: usize) -> Result<(Option<Status>
         .with_details(details)
         .with_app_bytes(app)
         .with_origin(Origin::Remote)
+        .answered_by_server()
         .with_handler_ran(if retry & NOT_RUN == 0 {
             HandlerRan::Yes
         } else {

@@ -45,8 +45,9 @@ const FASTER_THAN_UNSTEADY: f64 = 1.5;
 const SILENT_TIMES: f64 = 4.0;
 /// And at least for so long, in seconds: a process may have been stopped for a moment.
 const SILENT_MIN: f64 = 0.1;
-/// Calls that are given up without one that is answered, before that is taken for a collapse.
-const GIVEN_UP_IN_A_ROW: u32 = 32;
+/// The share of calls that are given up from which on that is taken for a collapse, and calls over which it is counted.
+const GIVEN_UP_SHARE: f64 = 0.5;
+const GIVEN_UP_CALLS: f64 = 32.0;
 /// Calls in flight that have to be waiting for an answer for that.
 const SILENT_IN_FLIGHT: u32 = 8;
 
@@ -91,8 +92,10 @@ struct Recent {
     in_flight: f64,
     /// When those were answered that were.
     ends: VecDeque<Instant>,
-    /// How many were given up since.
-    given_up: u32,
+    /// The last of them was answered.
+    is_answering: bool,
+    /// The share of those that were given up, the latest counting most.
+    given_up: f64,
 }
 
 /// Calls take much longer than they did, without more of them being done.
@@ -105,7 +108,7 @@ pub(super) struct Suspicion {
     pub(super) rate: f64,
     /// What is known of before is more than a cold start.
     pub(super) is_sure: bool,
-    /// Next to nothing is done any more, because all calls are given up: whether fewer of them would help, only trying tells.
+    /// Most calls are given up, because they take so long: whether fewer of them would help, only trying tells.
     pub(super) is_collapse: bool,
 }
 
@@ -173,17 +176,18 @@ impl Baseline {
     /// Whether no answer has come for so long that the service cannot be what it was; to be asked before an answer is noted.
     pub(super) fn is_broken(&self, in_flight: u32, now: Instant) -> bool {
         self.best().is_some_and(|block| {
-            f64::from(in_flight) >= block.in_flight && self.is_silent(in_flight, block.latency, now)
+            f64::from(in_flight) >= block.in_flight && self.is_silent(in_flight, u32::MAX, block.latency, now)
         })
     }
 
-    /// Whether there are calls in flight of which none has come back for much longer than they take that wait for nobody, `latency` on average.
-    pub(super) fn is_silent(&self, in_flight: u32, latency: f64, now: Instant) -> bool {
+    /// Whether there are calls in flight, of `limit` that there may be, of which none has come back for much longer than they take that wait for nobody, `latency` on
+    /// average.
+    pub(super) fn is_silent(&self, in_flight: u32, limit: u32, latency: f64, now: Instant) -> bool {
         let rarely = latency * (1.0 + 2.0 * self.variation().sqrt());
         let patience = (SILENT_TIMES * rarely).max(SILENT_MIN);
         let is_late =
             |last: &Instant| now.saturating_duration_since((*last).max(self.busy_since)).as_secs_f64() > patience;
-        in_flight >= SILENT_IN_FLIGHT && self.recent.ends.back().is_some_and(is_late)
+        in_flight >= SILENT_IN_FLIGHT.min(limit) && self.recent.ends.back().is_some_and(is_late)
     }
 
     /// Whether calls seem to stand in line: more than half of what came on top of the calls in flight of better times went into latency.
@@ -201,7 +205,12 @@ impl Baseline {
         );
         // The average of the latest weighs as twice as many calls.
         let noise = 1.0 + SLOWER_DEVIATIONS * (variation / f64::from(2 * RECENT)).sqrt();
-        let is_collapse = now.given_up >= GIVEN_UP_IN_A_ROW && faster < COLLAPSED && slower >= noise.max(SLOWER);
+        let slower_min = if block.is_steady() {
+            noise.max(SLOWER)
+        } else {
+            SLOWER_THAN_UNSTEADY
+        };
+        let is_collapse = now.given_up >= GIVEN_UP_SHARE && slower >= slower_min;
         if is_collapse {
             return Some(Suspicion {
                 latency: block.latency,
@@ -211,12 +220,15 @@ impl Baseline {
                 is_collapse,
             });
         }
-        let is_slower = if block.is_steady() {
-            slower >= noise.max(SLOWER) && faster >= COLLAPSED
+        let is_no_chance = if block.is_steady() {
+            faster >= COLLAPSED
         } else {
-            slower >= SLOWER_THAN_UNSTEADY && now.latency > 2.0 * block.by_little && faster < FASTER_THAN_UNSTEADY
+            now.latency > 2.0 * block.by_little && faster < FASTER_THAN_UNSTEADY
         };
-        let is_suspicious = is_slower && fuller >= FULLER && fuller > faster.max(COLLAPSED) * FULLER_THAN_FASTER;
+        let is_suspicious = slower >= slower_min
+            && is_no_chance
+            && fuller >= FULLER
+            && fuller > faster.max(COLLAPSED) * FULLER_THAN_FASTER;
         is_suspicious.then_some(Suspicion {
             latency: block.latency,
             variation,
@@ -287,11 +299,11 @@ impl Recent {
         let step = 1.0 / f64::from(self.count);
         self.latency += (latency - self.latency) * step;
         self.in_flight += (f64::from(in_flight) - self.in_flight) * step;
+        self.is_answering = answered;
+        self.given_up += (f64::from(u8::from(!answered)) - self.given_up) / GIVEN_UP_CALLS;
         if !answered {
-            self.given_up = self.given_up.saturating_add(1);
             return;
         }
-        self.given_up = 0;
         self.ends.push_back(now);
         if self.ends.len() > RECENT_GAPS {
             self.ends.pop_front();
@@ -304,7 +316,7 @@ impl Recent {
             return 0.0;
         };
         // Since calls are given up, none has been answered.
-        let until = if self.given_up > 0 { now } else { *last };
+        let until = if self.is_answering { *last } else { now };
         let span = until.saturating_duration_since(*first).as_secs_f64();
         (self.ends.len() as f64 - 1.0) / span.max(1e-9)
     }

@@ -172,9 +172,9 @@ impl Limiter {
         }
     }
 
-    /// Answers in a second, if there is a limit.
+    /// Answers in a second, if there is a limit that is more than a trial.
     pub(super) fn rate(&self) -> Option<f64> {
-        self.held.as_ref().map(|held| 1.0 / held.interval)
+        self.held.as_ref().filter(|held| held.trial.is_none()).map(|held| 1.0 / held.interval)
     }
 
     /// Whether as many calls are in flight as there should be, which is then noted.
@@ -212,7 +212,7 @@ impl Limiter {
             return false;
         }
         // Calls are in flight, and none comes back: what is known of them tells nothing about these.
-        if self.baseline.is_silent(self.in_flight, held.latency, now) {
+        if self.baseline.is_silent(self.in_flight, held.limit, held.latency, now) {
             self.open();
             return false;
         }
@@ -222,7 +222,7 @@ impl Limiter {
     /// Begins the probe `id`, if there is a limit.
     pub(super) fn probe(&mut self, id: u32, now: Instant) {
         let latency_before = self.baseline.latency_now();
-        if let Some(held) = &mut self.held {
+        if let Some(held) = self.held.as_mut().filter(|held| held.trial.is_none()) {
             held.full = None;
             let plan = Plan {
                 calls: held.low_calls(),
@@ -265,6 +265,8 @@ impl Limiter {
             probe.finish(begun.probe, begun.at, counts.then_some(latency));
         }
         if !counts {
+            self.end_trial(now);
+            self.forget_unreached(now);
             return;
         }
         let is_answered = ending == Ending::Answered;
@@ -272,6 +274,9 @@ impl Limiter {
             self.baseline.forget();
         }
         self.baseline.note(latency, begun.in_flight, now, is_answered);
+        if is_answered && self.held.is_none() && now >= self.trials.next {
+            self.trials.failed = 0;
+        }
         self.end_trial(now);
         let Some(held) = &mut self.held else {
             self.suspect(now);

@@ -130,6 +130,11 @@ impl Limiters {
         self.look_at_probes(now);
     }
 
+    /// Gives a method's limit up if nobody has reached it for long, which is otherwise done when a call of it is over.
+    pub fn forget_unreached(&mut self, method: usize, now: Instant) {
+        self.methods[method].forget_unreached(now);
+    }
+
     /// Begins a probe of all methods that have a limit.
     fn probe(&mut self, now: Instant) {
         self.probes = self.probes.wrapping_add(1);
