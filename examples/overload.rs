@@ -52,8 +52,8 @@ async fn offer(client: &RenderClient, rate: f64) -> (f64, f64) {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let server = Server::builder().service(RenderServer::new(Workers(Semaphore::new(8)))).bind("127.0.0.1:0");
-    let server = server.start().await?;
+    let server = Server::builder().service(RenderServer::new(Workers(Semaphore::new(8))));
+    let server = server.adaptive_concurrency(true).bind("127.0.0.1:0").start().await?;
     let channel = Channel::builder().retry(RetryPolicy::NEVER).connect(&server.target()).await?;
     let client = RenderClient::from_channel(channel);
     offer(&client, CAPACITY * 2.0).await; // it finds its limit

@@ -140,7 +140,7 @@ fn three_tiers(seed: u64) -> Vec<Figure> {
         for _ in 0..2 {
             let middle = ShopServer::new(Middle(ShopClient::from_channel(channel)));
             let server = Server::builder().service(middle).bind(format!("mem:tier-{}", fastrand::u64(..)));
-            let server = server.adaptive_concurrency(false).start().await.expect("it starts");
+            let server = server.start().await.expect("it starts");
             channel = Channel::connect(&server.target()).await.expect("it is there");
             between.push(server);
         }
@@ -207,7 +207,7 @@ async fn pool(counted: &Arc<Counted>, count: usize, fails: impl Fn(usize) -> (f6
             counted: Arc::clone(counted),
             fails: fails(number),
         };
-        let server = Server::builder().service(ShopServer::new(last)).adaptive_concurrency(false);
+        let server = Server::builder().service(ShopServer::new(last));
         let server = server.register(registry.clone()).bind(format!("mem:shop-{}", fastrand::u64(..)));
         servers.push(server.start().await.expect("it starts"));
     }

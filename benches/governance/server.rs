@@ -132,17 +132,19 @@ async fn connect(bottleneck: Bottleneck) -> (WorksClient, Vec<Serving>) {
     let pool = || WorksServer::new(Pool(Semaphore::new(WORKERS)));
     match bottleneck {
         Bottleneck::Pool => {
-            let (client, server) = serve(Server::builder().service(pool())).await;
+            let (client, server) = serve(Server::builder().service(pool()).adaptive_concurrency(true)).await;
             (client, vec![server])
         }
         Bottleneck::Processor => {
-            let (client, server) = serve(Server::builder().service(WorksServer::new(Processor))).await;
+            let (client, server) =
+                serve(Server::builder().service(WorksServer::new(Processor)).adaptive_concurrency(true)).await;
             (client, vec![server])
         }
         Bottleneck::Downstream => {
             // Of both only the one in front can do something about it.
-            let (inner, behind) = serve(Server::builder().service(pool()).adaptive_concurrency(false)).await;
-            let (client, front) = serve(Server::builder().service(WorksServer::new(Front(inner)))).await;
+            let (inner, behind) = serve(Server::builder().service(pool())).await;
+            let (client, front) =
+                serve(Server::builder().service(WorksServer::new(Front(inner))).adaptive_concurrency(true)).await;
             (client, vec![front, behind])
         }
     }

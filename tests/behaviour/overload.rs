@@ -61,7 +61,7 @@ const CAPACITY: u64 = 400;
 
 async fn open(name: &str, with: impl FnOnce(ServerBuilder) -> ServerBuilder) -> (ShopClient, Serving) {
     let builder = Server::builder().service(ShopServer::new(Till::new())).bind(format!("mem:{name}"));
-    let server = with(builder).start().await.unwrap();
+    let server = with(builder.adaptive_concurrency(true)).start().await.unwrap();
     // Who is turned away says so, and does not try again.
     let channel = Channel::builder().retry(RetryPolicy::NEVER).connect(&server.target()).await.unwrap();
     (ShopClient::from_channel(channel), server)

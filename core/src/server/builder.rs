@@ -150,7 +150,7 @@ impl Default for ServerBuilder {
             health: Health::default(),
             load: ServerLoad::default(),
             reports_load: true,
-            adaptive_concurrency: true,
+            adaptive_concurrency: false,
             trusts_priorities: false,
             age: None,
             age_grace: GRACE_DEFAULT,
@@ -381,7 +381,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Sets whether calls are turned away when the server has more to do than it can (default: yes).
+    /// Sets whether calls are turned away when the server has more to do than it can (default: no). Not yet where clients make hundreds of calls at once and would
+    /// rather wait for all of them: what they make together stands in line, and most of a line is turned away, though it would be gone in a second.
     ///
     /// There is no limit until calls stand in line for each other: as long as more calls in flight means that more are answered, none is turned away, however
     /// many there are. Then each method gets a limit that it finds by itself and that keeps the line short; what is above it waits up to 8 ms (192 ms if
