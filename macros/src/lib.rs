@@ -73,7 +73,7 @@ use proc_macro::TokenStream;
 /// | `name` | name on the wire; it stays when the function is renamed | the function's name | `#[rpc(name = "get")]` |
 /// | `alias` | another name under which servers answer: a method's, or `service/method`; may be repeated | none | `#[rpc(alias = "fetch")]` |
 /// | `timeout` | how long a call may take, in `ms`, `s`, `m`, `h`, `d`; a caller may set less, not more, and the server holds it to that. It bounds a stream as a whole | the channel's: 10 s for an answer, or for a stream to begin | `#[rpc(timeout = "1m 30s")]` |
-/// | `idempotent` | running it twice has the effect of running it once; not for methods that take a stream. Over QUIC such calls may go with 0-RTT where both sides allow it, and then may run again; nothing retries by it yet | off | `#[rpc(idempotent)]` |
+/// | `idempotent` | running it twice has the effect of running it once; not for methods that take a stream. Over QUIC such calls may go with 0-RTT where both sides allow it, and then may run again; clients try such calls again when they fail (`RetryPolicy`) | off | `#[rpc(idempotent)]` |
 /// | `since` | version of the service that added it, from 1; recorded in `MethodSpec::added_in` | not told | `#[rpc(since = 2)]` |
 /// | `meta` | pairs of your own, which interceptors read by `MethodSpec::meta_value`; may be repeated | none | `#[rpc(meta(role = "admin"))]` |
 /// | `spawn` | the handler always runs in a task of its own, beside its connection | polled by the connection, moved when it waits or proves slow | `#[rpc(spawn)]` |
