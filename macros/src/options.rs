@@ -203,7 +203,7 @@ fn retry_advice(key: &str) -> String {
     let now = if key == "hedge" {
         "a caller that cannot wait makes a second call, e.g. with `tokio::select!`"
     } else {
-        "a caller calls again while `Status::is_retryable` says so, and what provably did not run is sent again by itself"
+        "clients try such calls again by their `RetryPolicy`, and what provably did not run is sent again by itself"
     };
     format!(
         "`{key}` is the caller's choice, not part of the contract: declare `#[rpc(idempotent)]`, which allows it; {now}"
