@@ -19,6 +19,8 @@ struct Case {
     traffic: Traffic,
     places: &'static [(Bottleneck, &'static str)],
     figures: Vec<Figure>,
+    /// Whatever the seed.
+    is_met_by_all: bool,
 }
 
 struct Figure {
@@ -31,7 +33,7 @@ struct Figure {
 pub(crate) fn rows(seeds: u64, wanted: &str, all: bool) -> Vec<Row> {
     let cases = cases();
     let mut rows = Vec::new();
-    for case in cases.iter().filter(|case| all || !case.name.starts_with("10")) {
+    for case in cases.iter().filter(|case| all || case.is_met_by_all) {
         for (bottleneck, place) in case.places {
             let named = format!("{}, {place}", case.name);
             if named.contains(wanted) {
@@ -62,6 +64,7 @@ fn cases() -> Vec<Case> {
         traffic,
         places: all,
         figures,
+        is_met_by_all: true,
     };
     let step = Traffic {
         end: seconds(17),
@@ -86,13 +89,17 @@ fn cases() -> Vec<Case> {
         case("1.2", steady(|_| 1.2), vec![goodput(0.98), p99(56.0)]),
         case("2", steady(|_| 2.0), vec![goodput(0.98), p99(56.0)]),
         case("5", steady(|_| 5.0), vec![goodput(0.98), p99(56.0)]),
-        case("10", steady(|_| 10.0), vec![goodput(0.98), p99(56.0)]),
+        Case {
+            is_met_by_all: false,
+            ..case("10", steady(|_| 10.0), vec![goodput(0.98), p99(56.0)])
+        },
         case("0.8", steady(|_| 0.8), vec![refused()]),
         case("2 s after a step of 0.5 to 3", step, vec![goodput(0.95), p99(84.0)]),
         case("0.8, from 1 s after 3", recovery, vec![refused()]),
         case("3, three of ten critical", critical, vec![served, p99(84.0)]),
         Case {
             places: &PLACES[2..],
+            is_met_by_all: false,
             ..case("10, a refusal takes 2 % of a call", costly, vec![goodput(0.8)])
         },
     ]

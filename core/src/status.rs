@@ -77,7 +77,7 @@ struct Inner {
     /// It is what a call came to that was made here: what it says of a handler is not about the one that passes it on.
     is_of_a_call: bool,
     /// A server said so in an END.
-    is_answer: bool,
+    is_from_server: bool,
 }
 
 impl Status {
@@ -95,7 +95,7 @@ impl Status {
             metadata: Metadata::new(),
             source: None,
             is_of_a_call: false,
-            is_answer: false,
+            is_from_server: false,
         }))
     }
 
@@ -308,13 +308,13 @@ impl Status {
 
     /// The same status as one that a server answered with.
     pub(crate) fn answered_by_server(mut self) -> Self {
-        self.0.is_answer = true;
+        self.0.is_from_server = true;
         self
     }
 
     /// Whether a server answered with it: then it took the call up, if only to turn it away.
-    pub(crate) fn is_answer(&self) -> bool {
-        self.0.is_answer
+    pub(crate) fn is_from_server(&self) -> bool {
+        self.0.is_from_server
     }
 
     /// What the error's own rule says about retrying, if it has one.

@@ -14,7 +14,7 @@ use super::channel::{Channel, Wanted};
 use super::future::outcome;
 use super::member::{Completion, Picked};
 use super::raw::{Cause, RawRequest, context_of};
-use super::retry::{Next as NextAttempt, attempt_timed_out, is_answer};
+use super::retry::{Next as NextAttempt, attempt_timed_out, spares_service};
 use crate::call::{Idle, Pump, PumpEnd, Receive, ReceiveEnd, open_status, stream_status};
 use crate::code::Code;
 use crate::context::Cx;
@@ -136,7 +136,7 @@ async fn run(channel: Channel, mut request: RawRequest) -> Outcome {
                     return Ok(reply);
                 }
                 Err((status, cause)) => {
-                    if is_answer(&status) && !policy.covers(&status) && cause == Cause::Failed {
+                    if spares_service(&status) && !policy.covers(&status) && cause == Cause::Failed {
                         channel.retries().note_success(request.method);
                     }
                     request.history.failed = Some((status, cause));

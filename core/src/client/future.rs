@@ -11,7 +11,7 @@ use super::call::{Call, CallMeta};
 use super::channel::Wanted;
 use super::member::{Completion, Picked};
 use super::raw::{Cause, History};
-use super::retry::is_answer;
+use super::retry::spares_service;
 use crate::call::{UNKNOWN_METHOD, open_status, stream_status};
 use crate::code::Code;
 use crate::message::{Body, FromStatus, Outcome, Reply, ReplyShape};
@@ -174,7 +174,7 @@ impl<T: ReplyShape, E> MetaFuture<T, E> {
         };
         let policy = call.channel.retry_policy(Some(self.spec));
         let is_covered = policy.covers(&status);
-        if is_answer(&status) && !is_covered {
+        if spares_service(&status) && !is_covered {
             call.channel.retries().note_success(self.spec.id());
         }
         let may_follow = status.handler_ran() == HandlerRan::No || (self.spec.is_idempotent() && is_covered);

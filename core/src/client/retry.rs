@@ -71,20 +71,17 @@ impl Retries {
     #[inline]
     fn budget(&self, method: u64) -> &RetryBudget {
         let first = usize::try_from(method % BUDGETS as u64).unwrap_or_default();
-        let (id, budget) = &self.budgets[first];
-        if id.load(Ordering::Relaxed) == method {
-            return budget;
-        }
-        self.find_budget(first, method)
-    }
-
-    #[cold]
-    fn find_budget(&self, first: usize, method: u64) -> &RetryBudget {
         for place in 0..PLACES {
             let (id, budget) = &self.budgets[(first + place) % BUDGETS];
-            // Whoever comes first has it.
-            let taken = id.compare_exchange(0, method, Ordering::Relaxed, Ordering::Relaxed);
-            if taken.is_ok() || taken == Err(method) {
+            let is_its_own = match id.load(Ordering::Relaxed) {
+                // Whoever comes first has it.
+                0 => {
+                    let taken = id.compare_exchange(0, method, Ordering::Relaxed, Ordering::Relaxed);
+                    taken.is_ok() || taken == Err(method)
+                }
+                other => other == method,
+            };
+            if is_its_own {
                 return budget;
             }
         }
@@ -130,7 +127,8 @@ impl Channel {
             is_on_behalf_of_a_retry,
             ..
         } = request.history;
-        let was_turned_away = cause == Cause::Failed && failed.handler_ran() == HandlerRan::No && !failed.is_answer();
+        let was_turned_away =
+            cause == Cause::Failed && failed.handler_ran() == HandlerRan::No && !failed.is_from_server();
         if was_turned_away && failed.is_retryable() && attempts < ATTEMPTS_MAX {
             return Next::AtOnce;
         }
@@ -162,7 +160,8 @@ impl RawRequest {
     /// Until when an attempt that begins now may take, if that is before the whole call's time is up. One that no other can follow has as long as its call.
     pub(super) fn attempt_limit(&self, policy: &RetryPolicy) -> Option<Instant> {
         let may_follow = self.is_idempotent() && self.outbound.is_none() && !self.history.is_on_behalf_of_a_retry;
-        let limit = time::now().checked_add(policy.time_of_attempt().filter(|_| may_follow)?)?;
+        let time = policy.time_of_attempt().filter(|_| may_follow)?;
+        let limit = time::now().checked_add(time)?;
         self.deadline.is_none_or(|deadline| limit < deadline).then_some(limit)
     }
 }
@@ -173,7 +172,7 @@ pub(super) fn attempt_timed_out(limit: Duration, ran: HandlerRan) -> Status {
 }
 
 /// Whether a failure is the call's own fault, or nobody's: the service is none the worse for it.
-pub(super) fn is_answer(status: &Status) -> bool {
+pub(super) fn spares_service(status: &Status) -> bool {
     !matches!(
         status.code(),
         Code::Unavailable

@@ -208,8 +208,8 @@ impl Cx {
         self.inner.parts.priority
     }
 
-    /// Which attempt of its caller's this is: 1, or more if it is made anew because one before failed. Calls under one that is are not retried: their callers see to
-    /// that.
+    /// Which attempt of its caller's this is: 1, or more if it is made anew because one before failed, or on behalf of a call that is. Calls under such a one are not
+    /// retried by policy: whoever made the first attempt sees to that.
     #[must_use]
     pub fn attempt(&self) -> u32 {
         let said = self.metadata().get(ATTEMPT_KEY).and_then(|number| number.parse().ok());

@@ -130,7 +130,9 @@ impl Meter {
                 self.counts[index_of(part)] += 1;
                 return Ok(());
             }
-            return Err(Duration::from_nanos(whole(wait) + 1));
+            // A nanosecond more, or rounding might make it too early.
+            let wait = Duration::try_from_secs_f64(wait / 1e9).unwrap_or(per);
+            return Err(wait.saturating_add(Duration::from_nanos(1)));
         }
         // Nothing is let through at all.
         Err(per)
@@ -265,16 +267,6 @@ fn index_of(part: u64) -> usize {
 
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-fn whole(nanos: f64) -> u64 {
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "what is out of range becomes the nearest that is not"
-    )]
-    let whole = nanos as u64;
-    whole
 }
 
 #[cfg(test)]

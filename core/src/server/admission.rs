@@ -1,7 +1,8 @@
 //! Whether a call is worked on at once, waits a little, or is turned away: the adaptive limit of each method, and the line before it.
 //!
-//! As long as a method has no limit, calls that are answered within their first poll are never seen here, and all others are only counted. With a limit, a call that has to wait stands in line for a moment. The highest priority goes first; of one priority the oldest, until it has waited for
-//! half the time that it may, and then the newest: a line that has become that long does not get shorter, and of those in it some can still be answered quickly.
+//! As long as a method has no limit, calls that are answered within their first poll are never seen here, and all others are only counted. With a limit, a call
+//! that has to wait stands in line for a moment. The highest priority goes first; of one priority the oldest, until it has waited for half the time that it may,
+//! and then the newest: a line that has become that long does not get shorter, and of those in it some can still be answered quickly.
 //!
 //! Source: CoDel for short lines; Facebook's "Fail at scale" (adaptive LIFO); Google's SRE book, chapter 21, for priorities.
 
@@ -395,7 +396,7 @@ impl Drop for Place {
 }
 
 /// The priority of a call with that metadata as it is taken here; `trusts_all` takes clients at their word, whoever they are.
-pub(super) fn priority(metadata: &Metadata, peer: &Peer, trusts_all: bool) -> Priority {
+pub(super) fn taken_priority(metadata: &Metadata, peer: &Peer, trusts_all: bool) -> Priority {
     if metadata.is_empty() {
         return Priority::default();
     }

@@ -387,7 +387,8 @@ impl ServerBuilder {
     /// There is no limit until calls stand in line for each other: as long as more calls in flight means that more are answered, none is turned away, however
     /// many there are. Then each method gets a limit that it finds by itself and that keeps the line short; what is above it waits up to 8 ms (192 ms if
     /// [`Critical`](crate::priority::Priority::Critical)), the highest priority first, and of that the oldest, or the newest once it has waited for half of that; it
-    /// ends with RESOURCE_EXHAUSTED and the policy `adaptive_concurrency`. The limit goes when it was not reached for 10 s. Streams, [`fallback`](Self::fallback) and health are outside.
+    /// ends with RESOURCE_EXHAUSTED and the policy `adaptive_concurrency`. The limit goes when it was not reached for 10 s. Streams,
+    /// [`fallback`](Self::fallback) and health are outside.
     #[must_use]
     pub fn adaptive_concurrency(mut self, limit: bool) -> Self {
         self.adaptive_concurrency = limit;
@@ -447,9 +448,8 @@ impl ServerBuilder {
                 HandedOver::Encrypted(listener) => Listener::from_tcp_with_tls(listener, &self.listen)?,
             });
         }
-        let admission = Admission::new(&router);
         let shared = Arc::new(Shared {
-            admission: self.adaptive_concurrency.then(|| Arc::new(admission)),
+            admission: self.adaptive_concurrency.then(|| Arc::new(Admission::new(&router))),
             trusts_priorities: self.trusts_priorities,
             router,
             health,

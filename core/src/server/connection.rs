@@ -7,7 +7,7 @@ use std::task::Poll;
 use std::time::Instant;
 
 use super::Shared;
-use super::admission::{Entry, priority};
+use super::admission::{Entry, taken_priority};
 use super::books::{Books, Calls, cancel, ready_job, spawn, spawn_waiting, tell_of_drain};
 use super::clock::TurnClock;
 use super::dispatch::{Answer, Job};
@@ -318,7 +318,7 @@ impl Acceptor for ServerConnection {
             let route = ready.call.route.and_then(|at| self.books.shared.router.route(at));
             let inline = route.is_some_and(|route| route.spec.runs() == Execution::Inline && route.gate.is_inline());
             let trusts = self.books.shared.trusts_priorities;
-            let priority = priority(&ready.call.head.metadata, connection.peer(), trusts);
+            let priority = taken_priority(&ready.call.head.metadata, connection.peer(), trusts);
             let entry = match inline && self.is_free(&ready.call) {
                 true => Entry::Free,
                 false => self.enter(&ready.call, priority),

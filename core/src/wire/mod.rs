@@ -102,6 +102,10 @@
 //! `adaptive_concurrency`), `sinew-reason` why (as `overloaded`), each a word of `a-z 0-9 _`; `retry-after-ms` is when the call may be made again at
 //! the earliest, in milliseconds as decimal digits.
 //!
+//! **Retries.** A client that makes a call again because it failed says so in the request's metadata: `sinew-attempt` is which attempt it is, as decimal digits,
+//! from 2 on. Whoever makes calls on behalf of such a one passes the number on, and does not retry them: one tier does. What a server did not take
+//! up, and so is sent again at once, is not marked by itself.
+//!
 //! **Priority.** The request's metadata may have `sinew-priority`: `critical`, `normal`, `low` or `background`. Absent, or anything else, is `normal`. A server
 //! that has too much to do turns the lowest away first; it takes `critical` for `normal` from clients whose identity it does not know, unless it is told
 //! otherwise. Calls made on behalf of a call have its priority, as the server took it.

@@ -14,6 +14,9 @@
 //!
 //! A limit is given up when nobody has reached it for a while, and when no call comes back: then what is known of the service tells nothing about it any more.
 //!
+//! Where most calls are given up before they are answered, there is no throughput to go by. Then the limit of better times is on trial for a moment: it stays if calls
+//! come back, and is tried again with half the width later if none does.
+//!
 //! Not here: waiting for one's turn, and who is turned away first.
 //! Source: BBR for the probes, Little's law; `benches/governance` has the scenarios that the constants were tuned by.
 
