@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::channel::Channel;
 use super::future::{CallFuture, MetaFuture};
 use super::raw::{History, RawRequest, mark_behalf};
-use crate::config::MethodConfig;
+use crate::config::ServiceConfig;
 use crate::context::Cx;
 use crate::interceptor::{Chain, Interceptor};
 use crate::message::{FromStatus, MessageStream, ReplyShape, Streaming, Wire};
@@ -197,12 +197,14 @@ impl<T: ReplyShape, E: FromStatus> Call<T, E> {
 
 impl<T: ReplyShape, E> Call<T, E> {
     /// The time-out that the call or its method sets, and the one that holds: the channel's, if neither sets any.
+    #[inline]
     fn timeouts(&self) -> (Option<Duration>, Option<Duration>) {
         let (own, detached) = match &self.options {
             Some(options) => (options.timeout, options.detached),
             None => (None, false),
         };
-        let (configured, for_all) = self.configured();
+        let config = self.channel.config();
+        let (configured, for_all) = ServiceConfig::for_method(config.as_deref(), Some(self.spec));
         let explicit = match (own, configured.timeout.or_else(|| self.spec.timeout())) {
             (Some(own), Some(method)) => Some(own.min(method)),
             (own, method) => own.or(method),
@@ -213,15 +215,6 @@ impl<T: ReplyShape, E> Call<T, E> {
             for_all.timeout.or_else(|| self.channel.default_timeout())
         };
         (explicit, explicit.or(default))
-    }
-
-    /// What the service's configuration says of the method, and of all.
-    fn configured(&self) -> (MethodConfig, MethodConfig) {
-        let config = self.channel.config();
-        match config.as_deref() {
-            Some(Some(config)) => config.of_method(self.spec.name()),
-            Some(None) | None => Default::default(),
-        }
     }
 
     /// The earliest of all deadlines that hold, and whether it bounds a stream beyond its opening.
@@ -302,8 +295,10 @@ impl<T: ReplyShape, E> Call<T, E> {
             return Err(status);
         }
         let metadata = self.take_metadata();
-        let (configured, for_all) = self.configured();
+        let config = self.channel.config();
+        let (configured, for_all) = ServiceConfig::for_method(config.as_deref(), Some(self.spec));
         let waits = configured.wait_for_ready.or(for_all.wait_for_ready);
+        drop(config);
         let options = self.options.take().unwrap_or_default();
         let request = RawRequest {
             spec: Some(self.spec),

@@ -8,6 +8,7 @@ use tokio::runtime::Handle;
 use super::channel::Channel;
 use super::raw::{Cause, History, RawRequest};
 use crate::code::Code;
+use crate::config::ServiceConfig;
 use crate::context::ATTEMPT_KEY;
 use crate::method::MethodSpec;
 use crate::policy::retry::{RetryBudget, RetryPolicy};
@@ -100,11 +101,8 @@ impl Channel {
     /// How calls of a method are tried again.
     pub(super) fn retry_policy(&self, spec: Option<&MethodSpec>) -> RetryPolicy {
         let config = self.config();
-        let configured = config.as_deref().and_then(Option::as_deref).and_then(|config| {
-            let (method, all) = config.of_method(spec.map_or("", MethodSpec::name));
-            method.retry.or(all.retry)
-        });
-        configured.unwrap_or_else(|| self.retries().policy())
+        let (configured, for_all) = ServiceConfig::for_method(config.as_deref(), spec);
+        configured.retry.or(for_all.retry).unwrap_or_else(|| self.retries().policy())
     }
 
     /// Whether an attempt of that method may have less time than its call.

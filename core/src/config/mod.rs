@@ -14,6 +14,7 @@ mod json;
 pub(crate) mod source;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 #[cfg(feature = "etcd")]
@@ -22,6 +23,7 @@ pub use file::FileConfig;
 pub use source::{ConfigPublisher, ConfigSource};
 
 use crate::discovery::Endpoint;
+use crate::method::MethodSpec;
 use crate::policy::retry::RetryPolicy;
 
 /// Routes that a configuration may have.
@@ -75,6 +77,14 @@ pub(crate) struct MethodConfig {
     pub(crate) timeout: Option<Duration>,
     pub(crate) wait_for_ready: Option<bool>,
     pub(crate) retry: Option<RetryPolicy>,
+}
+
+impl MethodConfig {
+    pub(crate) const NOTHING: Self = Self {
+        timeout: None,
+        wait_for_ready: None,
+        retry: None,
+    };
 }
 
 /// One of the balancers that come with the framework, by name.
@@ -257,8 +267,20 @@ impl ServiceConfig {
     }
 
     /// How calls of one method are to be made, and how all calls are.
-    pub(crate) fn of_method(&self, name: &str) -> (MethodConfig, MethodConfig) {
-        (self.methods.get(name).copied().unwrap_or_default(), self.all)
+    pub(crate) fn of_method(&self, name: &str) -> (&MethodConfig, &MethodConfig) {
+        (self.methods.get(name).unwrap_or(&MethodConfig::NOTHING), &self.all)
+    }
+
+    /// The same of a configuration that may not be there, of which nobody asks for the name then.
+    #[inline]
+    pub(crate) fn for_method<'a>(
+        config: Option<&'a Option<Arc<Self>>>,
+        spec: Option<&MethodSpec>,
+    ) -> (&'a MethodConfig, &'a MethodConfig) {
+        match config {
+            Some(Some(config)) => config.of_method(spec.map_or("", MethodSpec::name)),
+            Some(None) | None => (&MethodConfig::NOTHING, &MethodConfig::NOTHING),
+        }
     }
 
     /// Whether calls are to be made in any other way than by default.
