@@ -93,6 +93,7 @@ pub use sinew_core::method::{Alias, ArgSpec, Encoding, Execution, MethodKind, Me
 pub use sinew_core::mux::MuxConfig as Limits;
 pub use sinew_core::mux::config::ConfigError;
 pub use sinew_core::policy::backoff::{Backoff, BackoffError};
+pub use sinew_core::policy::outlier::OutlierDetection;
 pub use sinew_core::policy::retry::RetryPolicy;
 pub use sinew_core::priority::{Priority, PriorityError};
 pub use sinew_core::server::{

@@ -6,7 +6,9 @@
 #![expect(clippy::expect_used, clippy::print_stdout, reason = "a bench")]
 
 mod admission;
+mod ejection;
 mod limiters;
+mod pools;
 mod retries;
 mod rivals;
 mod server;
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
             &["sinew"],
             retries::rows(seeds, wanted),
         ),
+        ("Ejection: ten servers", &["sinew"], ejection::rows(seeds, wanted)),
     ];
     let mut missed = 0;
     for (title, names, rows) in tables {

@@ -4,10 +4,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use sinew::{Channel, MemRegistry, RetryPolicy, RoundRobin, Server, Serving, Status};
-use tokio::runtime::Builder;
+use sinew::{Channel, MemRegistry, OutlierDetection, RetryPolicy, RoundRobin, Server, Serving, Status};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use crate::pools::{Figure, Scene, in_virtual_time, rows as rows_of};
 use crate::table::{Goal, Row};
 
 /// Calls a second.
@@ -77,12 +77,6 @@ impl Shop for Middle {
     }
 }
 
-/// A figure, what it should be, and its name.
-type Figure = (f64, Goal, &'static str);
-
-/// What happens, and what is measured of it with a seed.
-type Scene = (&'static str, fn(u64) -> Vec<Figure>);
-
 /// What came of the calls of a while.
 #[derive(Default)]
 struct Ends {
@@ -101,23 +95,7 @@ pub(crate) fn rows(seeds: u64, wanted: &str) -> Vec<Row> {
             many_clients,
         ),
     ];
-    let mut rows: Vec<Row> = Vec::new();
-    for (scene, run) in scenes.into_iter().filter(|(scene, _)| scene.contains(wanted)) {
-        let first = rows.len();
-        for seed in 1..=seeds {
-            for (at, (figure, goal, name)) in run(seed).into_iter().enumerate() {
-                if seed == 1 {
-                    rows.push(Row {
-                        name: format!("{scene}: {name}"),
-                        figures: vec![Vec::new()],
-                        goal,
-                    });
-                }
-                rows[first + at].figures[0].push(figure);
-            }
-        }
-    }
-    rows
+    rows_of(&scenes, seeds, wanted)
 }
 
 /// From the 10th second to the 70th nothing works.
@@ -193,11 +171,6 @@ fn many_clients(seed: u64) -> Vec<Figure> {
     })
 }
 
-fn in_virtual_time<T>(scene: impl Future<Output = T>) -> T {
-    let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().expect("a runtime starts");
-    runtime.block_on(scene)
-}
-
 /// Servers that take turns, with retries as they come and nothing else that would keep calls from those that fail.
 async fn pool(counted: &Arc<Counted>, count: usize, fails: impl Fn(usize) -> (f64, f64)) -> (Vec<Serving>, Channel) {
     let registry = MemRegistry::new();
@@ -212,7 +185,12 @@ async fn pool(counted: &Arc<Counted>, count: usize, fails: impl Fn(usize) -> (f6
         servers.push(server.start().await.expect("it starts"));
     }
     let channel = Channel::builder().resolver(registry.resolver("bench.Shop")).balancer(RoundRobin);
-    let channel = channel.retry(RetryPolicy::DEFAULT).connect("mem:///bench.Shop").await.expect("it is there");
+    let channel = channel
+        .retry(RetryPolicy::DEFAULT)
+        .outlier_detection(OutlierDetection::NEVER)
+        .connect("mem:///bench.Shop")
+        .await
+        .expect("it is there");
     while channel.snapshot().endpoints.len() < count {
         sleep(Duration::from_millis(10)).await;
     }

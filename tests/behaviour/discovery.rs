@@ -2,7 +2,7 @@
 
 mod apertures;
 mod cache;
-mod config;
+pub(crate) mod config;
 #[cfg(feature = "dns")]
 mod dns;
 mod gate;

@@ -13,6 +13,7 @@ mod calls;
 mod cancellation;
 mod deadlines;
 mod discovery;
+mod ejection;
 mod evolution;
 mod foreign;
 mod interceptors;

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sinew::{
-    Channel, Code, Cx, HandlerRan, MemRegistry, RetryPolicy, RoundRobin, Server, ServiceConfig, Serving, Status,
-    Streaming, service,
+    Channel, Code, Cx, HandlerRan, MemRegistry, OutlierDetection, RetryPolicy, RoundRobin, Server, ServiceConfig,
+    Serving, Status, Streaming, service,
 };
 use tokio::time::{Instant, sleep};
 
@@ -307,7 +307,7 @@ async fn retries_go_where_they_were_not_yet() {
             servers.push(server.bind(format!("mem:there-{number}")).start().await.unwrap());
         }
         let channel = Channel::builder().resolver(registry.resolver("test.Wobbly")).balancer(RoundRobin);
-        let channel = channel.lazy("mem:///test.Wobbly").unwrap();
+        let channel = channel.outlier_detection(OutlierDetection::NEVER).lazy("mem:///test.Wobbly").unwrap();
         channel.wait_ready().await.unwrap();
         let client = WobblyClient::from_channel(channel.clone());
         pay_in(&client).await;

@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use super::channel::{Channel, Wanted};
+use super::ejection::MayAsk;
 use super::future::outcome;
 use super::member::{Completion, Picked};
 use super::raw::{Cause, RawRequest, context_of};
@@ -208,8 +209,7 @@ async fn open_somewhere(
             // A stream of its own that was turned away is not asked for again.
             picked.connection = picked.connection.for_call(request.method, request.needs_own_stream());
         }
-        let is_unary = !request.streaming && request.outbound.is_none();
-        if let Some(completion) = picked.completion.as_mut().filter(|_| !is_unary) {
+        if let Some(completion) = picked.completion.as_mut().filter(|_| !request.is_unary()) {
             completion.set_neutral();
         }
         let limit = request.attempt_limit(policy);
@@ -292,6 +292,7 @@ async fn choose(channel: &Channel, request: &mut RawRequest) -> Result<Picked, S
         method: request.method,
         metadata: &request.metadata,
         route_key: request.route_key,
+        may_ask: MayAsk::of(request.is_unary(), request.is_idempotent()),
         tried: &request.history.tried,
         wait_for_ready: request.wait_for_ready,
     };

@@ -23,6 +23,7 @@ use crate::interceptor::{Chain, Interceptor};
 use crate::mux::MuxConfig;
 use crate::mux::config::check_duration;
 use crate::policy::backoff::Backoff;
+use crate::policy::outlier::OutlierDetection;
 use crate::policy::retry::RetryPolicy;
 use crate::status::{HandlerRan, Status};
 use crate::time::{DurationError, IntoDuration};
@@ -47,6 +48,7 @@ pub struct ChannelBuilder {
     dial: DialConfig,
     resolver: Option<Arc<dyn Resolver>>,
     balancer: Option<Arc<dyn Balancer>>,
+    outliers: OutlierDetection,
     health: Option<HealthCheck>,
     saved: Option<PathBuf>,
     slow_start: Option<Duration>,
@@ -86,6 +88,7 @@ impl Default for ChannelBuilder {
             dial: DialConfig::default(),
             resolver: None,
             balancer: None,
+            outliers: OutlierDetection::DEFAULT,
             health: None,
             saved: None,
             slow_start: None,
@@ -128,6 +131,14 @@ impl ChannelBuilder {
     #[must_use]
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
         self.calls.retry = policy;
+        self
+    }
+
+    /// Sets when an endpoint that is worse than the others gets no calls for a while (default: [`OutlierDetection::DEFAULT`]), where the service's configuration says
+    /// nothing of it. Channels to one address have nobody to compare.
+    #[must_use]
+    pub fn outlier_detection(mut self, policy: OutlierDetection) -> Self {
+        self.outliers = policy;
         self
     }
 
@@ -386,6 +397,7 @@ impl ChannelBuilder {
                 None => service.resolver,
             },
             balancer: self.balancer.take().unwrap_or_else(|| Arc::new(PeakEwma)),
+            outliers: self.outliers,
             layers: Layers::new(self.service_config_in_code(), self.config_sources),
             connect: Arc::new(move |endpoint, changed| endpoints.subchannel(endpoint, changed)),
             connections_per_endpoint: self.connections_per_endpoint,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::builder::ChannelBuilder;
+use super::ejection::MayAsk;
 use super::member::{Completion, Picked};
 use super::pool::Pool;
 use super::raw::RawRequest;
@@ -335,6 +336,8 @@ pub(super) struct Wanted<'a> {
     pub(super) method: u64,
     pub(super) metadata: &'a Metadata,
     pub(super) route_key: Option<u64>,
+    /// Whether it may go to an endpoint that is ejected, to find out whether that works again.
+    pub(super) may_ask: MayAsk,
     /// Members that were tried already.
     pub(super) tried: &'a [u64],
     pub(super) wait_for_ready: bool,

@@ -9,6 +9,7 @@ use std::time::Instant;
 use super::attempt::{self, BoxOutcome};
 use super::call::{Call, CallMeta};
 use super::channel::Wanted;
+use super::ejection::MayAsk;
 use super::member::{Completion, Picked};
 use super::raw::{Cause, History};
 use super::retry::spares_service;
@@ -305,6 +306,7 @@ fn choose<T, E>(call: &Call<T, E>, metadata: &Metadata) -> Option<Picked> {
         method: call.spec.id(),
         metadata,
         route_key: call.options.as_ref().and_then(|options| options.route_key),
+        may_ask: MayAsk::of(true, call.spec.is_idempotent()),
         tried: &[],
         wait_for_ready: false,
     })?;

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::ejection::Watch;
 use super::extra_connections::{ExtraConnection, ExtraConnections};
 use super::health::Standing;
 use super::state::ConnectivityState;
@@ -29,6 +30,8 @@ pub(super) struct Member {
     pub(super) typical: Arc<Typical>,
     /// What it said of its load.
     pub(super) reported: Mutex<Option<Reported>>,
+    /// Whether it is ejected, and looked at.
+    pub(super) watch: Watch,
 }
 
 /// What an endpoint said of its load, and when.
@@ -237,6 +240,7 @@ impl Drop for Completion {
             (Some(began), false) => member.load.end_untimed(began, time::now(), *verdict, typical),
             (None, is_timed) => member.load.end_unmeasured(is_timed, time::now, *verdict, typical),
         }
+        member.watch.note(&member.load, *verdict);
         if let Some(extras) = &member.extras {
             extras.leave(extra.as_deref());
         }
@@ -254,7 +258,8 @@ fn verdict(status: &Status) -> Verdict {
         Code::ResourceExhausted if status.origin() != Origin::Local => Verdict::Failed,
         Code::Unavailable if status.handler_ran() != HandlerRan::No => Verdict::Failed,
         Code::Cancelled | Code::ResourceExhausted | Code::Unavailable => Verdict::Neutral,
-        // It answered; or it did not in time, which counts with the time it took.
+        // It may be the caller's time that was too short; at the others too, then.
+        Code::DeadlineExceeded => Verdict::Late,
         _ => Verdict::Answered,
     }
 }

@@ -10,17 +10,19 @@ use tokio::time::Instant;
 
 use super::balancer::zoned::prefers_zone;
 use super::balancer::{Candidate, ConnectsTo};
+use super::ejection::Ejections;
 use super::health::Standing;
 use super::member::Member;
 use super::removals::Removals;
-use super::snapshot::Board;
+use super::snapshot::{Board, Posted};
 use super::state::ConnectivityState;
 use super::subchannel::unreachable;
 use crate::config::ServiceConfig;
 use crate::discovery::{Endpoint, EndpointState, Resolution, ResolveError};
 use crate::policy::aperture::{Place, aperture};
+use crate::policy::outlier::OutlierDetection;
 use crate::policy::subset::{ALL_MAX, SUBSET_SIZE, subset};
-use crate::policy::warmup::Warmup;
+use crate::policy::warmup::{Age, Warmup};
 use crate::status::Status;
 use crate::transport::error::WithCauses;
 
@@ -56,16 +58,18 @@ pub(super) struct Members {
     zone: Option<String>,
     /// Its place among all clients, and to how many endpoints it connects by that.
     place: Option<(Place, usize)>,
-    /// When an endpoint that is new has more weight.
-    weights_change_at: Option<Instant>,
+    /// When an endpoint has another weight, or is judged again.
+    look_again: Option<Instant>,
     /// The one that takes all calls, where one does.
     first: Option<u64>,
     /// The endpoints are others than before.
     is_changed: bool,
     /// Those of the list, or of the place, before.
     outgoing: Option<Outgoing>,
-    /// What the last view showed as ready.
+    ejections: Ejections,
+    /// What the last view showed as ready, and as ejected.
     shown: Vec<(u64, Endpoint, u32)>,
+    shown_ejected: Vec<u64>,
 }
 
 /// What calls are to read.
@@ -79,8 +83,8 @@ pub(super) enum View {
     },
     /// Somebody is, and waits for the others.
     Gathering(Instant),
-    /// These are ready.
-    Ready(Vec<Candidate>),
+    /// These are ready, and those of them that are ejected may be asked whether they work again.
+    Ready(Vec<Candidate>, Vec<Arc<Member>>),
     /// The same as before.
     Unchanged,
 }
@@ -143,6 +147,7 @@ impl Members {
         config: Arc<ServiceConfig>,
         connects_to: ConnectsTo,
         zone: Option<String>,
+        outliers: OutlierDetection,
     ) -> Self {
         Self {
             members: Vec::new(),
@@ -159,10 +164,12 @@ impl Members {
             zone,
             place: None,
             outgoing: None,
-            weights_change_at: None,
+            ejections: Ejections::new(target, outliers),
+            look_again: None,
             first: None,
             is_changed: true,
             shown: Vec::new(),
+            shown_ejected: Vec::new(),
         }
     }
 
@@ -191,12 +198,20 @@ impl Members {
         });
         let refused = self.refused.iter().map(|(name, why)| (name.clone(), why.message().to_owned()));
         Board {
-            members: self.members.iter().map(|known| (known.endpoint.clone(), Arc::downgrade(&known.member))).collect(),
+            members: self.members.iter().map(|known| self.posted(known)).collect(),
             listed: self.counts.0 - self.removals.held(),
             kept: self.removals.held(),
             place: self.place.map(|(place, _)| (place.index, place.clients)),
             refused: refused.collect(),
             unused: unused.collect(),
+        }
+    }
+
+    fn posted(&self, known: &Known) -> Posted {
+        Posted {
+            endpoint: known.endpoint.clone(),
+            member: Arc::downgrade(&known.member),
+            ejected: self.ejections.reason(&known.member),
         }
     }
 
@@ -215,9 +230,11 @@ impl Members {
         &mut self,
         config: Arc<ServiceConfig>,
         connects_to: ConnectsTo,
+        outliers: OutlierDetection,
         make: impl Fn(&Endpoint) -> Result<Arc<Member>, Status>,
     ) {
         self.config = config;
+        self.ejections.set_policy(outliers);
         self.connects_to = connects_to;
         // The balancer or the routes may be others.
         self.show_again();
@@ -230,9 +247,9 @@ impl Members {
         self.take_up(make);
     }
 
-    /// When to look at the weights again.
-    pub(super) fn weights_change_at(&self) -> Option<Instant> {
-        self.weights_change_at
+    /// When to look again though nothing happens.
+    pub(super) fn look_again(&self) -> Option<Instant> {
+        self.look_again
     }
 
     /// Takes up a list of an earlier time, until the resolver says something.
@@ -406,7 +423,7 @@ impl Members {
         }
         if ready.is_empty() {
             self.gathering = Gathering::None;
-            self.weights_change_at = None;
+            self.look_again = None;
             self.shown.clear();
             return View::Nobody {
                 failure: self.failure(),
@@ -422,8 +439,18 @@ impl Members {
             self.gathering = Gathering::Until(until);
             return View::Gathering(until);
         }
+        let judged: Vec<(&Endpoint, &Arc<Member>)> =
+            ready.iter().map(|known| (&known.endpoint, &known.member)).collect();
+        self.ejections.look(now, &judged);
+        let is_ejected = |known: &&Known| self.ejections.reason(&known.member).is_some();
+        let (ejected, ready): (Vec<&Known>, Vec<&Known>) = ready.into_iter().partition(is_ejected);
+        let ejected: Vec<Arc<Member>> = ejected.into_iter().map(|known| Arc::clone(&known.member)).collect();
         let warmup = Warmup::new(self.config.slow_start);
-        let ages: Vec<Duration> = ready.iter().map(|known| known.member.ready_for(now)).collect();
+        let age = |known: &&Known| Age {
+            ready: known.member.ready_for(now),
+            back: self.ejections.back_for(&known.member, now),
+        };
+        let ages: Vec<Age> = ready.iter().map(age).collect();
         let candidate = |(known, weight): (&&Known, u32)| Candidate {
             member: Arc::clone(&known.member),
             endpoint: known.endpoint.clone(),
@@ -433,14 +460,15 @@ impl Members {
         let candidates: Vec<Candidate> = ready.iter().zip(weights).map(candidate).collect();
         let grows_at = warmup.next_change(&ages).map(|ahead| now + ahead);
         let leave_at = self.outgoing.as_ref().map(|outgoing| outgoing.until).filter(|until| *until > now);
-        self.weights_change_at = grows_at.into_iter().chain(leave_at).min();
+        self.look_again = grows_at.into_iter().chain(leave_at).chain(self.ejections.look_again()).min();
         self.gathering = Gathering::Done;
         let shown = candidates.iter().map(|one| (one.member.id, one.endpoint.clone(), one.weight)).collect();
-        if self.shown == shown {
+        let asked = ejected.iter().map(|member| member.id).collect();
+        if (&self.shown, &self.shown_ejected) == (&shown, &asked) {
             return View::Unchanged;
         }
-        self.shown = shown;
-        View::Ready(candidates)
+        (self.shown, self.shown_ejected) = (shown, asked);
+        View::Ready(candidates, ejected)
     }
 
     /// Sees to it that the right ones connect; returns those that may be called.

@@ -13,6 +13,7 @@ mod choosing;
 mod config;
 pub mod future;
 pub mod health;
+mod ejection;
 mod extra_connections;
 mod periodic;
 mod member;

@@ -18,6 +18,7 @@ use super::balancer::{Balancer, Candidate, PickArgs, Picker, routed};
 use super::channel::Wanted;
 use super::choosing::{Choosing, Policy};
 use super::config::{self, Layers};
+use super::ejection::Watch;
 use super::extra_connections::ExtraConnections;
 use super::member::{Member, Picked};
 use super::members::{Members, View};
@@ -32,6 +33,7 @@ use crate::discovery::{Aperture, Endpoint, Publisher, Resolution, Resolver};
 use crate::policy::aperture::Place;
 use crate::policy::backoff::Backoff;
 use crate::policy::load::{Load, Typical};
+use crate::policy::outlier::OutlierDetection;
 use crate::status::{HandlerRan, Status};
 use crate::time;
 use crate::transport::error::WithCauses;
@@ -49,6 +51,8 @@ pub(super) struct PoolConfig {
     pub(super) resolver: Arc<dyn Resolver>,
     /// Unless the configuration names another.
     pub(super) balancer: Arc<dyn Balancer>,
+    /// The same.
+    pub(super) outliers: OutlierDetection,
     pub(super) layers: Layers,
     pub(super) connect: Arc<Connect>,
     pub(super) connections_per_endpoint: usize,
@@ -96,6 +100,8 @@ struct Shown {
 struct Published {
     candidates: Box<[Candidate]>,
     picker: Arc<dyn Picker>,
+    /// Those that a call may ask whether they work again.
+    ejected: Box<[Arc<Member>]>,
 }
 
 impl Pool {
@@ -180,6 +186,11 @@ impl Pool {
             route_key: wanted.route_key,
             exclude,
         };
+        if !published.ejected.is_empty()
+            && let Some(picked) = published.probe(wanted, &args)
+        {
+            return Some(picked);
+        }
         let first = published.pick(&args);
         if let Some(picked) = first.and_then(|candidate| candidate.member.begin(|| args.now())) {
             return Some(picked);
@@ -283,6 +294,18 @@ impl Drop for Pool {
 }
 
 impl Published {
+    /// An endpoint that is ejected and has to be asked whether it works again, if this call is one that may.
+    #[cold]
+    fn probe(&self, wanted: &Wanted<'_>, args: &PickArgs<'_>) -> Option<Picked> {
+        let mut free = self.ejected.iter().filter(|member| !wanted.tried.contains(&member.id));
+        let member = free.find(|member| member.watch.takes_probe(wanted.may_ask))?;
+        let picked = member.begin(|| args.now());
+        if picked.is_none() {
+            member.watch.give_back_probe();
+        }
+        picked
+    }
+
     fn pick(&self, args: &PickArgs<'_>) -> Option<&Candidate> {
         self.picker.pick(args).and_then(|index| self.candidates.get(index))
     }
@@ -325,6 +348,7 @@ async fn run(running: Running) {
         Arc::clone(&config),
         policy.connects_to,
         shared.config.zone.clone(),
+        shared.outliers(&config),
     );
     let make = |endpoint: &Endpoint| shared.member(endpoint);
     if let Some(last) = &*shared.last() {
@@ -361,7 +385,7 @@ async fn run(running: Running) {
                     if let Some(zone) = zone.as_mut().filter(|_| has_other_routes) {
                         zone.rest();
                     }
-                    members.configure(Arc::clone(&config), policy.connects_to, make);
+                    members.configure(Arc::clone(&config), policy.connects_to, shared.outliers(&config), make);
                 }
             }
             (place, size) = moved(&mut peers) => members.place(place, size, make),
@@ -403,6 +427,7 @@ impl Shared {
             ready_since: Mutex::default(),
             typical: Arc::clone(&self.typical),
             reported: Mutex::default(),
+            watch: Watch::new(Arc::clone(&self.changed)),
         });
         let mut members = self.members();
         members.retain(|member| member.strong_count() > 0);
@@ -430,6 +455,11 @@ impl Shared {
         (max > 1).then(|| ExtraConnections::new(max, Box::new(make)))
     }
 
+    /// When an endpoint is ejected.
+    fn outliers(&self, config: &ServiceConfig) -> OutlierDetection {
+        config.outliers.unwrap_or(self.config.outliers)
+    }
+
     /// The balancer that holds.
     fn policy(&self, config: &ServiceConfig) -> Policy {
         Policy::new(config.balancer.as_ref().map_or_else(|| Arc::clone(&self.config.balancer), config::balancer))
@@ -441,11 +471,12 @@ impl Shared {
 
     /// Shows calls what the members make of themselves now, unless that has to wait until `hold_back`.
     fn show(&self, members: &mut Members, hold_back: Option<tokio::time::Instant>, by: Choosing<'_>) -> Shown {
-        if members.take_changed() {
+        let view = members.view(tokio::time::Instant::now());
+        if members.take_changed() || matches!(view, View::Ready(..)) {
             self.board.store(Arc::new(members.board()));
         }
-        let view = match (members.view(tokio::time::Instant::now()), hold_back) {
-            (View::Ready(_) | View::Unchanged, Some(until)) => {
+        let view = match (view, hold_back) {
+            (View::Ready(..) | View::Unchanged, Some(until)) => {
                 members.show_again();
                 View::Gathering(until)
             }
@@ -458,7 +489,7 @@ impl Shared {
         });
         Shown {
             is_hopeless,
-            look_again: gathering.into_iter().chain(members.weights_change_at()).min(),
+            look_again: gathering.into_iter().chain(members.look_again()).min(),
         }
     }
 
@@ -480,7 +511,7 @@ impl Shared {
                 }
             }
             View::Gathering(until) => return Ok(Some(until)),
-            View::Ready(candidates) => {
+            View::Ready(candidates, ejected) => {
                 if *self.state.borrow() == ConnectivityState::TransientFailure {
                     tracing::info!(target = %self.config.target, ready = candidates.len(), "there is somebody to call again");
                 }
@@ -490,6 +521,7 @@ impl Shared {
                     Ok(picker) => self.published.store(Some(Arc::new(Published {
                         candidates: candidates.into(),
                         picker,
+                        ejected: ejected.into(),
                     }))),
                     Err(_panic) => {
                         tracing::error!(

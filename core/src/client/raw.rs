@@ -134,6 +134,11 @@ impl RawRequest {
         self.streaming || self.outbound.is_some() || self.arguments.message_len() > OWN_STREAM_BYTES_MIN
     }
 
+    /// Whether one message goes there, and one comes back.
+    pub(super) fn is_unary(&self) -> bool {
+        !self.streaming && self.outbound.is_none()
+    }
+
     /// Whether it may run twice.
     pub(super) fn is_idempotent(&self) -> bool {
         self.spec.is_some_and(MethodSpec::is_idempotent)

@@ -8,6 +8,7 @@ use super::state::ConnectivityState;
 use crate::config::ServiceConfig;
 use crate::discovery::Endpoint;
 use crate::health::HealthStatus;
+use crate::policy::outlier::Reason;
 use crate::policy::reported::LoadReport;
 use crate::time;
 
@@ -74,6 +75,8 @@ pub struct EndpointSnapshot {
     pub health: HealthStatus,
     /// Why it takes no calls, if that is known.
     pub failure: Option<String>,
+    /// Why it gets none although it is ready, if it is ejected.
+    pub ejected: Option<String>,
     /// Connections to it that are there.
     pub connections: usize,
     /// Attempts that were begun there, since this channel knows this run of it.
@@ -91,7 +94,7 @@ pub struct EndpointSnapshot {
 /// What the task of a pool leaves for snapshots. It holds no endpoint alive.
 #[derive(Default)]
 pub(super) struct Board {
-    pub(super) members: Vec<(Endpoint, Weak<Member>)>,
+    pub(super) members: Vec<Posted>,
     pub(super) listed: usize,
     pub(super) kept: usize,
     pub(super) place: Option<(usize, usize)>,
@@ -99,16 +102,23 @@ pub(super) struct Board {
     pub(super) unused: Vec<(String, String)>,
 }
 
+/// An endpoint on the board.
+pub(super) struct Posted {
+    pub(super) endpoint: Endpoint,
+    pub(super) member: Weak<Member>,
+    pub(super) ejected: Option<Reason>,
+}
+
 impl Board {
     pub(super) fn endpoints(&self) -> Vec<EndpointSnapshot> {
-        let alive = self.members.iter().filter_map(|(endpoint, member)| Some((endpoint, member.upgrade()?)));
-        alive.map(|(endpoint, member)| of(endpoint.clone(), &member)).collect()
+        self.members.iter().filter_map(|posted| Some(of(posted, &*posted.member.upgrade()?))).collect()
     }
 }
 
-fn of(endpoint: Endpoint, member: &Member) -> EndpointSnapshot {
+fn of(posted: &Posted, member: &Member) -> EndpointSnapshot {
     EndpointSnapshot {
-        endpoint,
+        endpoint: posted.endpoint.clone(),
+        ejected: posted.ejected.map(|reason| reason.to_string()),
         state: member.state(),
         health: member.subchannel.standing().health(),
         failure: member.failure().map(|failure| failure.message().to_owned()),

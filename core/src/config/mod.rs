@@ -24,6 +24,7 @@ pub use source::{ConfigPublisher, ConfigSource};
 
 use crate::discovery::Endpoint;
 use crate::method::MethodSpec;
+use crate::policy::outlier::OutlierDetection;
 use crate::policy::retry::RetryPolicy;
 
 /// Routes that a configuration may have.
@@ -69,6 +70,7 @@ pub struct ServiceConfig {
     pub(crate) weights: BTreeMap<String, u32>,
     pub(crate) slow_start: Option<Duration>,
     pub(crate) prefer_zone: Option<bool>,
+    pub(crate) outliers: Option<OutlierDetection>,
 }
 
 /// How one method is to be called.
@@ -158,6 +160,7 @@ impl ServiceConfig {
     /// | `weights` | an object: the name of an endpoint, and its weight from 0 to 65,535 | [`weight`](Self::weight) |
     /// | `slow_start` | a duration, at most 365 days | [`slow_start`](Self::slow_start) |
     /// | `prefer_zone` | `true` or `false` | [`prefer_zone`](Self::prefer_zone) |
+    /// | `outlier_detection` | `false`, or an object with any of `consecutive_failures` (1 to 1,000), `success_rate` (`true` or `false`), `failure_share` (0.01 to 1), `latency_factor` (1.5 to 1,000), `max_ejected` (0 to 1), `ejection_time` (a duration of at most 30 s); what is left out is that of [`OutlierDetection::DEFAULT`] | [`outlier_detection`](Self::outlier_detection) |
     ///
     /// A duration is a text of numbers and units, as `"250ms"` or `"1m30s"`. Methods and endpoints are not checked: nobody knows all of them.
     ///
@@ -242,6 +245,13 @@ impl ServiceConfig {
         self
     }
 
+    /// Sets when an endpoint that is worse than the others gets no calls for a while, in place of what the channel does.
+    #[must_use]
+    pub fn outlier_detection(mut self, policy: OutlierDetection) -> Self {
+        self.outliers = Some(policy);
+        self
+    }
+
     /// Sets whether clients that know their zone keep their calls in it as long as it is no busier than others (default: yes).
     #[must_use]
     pub fn prefer_zone(mut self, prefer: bool) -> Self {
@@ -263,6 +273,7 @@ impl ServiceConfig {
         }
         self.slow_start = self.slow_start.or(below.slow_start);
         self.prefer_zone = self.prefer_zone.or(below.prefer_zone);
+        self.outliers = self.outliers.or(below.outliers);
         self
     }
 

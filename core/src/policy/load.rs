@@ -68,7 +68,31 @@ pub struct Load {
     observed: AtomicU64,
     /// When it failed last; 0 if never.
     failure: AtomicU64,
+    /// Calls that were not answered in time.
+    late: AtomicU64,
+    /// Calls that were given up, or told nothing.
+    aside: AtomicU64,
+    /// The last calls that failed or were late, in a row.
+    trouble: AtomicU32,
+    pace: Pace,
 }
+
+/// What is known of an endpoint's calls so far; all counts but one only grow.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Observation {
+    /// Calls that were answered, failed or were late.
+    pub ended: u64,
+    /// Those that failed by its fault, or were late.
+    pub failed: u64,
+    /// The last ones that did, in a row.
+    pub consecutive: u32,
+    /// A reading of how long answers take, for [`Pace::mean`].
+    pub pace: u64,
+}
+
+/// How long answers take, whichever they are: a sum of logarithms, so that one that takes for ever does not count for all others.
+#[derive(Debug, Default)]
+pub struct Pace(AtomicU64);
 
 /// How a call at an endpoint ended, as far as that tells about the endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +102,8 @@ pub enum Verdict {
     Answered,
     /// It failed, by itself or on the way.
     Failed,
+    /// It did not answer in the time that the call had: as good as an answer that took so long.
+    Late,
     /// The caller gave up: it took longer than that.
     GivenUp,
     /// That tells nothing: it was a stream, which lasts as long as it likes, or the endpoint had no part in it.
@@ -140,7 +166,42 @@ impl Default for Load {
             latency: AtomicU64::new(0.0_f64.to_bits()),
             observed: AtomicU64::new(0),
             failure: AtomicU64::new(0),
+            late: AtomicU64::new(0),
+            aside: AtomicU64::new(0),
+            trouble: AtomicU32::new(0),
+            pace: Pace::default(),
         }
+    }
+}
+
+impl Pace {
+    /// Bits for the number of answers; the rest is for the sum.
+    const COUNT_BITS: u32 = 24;
+    /// Parts of a doubling.
+    const PARTS: f64 = 1024.0;
+
+    fn note(&self, nanos: f64) {
+        // Exponent and the first ten bits of the mantissa: the logarithm to within a tenth of a doubling.
+        let log = nanos.max(1.0).to_bits() >> 42;
+        let log = log - (1_023 << 10);
+        self.0.fetch_add((log << Self::COUNT_BITS) | 1, Ordering::Relaxed);
+    }
+
+    fn load(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// The mean between two readings, with at least so many answers.
+    #[must_use]
+    pub fn mean(before: u64, after: u64, count_min: u64) -> Option<Duration> {
+        // Both parts only grow, and the sum of two readings wraps as they do.
+        let grown = after.wrapping_sub(before);
+        let count = grown & ((1 << Self::COUNT_BITS) - 1);
+        if count == 0 || count < count_min {
+            return None;
+        }
+        let log = (grown >> Self::COUNT_BITS) as f64 / count as f64 / Self::PARTS;
+        Some(duration(log.exp2()))
     }
 }
 
@@ -161,6 +222,37 @@ impl Load {
     #[must_use]
     pub fn failed(&self) -> u64 {
         self.failed.load(Ordering::Relaxed)
+    }
+
+    /// What tells whether it is worse than others.
+    #[must_use]
+    pub fn observation(&self) -> Observation {
+        let in_flight = u64::from(self.in_flight());
+        Observation {
+            ended: self.begun().saturating_sub(in_flight + self.aside.load(Ordering::Relaxed)),
+            failed: self.failed() + self.late.load(Ordering::Relaxed),
+            consecutive: self.trouble(),
+            pace: self.pace.load(),
+        }
+    }
+
+    /// The last calls that failed or were late, in a row.
+    #[must_use]
+    pub fn trouble(&self) -> u32 {
+        self.trouble.load(Ordering::Relaxed)
+    }
+
+    fn note_answer(&self) {
+        if self.trouble() != 0 {
+            self.trouble.store(0, Ordering::Relaxed);
+        }
+    }
+
+    fn note_trouble(&self) {
+        // Far below where it would wrap, and above all that is asked.
+        if self.trouble() < u32::MAX / 2 {
+            self.trouble.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// The average latency as it was observed last; `None` before the first answer.
@@ -207,7 +299,17 @@ impl Load {
                 let now = now();
                 self.end_untimed(now, now, verdict, typical);
             }
-            Verdict::Answered | Verdict::GivenUp | Verdict::Neutral => {
+            Verdict::Late => {
+                self.late.fetch_add(1, Ordering::Relaxed);
+                self.note_trouble();
+                self.in_flight.fetch_sub(1, Ordering::Relaxed);
+            }
+            Verdict::Answered => {
+                self.note_answer();
+                self.in_flight.fetch_sub(1, Ordering::Relaxed);
+            }
+            Verdict::GivenUp | Verdict::Neutral => {
+                self.aside.fetch_add(1, Ordering::Relaxed);
                 self.in_flight.fetch_sub(1, Ordering::Relaxed);
             }
         }
@@ -219,24 +321,36 @@ impl Load {
         let at = typical.since_epoch(now);
         let latency = nanos(now.saturating_duration_since(began));
         match verdict {
-            Verdict::Answered => {
+            Verdict::Answered | Verdict::Late => {
                 self.latency.store(self.averaged(latency, at).to_bits(), Ordering::Relaxed);
                 self.observed.store(at, Ordering::Relaxed);
                 typical.observe(latency, self.begun());
+                self.pace.note(latency);
+                if verdict == Verdict::Late {
+                    self.late.fetch_add(1, Ordering::Relaxed);
+                    self.note_trouble();
+                } else {
+                    self.note_answer();
+                }
             }
             Verdict::Failed => {
+                self.note_trouble();
                 // How fast it fails says nothing about how fast it works.
                 self.failed.fetch_add(1, Ordering::Relaxed);
                 self.failure.store(at, Ordering::Relaxed);
             }
             Verdict::GivenUp => {
+                self.aside.fetch_add(1, Ordering::Relaxed);
                 if latency > f64::from_bits(self.latency.load(Ordering::Relaxed)).max(typical.median()) {
                     self.latency.store(latency.to_bits(), Ordering::Relaxed);
                     self.observed.store(at, Ordering::Relaxed);
                 }
                 return;
             }
-            Verdict::Neutral => return,
+            Verdict::Neutral => {
+                self.aside.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
         }
         self.progress.store(at, Ordering::Relaxed);
     }

@@ -6,6 +6,7 @@ pub mod concurrency;
 pub mod inline;
 pub mod load;
 pub mod loss;
+pub mod outlier;
 pub mod rate;
 pub mod reported;
 pub mod retry;

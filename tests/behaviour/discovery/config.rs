@@ -18,14 +18,14 @@ use crate::support::bounded;
 
 /// A source that a test speaks through.
 #[derive(Clone)]
-struct Said(Arc<watch::Sender<String>>);
+pub(crate) struct Said(Arc<watch::Sender<String>>);
 
 impl Said {
-    fn new(text: &str) -> Self {
+    pub(crate) fn new(text: &str) -> Self {
         Self(Arc::new(watch::Sender::new(text.to_owned())))
     }
 
-    async fn say(&self, text: &str) {
+    pub(crate) async fn say(&self, text: &str) {
         self.0.send_replace(text.to_owned());
         tokio::time::sleep(Duration::from_millis(1)).await;
     }

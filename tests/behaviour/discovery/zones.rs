@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sinew::{
     Balancer, Candidate, Channel, Code, ConnectsTo, FileConfig, HealthStatus, Instance, LeastRequest, MemRegistry,
-    PickFirst, Picker, RoundRobin, Server, ServiceConfig, WeightedRoundRobin,
+    OutlierDetection, PickFirst, Picker, RoundRobin, Server, ServiceConfig, WeightedRoundRobin,
 };
 use tokio::task::JoinHandle;
 
@@ -239,7 +239,12 @@ async fn a_configuration_switches_zones_off_and_on() {
 async fn weights_follow_what_endpoints_report() {
     bounded(async {
         let (names, nodes) = nodes::<3>().await;
-        let channel = Channel::builder().balancer(WeightedRoundRobin).connect(&fixed(&names)).await.unwrap();
+        let channel = Channel::builder()
+            .balancer(WeightedRoundRobin)
+            .outlier_detection(OutlierDetection::NEVER)
+            .connect(&fixed(&names))
+            .await
+            .unwrap();
         assert_eq!(spread(&channel, 300).await.into_values().collect::<Vec<_>>(), [100; 3]);
         // Three do the same work with 0.9, 0.45 and 0.3 of their capacity: they can take 2, 4 and 6.
         for (node, used) in nodes.iter().zip([0.9, 0.45, 0.3]) {
@@ -282,7 +287,12 @@ async fn weights_follow_what_endpoints_report() {
 async fn reports_come_with_answers_and_are_not_shown_to_the_application() {
     let (names, nodes) = nodes::<2>().await;
     nodes[0].load.set_utilization(0.75);
-    let channel = Channel::builder().balancer(RoundRobin).connect(&fixed(&names)).await.unwrap();
+    let channel = Channel::builder()
+        .balancer(RoundRobin)
+        .outlier_detection(OutlierDetection::NEVER)
+        .connect(&fixed(&names))
+        .await
+        .unwrap();
     for _ in 0..100 {
         let (_, meta) = who(&channel).name().with_meta().await.unwrap();
         assert!(meta.trailers().is_empty(), "{meta:?}");

@@ -1,5 +1,7 @@
 //! The JSON form of a [`ServiceConfig`]: every key and value is checked, and what is wrong is told with its place.
 
+mod policies;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -8,15 +10,12 @@ use serde_json::{Map, Value};
 use super::{
     BalancerChoice, CONFIG_BYTES_MAX, DURATION_MAX, MethodConfig, ROUTES_MAX, Route, ServiceConfig, ServiceConfigError,
 };
-use crate::code::Code;
 use crate::discovery::Endpoint;
 use crate::discovery::nearest::nearest;
 use crate::metadata::Metadata;
-use crate::policy::backoff::Backoff;
-use crate::policy::retry::{ATTEMPTS_MAX, RetryPolicy};
 use crate::time::parse_duration;
 
-const KEYS: [&str; 9] = [
+const KEYS: [&str; 10] = [
     "timeout",
     "wait_for_ready",
     "retry",
@@ -26,18 +25,9 @@ const KEYS: [&str; 9] = [
     "weights",
     "slow_start",
     "prefer_zone",
+    "outlier_detection",
 ];
 const METHOD_KEYS: [&str; 3] = ["timeout", "wait_for_ready", "retry"];
-const RETRY_KEYS: [&str; 6] = [
-    "attempts",
-    "initial_backoff",
-    "max_backoff",
-    "backoff_multiplier",
-    "codes",
-    "attempt_timeout",
-];
-/// As [`Backoff::try_new`] has it.
-const BACKOFF_MULTIPLIER_MAX: f64 = 10.0;
 const ROUTE_KEYS: [&str; 2] = ["labels", "weight"];
 const BALANCERS: [&str; 6] = [
     "p2c_peak_ewma",
@@ -73,6 +63,7 @@ pub(super) fn parse(text: &str) -> Parsed<ServiceConfig> {
             "weights" => config.weights = place.entries(value, Place::weight)?,
             "slow_start" => config.slow_start = Some(place.duration_or_zero(value)?),
             "prefer_zone" => config.prefer_zone = Some(place.boolean(value)?),
+            "outlier_detection" => config.outliers = Some(place.outliers(value)?),
             _ => return Err(root.unknown(key, &KEYS)),
         }
     }
@@ -176,65 +167,6 @@ impl Place {
         Ok(method)
     }
 
-    fn retry(&self, value: &Value) -> Parsed<RetryPolicy> {
-        if value == &Value::Bool(false) {
-            return Ok(RetryPolicy::NEVER);
-        }
-        let options = value.as_object().ok_or_else(|| self.wrong("false, or an object", value))?;
-        let mut policy = RetryPolicy::DEFAULT;
-        let default = policy.waits();
-        let (mut initial, mut factor, mut cap) = (default.ceiling(0), default.factor(), None);
-        for (key, value) in options {
-            let place = self.key(key);
-            match key.as_str() {
-                "attempts" => policy = policy.attempts(place.attempts(value)?),
-                "initial_backoff" => initial = place.duration(value)?,
-                "max_backoff" => cap = Some(place.duration(value)?),
-                "backoff_multiplier" => factor = place.multiplier(value)?,
-                "codes" => policy = policy.codes(place.codes(value)?),
-                "attempt_timeout" => policy = policy.attempt_timeout(place.duration(value)?),
-                _ => return Err(self.unknown(key, &RETRY_KEYS)),
-            }
-        }
-        let cap = cap.unwrap_or_else(|| default.cap().max(initial));
-        let backoff = Backoff::try_new(initial, factor, cap);
-        let backoff = backoff.map_err(|_| {
-            ServiceConfigError::new(format!(
-                "`{0}.max_backoff` is shorter than `{0}.initial_backoff`",
-                self.0
-            ))
-        })?;
-        Ok(policy.backoff(backoff))
-    }
-
-    fn attempts(&self, value: &Value) -> Parsed<u32> {
-        let attempts = value.as_u64().and_then(|attempts| u32::try_from(attempts).ok());
-        attempts
-            .filter(|attempts| (1..=ATTEMPTS_MAX).contains(attempts))
-            .ok_or_else(|| self.wrong("a number from 1 to 5", value))
-    }
-
-    fn multiplier(&self, value: &Value) -> Parsed<f64> {
-        let factor = value.as_f64().filter(|factor| (1.0..=BACKOFF_MULTIPLIER_MAX).contains(factor));
-        factor.ok_or_else(|| self.wrong("a number from 1 to 10", value))
-    }
-
-    fn codes(&self, value: &Value) -> Parsed<Vec<Code>> {
-        let list = value.as_array().ok_or_else(|| self.wrong("a list of codes, as [\"UNAVAILABLE\"]", value))?;
-        let code = |value: &Value| {
-            let name = value.as_str().unwrap_or_default();
-            let failures = || Code::ALL.into_iter().filter(|code| *code != Code::Ok);
-            let known: Vec<&str> = failures().map(Code::as_str).collect();
-            let found = failures().find(|code| code.as_str().eq_ignore_ascii_case(name));
-            found.ok_or_else(|| {
-                let hint = nearest(name, &known).map(|meant| format!("; did you mean \"{meant}\"?"));
-                let error = self.wrong("a list of codes, as [\"UNAVAILABLE\"]", value);
-                ServiceConfigError::new(format!("{error}{}", hint.unwrap_or_default()))
-            })
-        };
-        list.iter().map(code).collect()
-    }
-
     fn balancer(&self, value: &Value) -> Parsed<BalancerChoice> {
         if let Some(options) = value.as_object().filter(|options| options.len() == 1)
             && let Some(options) = options.get("consistent_hash")
@@ -296,6 +228,7 @@ mod tests {
     use crate::code::Code;
     use crate::config::{Route, ServiceConfig};
     use crate::policy::backoff::Backoff;
+    use crate::policy::outlier::OutlierDetection;
     use crate::policy::retry::RetryPolicy;
 
     #[test]
@@ -305,6 +238,8 @@ mod tests {
             "balancer": {"consistent_hash": {"metadata_key": "tenant"}},
             "routes": [{"labels": {"track": "canary"}, "weight": 1}, {"weight": 99}],
             "weights": {"orders-7": 50},
+            "outlier_detection": {"consecutive_failures": 7, "latency_factor": 4, "max_ejected": 0.2, "ejection_time": "3s",
+                "success_rate": false, "failure_share": 0.5},
             "retry": {"attempts": 5, "codes": ["UNAVAILABLE", "aborted"], "attempt_timeout": "80ms"},
             "methods": {
                 "get": {"timeout": "300ms", "wait_for_ready": false, "retry": false},
@@ -323,7 +258,16 @@ mod tests {
             .method_wait_for_ready("get", false)
             .retry(retry.attempt_timeout(Duration::from_millis(80)))
             .method_retry("get", RetryPolicy::NEVER)
-            .method_retry("put", RetryPolicy::DEFAULT.backoff(five_seconds));
+            .method_retry("put", RetryPolicy::DEFAULT.backoff(five_seconds))
+            .outlier_detection(
+                OutlierDetection::DEFAULT
+                    .consecutive_failures(7)
+                    .latency_factor(4.0)
+                    .max_ejected(0.2)
+                    .ejection_time(Duration::from_secs(3))
+                    .success_rate(false)
+                    .failure_share(0.5),
+            );
         wanted.balancer = Some(BalancerChoice::ConsistentHash {
             metadata_key: Some("tenant".to_owned()),
         });
@@ -351,32 +295,6 @@ mod tests {
             (
                 r#"{"methods": {"get": {"waitForReady": true}}}"#,
                 "unknown key `methods.get.waitForReady`; did you mean `wait_for_ready`?",
-            ),
-            (r#"{"retry": true}"#, "`retry` must be false, or an object, not true"),
-            (
-                r#"{"retry": {"attempts": 6}}"#,
-                "`retry.attempts` must be a number from 1 to 5, not 6",
-            ),
-            (
-                r#"{"retry": {"attempts": 0}}"#,
-                "`retry.attempts` must be a number from 1 to 5, not 0",
-            ),
-            (r#"{"retry": {"max_attempts": 3}}"#, "unknown key `retry.max_attempts`"),
-            (
-                r#"{"retry": {"codes": ["unavailabel"]}}"#,
-                "did you mean \"UNAVAILABLE\"?",
-            ),
-            (
-                r#"{"retry": {"codes": ["OK"]}}"#,
-                "`retry.codes` must be a list of codes",
-            ),
-            (
-                r#"{"retry": {"initial_backoff": "2s", "max_backoff": "1s"}}"#,
-                "`retry.max_backoff` is shorter than `retry.initial_backoff`",
-            ),
-            (
-                r#"{"methods": {"get": {"retry": {"backoff_multiplier": 0.5}}}}"#,
-                "`methods.get.retry.backoff_multiplier` must be a number from 1 to 10, not 0.5",
             ),
             (
                 r#"{"balancer": {"consistent_hash": {"metadata_key": "Tenant"}}}"#,

@@ -1,0 +1,591 @@
+//! Which endpoints are so much worse than the others that they get no calls for a while.
+//!
+//! An endpoint is judged by its own calls next to those of all others, never by itself: where everybody fails, nobody is an outlier, and taking endpoints away would
+//! only make it worse. Failures in a row are noticed at once; shares of failures, and latencies, when the windows are looked at. Who was ejected is asked again
+//! with single calls of users, and comes back when it has answered some of them, to a share that grows.
+//!
+//! Source: gRFC A50 and Envoy (consecutive failures, success rate, failure percentage, the cap); thresholds by how likely a healthy endpoint is to meet them.
+
+mod window;
+
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use self::window::Window;
+use super::load::Observation;
+
+/// How often the windows are looked at while anything fails.
+pub const SWEEP_EVERY: Duration = Duration::from_millis(500);
+/// Failures in a row that are too many where others do not fail.
+const CONSECUTIVE: u32 = 5;
+/// How likely a run of failures may be at an endpoint that is as the others are: one in a billion.
+const CHANCE: f64 = 1e-9;
+/// A run that is longer than this tells something whatever the others do.
+const CONSECUTIVE_MAX: u32 = 1_000;
+/// Calls that a share of failures needs to tell something, and of all others that it is compared with.
+const CALLS_MIN: u64 = 20;
+/// By how much an endpoint fails more often than the others.
+const WORSE_BY: f64 = 0.2;
+/// In how many standard deviations, and calls beyond: at 2 looks a second, and 100 endpoints, chance does not come to that within years.
+const DEVIATIONS: f64 = 6.0;
+const CALLS_BEYOND: f64 = 4.0;
+/// Calls that a percentage of failures needs.
+const PERCENTAGE_CALLS_MIN: u64 = 50;
+/// Calls that a latency needs, of every endpoint that is compared.
+const LATENCY_CALLS_MIN: u64 = 8;
+/// An endpoint is not slow by less than this: schedulers and collectors make such differences.
+const SLOWER_BY_MIN: Duration = Duration::from_millis(2);
+/// Where more than this share of the calls of those that are left fails, ejecting helps nobody: all are called again.
+const PANIC: f64 = 0.5;
+/// The time between two calls of users that ask an ejected endpoint whether it works again; the rest of it is chance, so that clients do not ask together.
+const PROBE_EVERY: Duration = Duration::from_secs(2);
+const PROBE_JITTER: f64 = 0.2;
+/// Calls in a row that it has to answer.
+const PROBES: u32 = 3;
+/// An endpoint that is ejected again within this time stays away for longer.
+const FORGIVEN_AFTER: Duration = Duration::from_secs(30);
+/// How long one that was ejected often stays away.
+const AWAY_MAX: Duration = Duration::from_secs(30);
+
+/// When an endpoint counts as an outlier, and how many may: as [`DEFAULT`](Self::DEFAULT) if nothing else is said.
+///
+/// # Examples
+/// ```
+/// # mod sinew { pub use sinew_core::policy::outlier::OutlierDetection; }
+/// use sinew::OutlierDetection;
+///
+/// let careful = OutlierDetection::DEFAULT.consecutive_failures(10).max_ejected(0.2);
+/// let also_slow_ones = OutlierDetection::DEFAULT.latency_factor(5.0);
+/// # let _ = (careful, also_slow_ones);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct OutlierDetection {
+    is_on: bool,
+    consecutive: u32,
+    success_rate: bool,
+    failure_share: f64,
+    latency_factor: Option<f64>,
+    max_ejected: f64,
+    ejection_time: Duration,
+}
+
+impl OutlierDetection {
+    /// An endpoint is ejected for 1 s at first, and up to 30 s when it comes to that again and again, when
+    ///
+    /// - 5 calls in a row fail there, or more where the others fail too: so many that it is no chance;
+    /// - it fails much more often than the others within the last 2 s or 10 s: by 20 percent points at least, and by more than chance explains;
+    /// - of 50 calls or more within 10 s 85 % fail.
+    ///
+    /// At most half of the endpoints are ejected, and never the last one. Where most calls fail at those that are left, all are called again.
+    pub const DEFAULT: Self = Self {
+        is_on: true,
+        consecutive: CONSECUTIVE,
+        success_rate: true,
+        failure_share: 0.85,
+        latency_factor: None,
+        max_ejected: 0.5,
+        ejection_time: Duration::from_secs(1),
+    };
+    /// No endpoint is ejected.
+    pub const NEVER: Self = Self {
+        is_on: false,
+        ..Self::DEFAULT
+    };
+
+    /// Sets the failures in a row that are too many, where others do not fail (default: 5; at least 1).
+    #[must_use]
+    pub const fn consecutive_failures(mut self, failures: u32) -> Self {
+        self.consecutive = if failures == 0 { 1 } else { failures };
+        self
+    }
+
+    /// Sets whether an endpoint is compared with how often the others fail (default: yes).
+    #[must_use]
+    pub const fn success_rate(mut self, is_compared: bool) -> Self {
+        self.success_rate = is_compared;
+        self
+    }
+
+    /// Sets the share of failures that is too much whatever the others do (default: 0.85; 0.01 to 1, what is beyond counts as that).
+    #[must_use]
+    pub const fn failure_share(mut self, share: f64) -> Self {
+        self.failure_share = clamped(share, 0.01, 1.0, 0.85);
+        self
+    }
+
+    /// Ejects endpoints that take so many times as long as is usual among those of their zone (default: none; 1.5 to 1,000, what is beyond counts as that): the default balancer gives a slow
+    /// one few calls anyway. Not where endpoints do different work, as behind a consistent hash.
+    #[must_use]
+    pub const fn latency_factor(mut self, factor: f64) -> Self {
+        self.latency_factor = Some(clamped(factor, 1.5, 1_000.0, 5.0));
+        self
+    }
+
+    /// Sets the share of endpoints that may be ejected at a time (default: 0.5; 0 to 1, what is beyond counts as that): of two or more at least one, and never all.
+    #[must_use]
+    pub const fn max_ejected(mut self, share: f64) -> Self {
+        self.max_ejected = clamped(share, 0.0, 1.0, 0.5);
+        self
+    }
+
+    /// Sets how long an endpoint is ejected at first (default: 1 s; at most 30 s, more counts as that).
+    #[must_use]
+    pub fn ejection_time(mut self, time: Duration) -> Self {
+        self.ejection_time = time.min(AWAY_MAX);
+        self
+    }
+
+    /// Whether any endpoint is ever ejected.
+    #[must_use]
+    pub const fn is_on(&self) -> bool {
+        self.is_on
+    }
+
+    /// Failures in a row that are too many next to others of which that share fails.
+    fn consecutive_next_to(&self, share: f64) -> u32 {
+        if share <= 0.0 {
+            return self.consecutive;
+        }
+        let by_chance = (CHANCE.ln() / share.min(0.999).ln()).ceil();
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is clamped")]
+        let by_chance = by_chance.clamp(1.0, f64::from(CONSECUTIVE_MAX)) as u32;
+        by_chance.max(self.consecutive)
+    }
+}
+
+const fn clamped(value: f64, least: f64, most: f64, default: f64) -> f64 {
+    if value.is_nan() {
+        return default;
+    }
+    value.clamp(least, most)
+}
+
+/// An endpoint that is ready, as it is judged.
+#[derive(Clone, Debug)]
+pub struct Subject<'a> {
+    /// Which one it is; never used again for another.
+    pub id: u64,
+    /// Whose latencies are comparable.
+    pub zone: &'a str,
+    /// What its calls came to.
+    pub seen: Observation,
+}
+
+/// Why an endpoint is ejected.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Reason {
+    /// So many calls in a row failed.
+    Consecutive(u32),
+    /// That share of its calls failed, and that of the others'.
+    Rate(f64, f64),
+    /// That share of its calls failed.
+    Percentage(f64),
+    /// An answer takes so many times as long as is usual.
+    Latency(f64),
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Consecutive(failures) => write!(f, "{failures} calls in a row failed"),
+            Self::Rate(own, others) => {
+                write!(
+                    f,
+                    "{:.0} % of its calls failed, {:.0} % of the others'",
+                    own * 100.0,
+                    others * 100.0
+                )
+            }
+            Self::Percentage(own) => write!(f, "{:.0} % of its calls failed", own * 100.0),
+            Self::Latency(factor) => write!(f, "its answers took {factor:.1} times as long as is usual"),
+        }
+    }
+}
+
+/// What a look at the endpoints came to.
+#[derive(Debug, Default, PartialEq)]
+pub struct Changes {
+    /// Those that get no calls from now on, and why.
+    pub ejected: Vec<(u64, Reason)>,
+    /// Those that do again.
+    pub readmitted: Vec<u64>,
+}
+
+/// Where an endpoint stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Standing {
+    /// It gets its share of calls, that grows since it came back, if it was ejected a short time ago.
+    InService {
+        /// When it came back.
+        since: Option<Instant>,
+    },
+    /// It gets none, or a single one that asks whether it works again.
+    Ejected {
+        /// A call may ask it.
+        is_probed: bool,
+    },
+}
+
+/// Judges the endpoints of a pool.
+#[derive(Debug)]
+pub struct Ejector {
+    policy: OutlierDetection,
+    hosts: HashMap<u64, Host>,
+    swept: Option<Instant>,
+    /// Most calls fail everywhere.
+    panics: bool,
+}
+
+#[derive(Debug)]
+struct Host {
+    window: Window,
+    place: Place,
+    /// How often it was ejected lately.
+    times: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    InService {
+        since: Option<Instant>,
+    },
+    Away {
+        /// When it may be asked next.
+        ask_at: Instant,
+        /// What was known when it was asked last, if it has not answered yet.
+        asked: Option<Observation>,
+        /// Calls that it has answered since.
+        answered: u32,
+        reason: Reason,
+    },
+}
+
+impl Ejector {
+    /// Knows nobody yet.
+    #[must_use]
+    pub fn new(policy: OutlierDetection) -> Self {
+        Self {
+            policy,
+            hosts: HashMap::new(),
+            swept: None,
+            panics: false,
+        }
+    }
+
+    /// Takes up another policy; if that ejects nobody, all come back with the next look.
+    pub fn set_policy(&mut self, policy: OutlierDetection) {
+        self.policy = policy;
+    }
+
+    /// Failures in a row with which an endpoint has to be looked at.
+    #[must_use]
+    pub fn worth_a_look(&self) -> u32 {
+        self.policy.consecutive
+    }
+
+    /// Whether the windows have to be looked at, though nothing fails.
+    #[must_use]
+    pub fn needs_sweeps(&self) -> bool {
+        self.policy.is_on && self.policy.latency_factor.is_some()
+    }
+
+    /// Where an endpoint stands.
+    #[must_use]
+    pub fn standing(&self, id: u64) -> Standing {
+        match self.hosts.get(&id).map(|host| host.place) {
+            None => Standing::InService { since: None },
+            Some(Place::InService { since }) => Standing::InService { since },
+            Some(Place::Away { asked, .. }) => Standing::Ejected {
+                is_probed: asked.is_some(),
+            },
+        }
+    }
+
+    /// Why an endpoint is ejected, if it is.
+    #[must_use]
+    pub fn reason(&self, id: u64) -> Option<Reason> {
+        match self.hosts.get(&id)?.place {
+            Place::Away { reason, .. } => Some(reason),
+            Place::InService { .. } => None,
+        }
+    }
+
+    /// Judges all endpoints that are ready. `random` gives numbers that are uniform in 0..1.
+    pub fn look(&mut self, now: Instant, subjects: &[Subject<'_>], mut random: impl FnMut() -> f64) -> Changes {
+        let mut changes = Changes::default();
+        let ready: HashSet<u64> = subjects.iter().map(|subject| subject.id).collect();
+        self.hosts.retain(|id, _| ready.contains(id));
+        for subject in subjects {
+            let host = self.hosts.entry(subject.id).or_insert_with(|| Host::new(now, subject.seen));
+            host.window.see(now, subject.seen);
+        }
+        if !self.policy.is_on {
+            self.readmit_all(now, &mut changes);
+            return changes;
+        }
+        self.hear_probes(now, subjects, &mut random, &mut changes);
+        let is_due = self.swept.is_none_or(|swept| now.saturating_duration_since(swept) >= SWEEP_EVERY);
+        let all = self.together();
+        if is_due {
+            self.swept = Some(now);
+            self.panics = all.short.ended >= CALLS_MIN && all.short.share() > PANIC;
+            if self.panics {
+                self.readmit_all(now, &mut changes);
+            }
+        }
+        if self.panics {
+            return changes;
+        }
+        let usual = self.policy.latency_factor.filter(|_| is_due).map(|_| self.usual_latencies(subjects));
+        let judged = subjects.iter().filter_map(|subject| {
+            let reason = self.judge(subject, &all, is_due).or_else(|| self.judge_latency(subject, usual.as_ref()?))?;
+            Some((subject.id, reason))
+        });
+        for (id, reason) in judged.collect::<Vec<_>>() {
+            if self.may_eject(subjects.len()) {
+                self.eject(id, reason, now, random());
+                changes.ejected.push((id, reason));
+            }
+        }
+        changes
+    }
+
+    /// When to look again, though nothing fails; `None` if there is nothing to look at before the next call.
+    #[must_use]
+    pub fn look_again_at(&self) -> Option<Instant> {
+        self.hosts
+            .values()
+            .filter_map(|host| match host.place {
+                Place::Away {
+                    ask_at, asked: None, ..
+                } => Some(ask_at),
+                Place::Away { .. } | Place::InService { .. } => None,
+            })
+            .min()
+    }
+
+    fn readmit_all(&mut self, now: Instant, changes: &mut Changes) {
+        for (id, host) in &mut self.hosts {
+            if let Place::Away { .. } = host.place {
+                host.place = Place::InService { since: Some(now) };
+                changes.readmitted.push(*id);
+            }
+        }
+    }
+
+    /// Those that were asked may have answered.
+    fn hear_probes(
+        &mut self,
+        now: Instant,
+        subjects: &[Subject<'_>],
+        random: &mut impl FnMut() -> f64,
+        changes: &mut Changes,
+    ) {
+        for subject in subjects {
+            let Some(host) = self.hosts.get_mut(&subject.id) else {
+                continue;
+            };
+            let Place::Away {
+                ask_at,
+                asked,
+                answered,
+                ..
+            } = &mut host.place
+            else {
+                continue;
+            };
+            if let Some(before) = *asked {
+                let failed = subject.seen.failed > before.failed;
+                if !failed && subject.seen.ended == before.ended {
+                    continue;
+                }
+                *asked = None;
+                if failed {
+                    *answered = 0;
+                    *ask_at = now + probe_pause(random());
+                } else {
+                    *answered += 1;
+                    *ask_at = now;
+                }
+                if *answered >= PROBES {
+                    host.place = Place::InService { since: Some(now) };
+                    host.window.restart(now, subject.seen);
+                    changes.readmitted.push(subject.id);
+                    continue;
+                }
+            }
+            if asked.is_none() && now >= *ask_at {
+                *asked = Some(subject.seen);
+            }
+        }
+    }
+
+    /// Whether one that is in service fails too much to be.
+    fn judge(&self, subject: &Subject<'_>, all: &Together, is_due: bool) -> Option<Reason> {
+        let run = subject.seen.consecutive;
+        let host = self.in_service(subject.id)?;
+        let others = all.without(&host.window);
+        if run >= self.policy.consecutive {
+            let shares = [others.newest, others.short, others.long].map(Tally::share);
+            if run >= self.policy.consecutive_next_to(shares.into_iter().fold(0.0, f64::max)) {
+                return Some(Reason::Consecutive(run));
+            }
+        }
+        if !is_due {
+            return None;
+        }
+        let long = host.window.long();
+        if long.ended >= PERCENTAGE_CALLS_MIN && long.share() >= self.policy.failure_share {
+            return Some(Reason::Percentage(long.share()));
+        }
+        let windows = [(host.window.short(), others.short), (long, others.long)];
+        windows
+            .into_iter()
+            .filter(|_| self.policy.success_rate)
+            .find_map(|(own, others)| judge_rate(own, others))
+    }
+
+    fn judge_latency(&self, subject: &Subject<'_>, usual: &HashMap<&str, Duration>) -> Option<Reason> {
+        let own = self.in_service(subject.id)?.window.latency(LATENCY_CALLS_MIN)?;
+        let usual = *usual.get(subject.zone)?;
+        let is_slow = own > usual.mul_f64(self.policy.latency_factor?) && own > usual + SLOWER_BY_MIN;
+        is_slow.then(|| Reason::Latency(own.as_secs_f64() / usual.as_secs_f64()))
+    }
+
+    /// What is usual in each zone; of two endpoints that of the quicker one.
+    fn usual_latencies<'s>(&self, subjects: &[Subject<'s>]) -> HashMap<&'s str, Duration> {
+        let mut by_zone: HashMap<&str, Vec<Duration>> = HashMap::new();
+        for subject in subjects {
+            let latency = self.in_service(subject.id).and_then(|host| host.window.latency(LATENCY_CALLS_MIN));
+            by_zone.entry(subject.zone).or_default().extend(latency);
+        }
+        let median = |(zone, mut latencies): (&'s str, Vec<Duration>)| {
+            latencies.sort_unstable();
+            Some((zone, *latencies.get(latencies.len().saturating_sub(1) / 2)?))
+        };
+        by_zone.into_iter().filter_map(median).collect()
+    }
+
+    fn in_service(&self, id: u64) -> Option<&Host> {
+        self.hosts.get(&id).filter(|host| matches!(host.place, Place::InService { .. }))
+    }
+
+    /// What came of the calls to all that are in service.
+    fn together(&self) -> Together {
+        let left = self.hosts.values().filter(|host| matches!(host.place, Place::InService { .. }));
+        left.fold(Together::default(), |all, host| all.with(&host.window))
+    }
+
+    /// Whether one more may go.
+    fn may_eject(&self, ready: usize) -> bool {
+        let away = self.hosts.values().filter(|host| matches!(host.place, Place::Away { .. })).count();
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a share of a count"
+        )]
+        let most = ((ready as f64 * self.policy.max_ejected) as usize).max(1);
+        away < most && away + 1 < ready
+    }
+
+    fn eject(&mut self, id: u64, reason: Reason, now: Instant, random: f64) {
+        let Some(host) = self.hosts.get_mut(&id) else { return };
+        let Place::InService { since } = host.place else { return };
+        let is_again = since.is_some_and(|since| now.saturating_duration_since(since) < FORGIVEN_AFTER);
+        host.times = if is_again { host.times + 1 } else { 1 };
+        let away = self.policy.ejection_time.saturating_mul(host.times).min(AWAY_MAX);
+        host.place = Place::Away {
+            ask_at: now + away.mul_f64(1.0 + PROBE_JITTER * random),
+            asked: None,
+            answered: 0,
+            reason,
+        };
+    }
+}
+
+impl Host {
+    fn new(now: Instant, seen: Observation) -> Self {
+        Self {
+            window: Window::new(now, seen),
+            place: Place::InService { since: None },
+            times: 0,
+        }
+    }
+}
+
+/// Calls within a window.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    ended: u64,
+    failed: u64,
+}
+
+impl Tally {
+    fn and(self, other: Self) -> Self {
+        Self {
+            ended: self.ended + other.ended,
+            failed: self.failed + other.failed,
+        }
+    }
+
+    fn but(self, other: Self) -> Self {
+        Self {
+            ended: self.ended.saturating_sub(other.ended),
+            failed: self.failed.saturating_sub(other.failed),
+        }
+    }
+
+    /// The share of failures.
+    fn share(self) -> f64 {
+        if self.ended == 0 {
+            return 0.0;
+        }
+        self.failed.min(self.ended) as f64 / self.ended as f64
+    }
+}
+
+/// Calls of all endpoints within each window.
+#[derive(Clone, Copy, Debug, Default)]
+struct Together {
+    newest: Tally,
+    short: Tally,
+    long: Tally,
+}
+
+impl Together {
+    fn with(self, window: &Window) -> Self {
+        Self {
+            newest: self.newest.and(window.newest()),
+            short: self.short.and(window.short()),
+            long: self.long.and(window.long()),
+        }
+    }
+
+    fn without(&self, window: &Window) -> Self {
+        Self {
+            newest: self.newest.but(window.newest()),
+            short: self.short.but(window.short()),
+            long: self.long.but(window.long()),
+        }
+    }
+}
+
+/// Whether one fails more often than the others, and by more than chance explains.
+fn judge_rate(own: Tally, others: Tally) -> Option<Reason> {
+    if own.ended < CALLS_MIN || others.ended < CALLS_MIN {
+        return None;
+    }
+    let (calls, share) = (own.ended as f64, others.share());
+    let chance = calls * share + DEVIATIONS * (calls * share * (1.0 - share)).sqrt() + CALLS_BEYOND;
+    let is_worse = own.failed as f64 > chance && own.share() > share + WORSE_BY;
+    is_worse.then(|| Reason::Rate(own.share(), share))
+}
+
+fn probe_pause(random: f64) -> Duration {
+    PROBE_EVERY.mul_f64(1.0 + PROBE_JITTER * random)
+}
+
+#[cfg(test)]
+mod tests;
