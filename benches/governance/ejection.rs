@@ -1,11 +1,12 @@
 //! Endpoints that are worse than the others, through the real channel and servers; retries are off, so that every failure shows.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fastrand::Rng;
 use sinew::{ChannelBuilder, OutlierDetection, RetryPolicy, RoundRobin};
 use sinew_core::policy::load::{Load, Typical, Verdict};
 use sinew_core::policy::outlier::{Ejector, SWEEP_EVERY, Subject};
+use sinew_core::time::now;
 
 use crate::pools::{Came, Figure, Manner, Pool, Scene, in_virtual_time, rows as rows_of};
 use crate::table::{Goal, Row};
@@ -176,13 +177,13 @@ fn uniform(seed: u64) -> Vec<Figure> {
 /// Of the policy alone. One of a thousand calls fails, and one of five hundred takes 2 s.
 fn a_day(seed: u64) -> Vec<Figure> {
     let mut rng = Rng::with_seed(seed);
-    let start = Instant::now();
+    let start = now();
     let typical = Typical::new(start);
     let loads: Vec<Load> = (0..ENDPOINTS).map(|_| Load::default()).collect();
     let mut ejector = Ejector::new(OutlierDetection::DEFAULT.latency_factor(5.0));
-    let (mut now, mut sweep, mut ejected) = (start, start, 0);
-    while now < start + Duration::from_hours(24) {
-        now += Duration::from_secs_f64(-(1.0 - rng.f64()).ln() / 200.0);
+    let (mut at, mut sweep, mut ejected) = (start, start, 0);
+    while at < start + Duration::from_hours(24) {
+        at += Duration::from_secs_f64(-(1.0 - rng.f64()).ln() / 200.0);
         let load = &loads[rng.usize(..ENDPOINTS)];
         let tail = (rng.f64() + rng.f64() + rng.f64() + rng.f64() - 2.0) * 1.4;
         let millis = if rng.f64() < 0.002 { 2_000.0 } else { 10.0 * tail.exp() };
@@ -191,17 +192,17 @@ fn a_day(seed: u64) -> Vec<Figure> {
         } else {
             Verdict::Answered
         };
-        let began = load.begin(|| now, &typical).unwrap_or(now);
+        let began = load.begin(|| at, &typical).unwrap_or(at);
         load.end(began, began + Duration::from_secs_f64(millis / 1e3), verdict, &typical);
-        if now >= sweep || load.trouble() >= ejector.worth_a_look() {
-            sweep = now + SWEEP_EVERY;
+        if at >= sweep || load.trouble() >= ejector.worth_a_look() {
+            sweep = at + SWEEP_EVERY;
             let subject = |(id, load): (u64, &Load)| Subject {
                 id,
                 zone: "",
                 seen: load.observation(),
             };
             let subjects: Vec<Subject<'_>> = (0..).zip(&loads).map(subject).collect();
-            ejected += ejector.look(now, &subjects, || rng.f64()).ejected.len();
+            ejected += ejector.look(at, &subjects, || rng.f64()).ejected.len();
         }
     }
     vec![(ejected as f64, Goal::AtMost(0.0), "ejected")]
