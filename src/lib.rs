@@ -63,8 +63,8 @@
 pub use sinew_core::client::{
     Balancer, Call, CallFuture, CallMeta, CallWithMeta, Candidate, Channel, ChannelBuilder, ChannelSnapshot,
     ConnectivityState, Connector, ConnectsTo, ConsistentHash, EndpointSnapshot, HealthCheck, HealthStatuses,
-    LeastRequest, ListSnapshot, LoadReport, MetaFuture, PeakEwma, PickArgs, PickFirst, Picker, RoundRobin,
-    StateChanges, WeightedRoundRobin,
+    LeastRequest, ListSnapshot, LoadReport, MetaFuture, MethodSnapshot, PeakEwma, PickArgs, PickFirst, Picker,
+    RoundRobin, StateChanges, WeightedRoundRobin,
 };
 pub use sinew_core::code::Code;
 #[cfg(feature = "etcd")]
@@ -93,8 +93,10 @@ pub use sinew_core::method::{Alias, ArgSpec, Encoding, Execution, MethodKind, Me
 pub use sinew_core::mux::MuxConfig as Limits;
 pub use sinew_core::mux::config::ConfigError;
 pub use sinew_core::policy::backoff::{Backoff, BackoffError};
+pub use sinew_core::policy::breaker::{BreakerState, CircuitBreaker};
 pub use sinew_core::policy::outlier::OutlierDetection;
 pub use sinew_core::policy::retry::RetryPolicy;
+pub use sinew_core::policy::throttle::AdaptiveThrottle;
 pub use sinew_core::priority::{Priority, PriorityError};
 pub use sinew_core::server::{
     AdmissionSnapshot, Collision, Drain, Fallback, MethodAdmission, Server, ServerBuilder, ServerError, ServerLoad,

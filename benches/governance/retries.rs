@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use sinew::{Channel, MemRegistry, OutlierDetection, RetryPolicy, RoundRobin, Server, Serving, Status};
+use sinew::{
+    AdaptiveThrottle, Channel, ChannelBuilder, MemRegistry, OutlierDetection, RoundRobin, Server, Serving, Status,
+};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::pools::{Figure, Scene, in_virtual_time, rows as rows_of};
@@ -77,6 +79,9 @@ impl Shop for Middle {
     }
 }
 
+/// What a channel has.
+type With = fn(ChannelBuilder) -> ChannelBuilder;
+
 /// What came of the calls of a while.
 #[derive(Default)]
 struct Ends {
@@ -86,40 +91,61 @@ struct Ends {
 
 /// Measures what has `wanted` in its name with so many seeds.
 pub(crate) fn rows(seeds: u64, wanted: &str) -> Vec<Row> {
-    let scenes: [Scene; 4] = [
-        ("a minute without any server that works", outage),
-        ("the same behind two servers", three_tiers),
-        ("one of ten servers fails", one_of_ten),
+    let scenes: [Scene; 7] = [
+        ("a minute without any server that works", |seed| {
+            outage(seed, RETRIES_ONLY)
+        }),
+        ("the same behind two servers", |seed| three_tiers(seed, RETRIES_ONLY)),
+        ("one of ten servers fails", |seed| one_of_ten(seed, RETRIES_ONLY)),
         (
             "ten thousand clients with a call in ten seconds, no server works",
             many_clients,
         ),
+        ("a minute without any server that works, with the defaults", |seed| {
+            outage(seed, DEFAULTS)
+        }),
+        ("the same behind two servers, with the defaults", |seed| {
+            three_tiers(seed, DEFAULTS)
+        }),
+        ("one of ten servers fails, with the defaults", |seed| {
+            one_of_ten(seed, DEFAULTS)
+        }),
     ];
     rows_of(&scenes, seeds, wanted)
 }
 
+/// Nothing else that would keep calls from servers that fail.
+const RETRIES_ONLY: With = |channel| {
+    channel
+        .balancer(RoundRobin)
+        .outlier_detection(OutlierDetection::NEVER)
+        .throttle(AdaptiveThrottle::NEVER)
+};
+/// As a channel comes.
+const DEFAULTS: With = |channel| channel;
+
 /// From the 10th second to the 70th nothing works.
 const OUTAGE: (f64, f64) = (10.0, 70.0);
 
-fn outage(seed: u64) -> Vec<Figure> {
+fn outage(seed: u64, with: With) -> Vec<Figure> {
     in_virtual_time(async move {
         let counted = Arc::new(Counted::new(Duration::from_secs(75)));
-        let (_servers, channel) = pool(&counted, 10, |_| OUTAGE).await;
+        let (_servers, channel) = pool(&counted, 10, with, |_| OUTAGE).await;
         drive(&[channel], RATE, seed, Duration::from_secs(75)).await;
         amplification(&counted)
     })
 }
 
-fn three_tiers(seed: u64) -> Vec<Figure> {
+fn three_tiers(seed: u64, with: With) -> Vec<Figure> {
     in_virtual_time(async move {
         let counted = Arc::new(Counted::new(Duration::from_secs(75)));
-        let (_servers, mut channel) = pool(&counted, 10, |_| OUTAGE).await;
+        let (_servers, mut channel) = pool(&counted, 10, with, |_| OUTAGE).await;
         let mut between = Vec::new();
         for _ in 0..2 {
             let middle = ShopServer::new(Middle(ShopClient::from_channel(channel)));
             let server = Server::builder().service(middle).bind(format!("mem:tier-{}", fastrand::u64(..)));
             let server = server.start().await.expect("it starts");
-            channel = Channel::connect(&server.target()).await.expect("it is there");
+            channel = with(Channel::builder()).connect(&server.target()).await.expect("it is there");
             between.push(server);
         }
         drive(&[channel], RATE, seed, Duration::from_secs(75)).await;
@@ -139,10 +165,16 @@ fn amplification(counted: &Counted) -> Vec<Figure> {
     ]
 }
 
-fn one_of_ten(seed: u64) -> Vec<Figure> {
+fn one_of_ten(seed: u64, with: With) -> Vec<Figure> {
     in_virtual_time(async move {
         let counted = Arc::new(Counted::new(Duration::from_secs(60)));
-        let (_servers, channel) = pool(&counted, 10, |number| if number == 3 { (0.0, 1e9) } else { (0.0, 0.0) }).await;
+        let (_servers, channel) = pool(
+            &counted,
+            10,
+            with,
+            |number| if number == 3 { (0.0, 1e9) } else { (0.0, 0.0) },
+        )
+        .await;
         let ends = drive(&[channel], RATE, seed, Duration::from_secs(60)).await;
         let made: u64 = counted.of_seconds(0, 61).iter().sum();
         vec![
@@ -159,7 +191,7 @@ fn one_of_ten(seed: u64) -> Vec<Figure> {
 fn many_clients(seed: u64) -> Vec<Figure> {
     in_virtual_time(async move {
         let counted = Arc::new(Counted::new(Duration::from_secs(60)));
-        let (servers, _channel) = pool(&counted, 1, |_| (0.0, 1e9)).await;
+        let (servers, _channel) = pool(&counted, 1, RETRIES_ONLY, |_| (0.0, 1e9)).await;
         let target = servers[0].target();
         let mut channels = Vec::new();
         for _ in 0..10_000 {
@@ -171,8 +203,13 @@ fn many_clients(seed: u64) -> Vec<Figure> {
     })
 }
 
-/// Servers that take turns, with retries as they come and nothing else that would keep calls from those that fail.
-async fn pool(counted: &Arc<Counted>, count: usize, fails: impl Fn(usize) -> (f64, f64)) -> (Vec<Serving>, Channel) {
+/// Servers, and a channel to all of them with retries as they come.
+async fn pool(
+    counted: &Arc<Counted>,
+    count: usize,
+    with: With,
+    fails: impl Fn(usize) -> (f64, f64),
+) -> (Vec<Serving>, Channel) {
     let registry = MemRegistry::new();
     let mut servers = Vec::new();
     for number in 0..count {
@@ -184,13 +221,8 @@ async fn pool(counted: &Arc<Counted>, count: usize, fails: impl Fn(usize) -> (f6
         let server = server.register(registry.clone()).bind(format!("mem:shop-{}", fastrand::u64(..)));
         servers.push(server.start().await.expect("it starts"));
     }
-    let channel = Channel::builder().resolver(registry.resolver("bench.Shop")).balancer(RoundRobin);
-    let channel = channel
-        .retry(RetryPolicy::DEFAULT)
-        .outlier_detection(OutlierDetection::NEVER)
-        .connect("mem:///bench.Shop")
-        .await
-        .expect("it is there");
+    let channel = with(Channel::builder().resolver(registry.resolver("bench.Shop")));
+    let channel = channel.connect("mem:///bench.Shop").await.expect("it is there");
     while channel.snapshot().endpoints.len() < count {
         sleep(Duration::from_millis(10)).await;
     }

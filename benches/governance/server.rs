@@ -6,7 +6,7 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use fastrand::Rng;
-use sinew::{Channel, Code, Priority, RetryPolicy, Server, Serving};
+use sinew::{AdaptiveThrottle, Channel, Code, Priority, RetryPolicy, Server, Serving};
 use tokio::runtime::Builder;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, advance, sleep, sleep_until};
@@ -155,7 +155,8 @@ async fn serve(builder: sinew::ServerBuilder) -> (WorksClient, Serving) {
     let server = builder.trust_priorities().max_calls_per_connection(65_536).bind(&name).start().await;
     let server = server.expect("it starts");
     // A call that is turned away is one, and not another that comes later.
-    let channel = Channel::builder().retry(RetryPolicy::NEVER).connect(&name).await.expect("it is there");
+    let channel = Channel::builder().retry(RetryPolicy::NEVER).throttle(AdaptiveThrottle::NEVER);
+    let channel = channel.connect(&name).await.expect("it is there");
     (WorksClient::from_channel(channel), server)
 }
 

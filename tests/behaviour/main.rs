@@ -9,6 +9,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod breakers;
 mod calls;
 mod cancellation;
 mod deadlines;

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use sinew::{
-    Channel, Code, Cx, HandlerRan, MethodAdmission, Origin, Priority, RetryPolicy, Server, ServerBuilder, Serving,
-    Status, service,
+    AdaptiveThrottle, Channel, Code, Cx, HandlerRan, MethodAdmission, Origin, Priority, RetryPolicy, Server,
+    ServerBuilder, Serving, Status, service,
 };
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -63,7 +63,8 @@ async fn open(name: &str, with: impl FnOnce(ServerBuilder) -> ServerBuilder) -> 
     let builder = Server::builder().service(ShopServer::new(Till::new())).bind(format!("mem:{name}"));
     let server = with(builder.adaptive_concurrency(true)).start().await.unwrap();
     // Who is turned away says so, and does not try again.
-    let channel = Channel::builder().retry(RetryPolicy::NEVER).connect(&server.target()).await.unwrap();
+    let channel = Channel::builder().retry(RetryPolicy::NEVER).throttle(AdaptiveThrottle::NEVER);
+    let channel = channel.connect(&server.target()).await.unwrap();
     (ShopClient::from_channel(channel), server)
 }
 

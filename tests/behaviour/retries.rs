@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sinew::{
-    Channel, Code, Cx, HandlerRan, MemRegistry, OutlierDetection, RetryPolicy, RoundRobin, Server, ServiceConfig,
-    Serving, Status, Streaming, service,
+    AdaptiveThrottle, Channel, Code, Cx, HandlerRan, MemRegistry, OutlierDetection, RetryPolicy, RoundRobin, Server,
+    ServiceConfig, Serving, Status, Streaming, service,
 };
 use tokio::time::{Instant, sleep};
 
@@ -259,7 +259,7 @@ async fn retries_are_paid_for_by_calls_that_succeed() {
         let script = Script::default();
         let server = Server::builder().service(WobblyServer::new(script.clone())).bind("mem:paid");
         let server = server.start().await.unwrap();
-        let channel = Channel::connect(&server.target()).await.unwrap();
+        let channel = Channel::builder().throttle(AdaptiveThrottle::NEVER).connect(&server.target()).await.unwrap();
         let client = WobblyClient::from_channel(channel.clone());
         let failing = || std::iter::repeat_with(busy).take(10_000);
         script.then(failing());

@@ -109,10 +109,15 @@ async fn run(channel: Channel, mut request: RawRequest) -> Outcome {
     let policy = channel.retry_policy(request.spec);
     let call = async {
         let mut may_have_run = false;
+        // Of all attempts.
+        let over = |failed: Status, may_have_run: bool| match failed.handler_ran() {
+            HandlerRan::No if may_have_run => failed.with_handler_ran(HandlerRan::Maybe),
+            _ => failed,
+        };
         loop {
+            let mut before = None;
             if let Some((failed, cause)) = request.history.failed.take() {
-                let is_unprocessed = failed.handler_ran() == HandlerRan::No;
-                may_have_run |= !is_unprocessed;
+                may_have_run |= failed.handler_ran() != HandlerRan::No;
                 let next = channel.after(&request, &policy, &failed, cause);
                 sent.store(may_have_run, Ordering::Relaxed);
                 request.history.was_turned_away = matches!(next, NextAttempt::AtOnce);
@@ -122,24 +127,25 @@ async fn run(channel: Channel, mut request: RawRequest) -> Outcome {
                         request.history.was_retried = true;
                         tokio::time::sleep(wait).await;
                     }
-                    // Of all attempts.
-                    NextAttempt::Over if is_unprocessed && may_have_run => {
-                        return Err(failed.with_handler_ran(HandlerRan::Maybe));
-                    }
-                    NextAttempt::Over => return Err(failed),
+                    NextAttempt::Over => return Err(over(failed, may_have_run)),
                 }
+                before = Some(failed);
             }
+            let admitted = match channel.admit(&request) {
+                Ok(admitted) => admitted,
+                // What was tried is what the call came to.
+                Err(refused) => return Err(before.map_or(refused, |failed| over(failed, may_have_run))),
+            };
             request.history.attempts += 1;
             request.mark_attempt();
             match attempt(&channel, &mut request, &policy, &sent).await {
                 Ok(reply) => {
-                    channel.retries().note_success(request.method);
+                    admitted.end_well();
                     return Ok(reply);
                 }
                 Err((status, cause)) => {
-                    if spares_service(&status) && !policy.covers(&status) && cause == Cause::Failed {
-                        channel.retries().note_success(request.method);
-                    }
+                    let is_answer = spares_service(&status) && !policy.covers(&status) && cause == Cause::Failed;
+                    admitted.end_failed(&request, &status, is_answer);
                     request.history.failed = Some((status, cause));
                 }
             }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use super::accounts::Guards;
 use super::balancer::{Balancer, PeakEwma};
 use super::channel::{self, CallSettings, Channel};
 use super::config::Layers;
@@ -23,8 +24,10 @@ use crate::interceptor::{Chain, Interceptor};
 use crate::mux::MuxConfig;
 use crate::mux::config::check_duration;
 use crate::policy::backoff::Backoff;
+use crate::policy::breaker::CircuitBreaker;
 use crate::policy::outlier::OutlierDetection;
 use crate::policy::retry::RetryPolicy;
+use crate::policy::throttle::AdaptiveThrottle;
 use crate::status::{HandlerRan, Status};
 use crate::time::{DurationError, IntoDuration};
 use crate::transport::Address;
@@ -83,6 +86,7 @@ impl Default for ChannelBuilder {
                 timeout: Some(DEADLINE_DEFAULT),
                 wait_for_ready: false,
                 retry: RetryPolicy::DEFAULT,
+                guards: Guards::DEFAULT,
             },
             dangerous_plaintext: false,
             dial: DialConfig::default(),
@@ -139,6 +143,20 @@ impl ChannelBuilder {
     #[must_use]
     pub fn outlier_detection(mut self, policy: OutlierDetection) -> Self {
         self.outliers = policy;
+        self
+    }
+
+    /// Sets when calls are left out that would be turned away (default: [`AdaptiveThrottle::DEFAULT`]), where the service's configuration says nothing of it.
+    #[must_use]
+    pub fn throttle(mut self, policy: AdaptiveThrottle) -> Self {
+        self.calls.guards.throttle = policy;
+        self
+    }
+
+    /// Gives each method a circuit breaker (default: none), where the service's configuration says nothing of it.
+    #[must_use]
+    pub fn circuit_breaker(mut self, policy: CircuitBreaker) -> Self {
+        self.calls.guards.breaker = policy;
         self
     }
 

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::accounts::Guards;
 use super::builder::ChannelBuilder;
 use super::ejection::MayAsk;
 use super::member::{Completion, Picked};
@@ -57,6 +58,7 @@ pub(super) struct CallSettings {
     pub(super) timeout: Option<Duration>,
     pub(super) wait_for_ready: bool,
     pub(super) retry: RetryPolicy,
+    pub(super) guards: Guards,
 }
 
 /// Where calls go.
@@ -110,7 +112,7 @@ impl Channel {
                 chain: Chain::default(),
                 timeout: Some(crate::call::DEADLINE_DEFAULT),
                 wait_for_ready: false,
-                retries: Arc::new(Retries::new(RetryPolicy::NEVER)),
+                retries: Arc::new(Retries::new(RetryPolicy::NEVER, Guards::DEFAULT)),
             }),
         }
     }
@@ -122,7 +124,7 @@ impl Channel {
                 chain: calls.chain,
                 timeout: calls.timeout,
                 wait_for_ready: calls.wait_for_ready,
-                retries: Arc::new(Retries::new(calls.retry)),
+                retries: Arc::new(Retries::new(calls.retry, calls.guards)),
             }),
         }
     }
@@ -189,16 +191,19 @@ impl Channel {
     #[must_use]
     pub fn snapshot(&self) -> ChannelSnapshot {
         let (retries, retries_withheld) = self.inner.retries.counts();
+        let methods = self.inner.retries.methods();
         if let Target::Pool(pool) = &*self.inner.target {
             return ChannelSnapshot {
                 retries,
                 retries_withheld,
+                methods,
                 ..pool.snapshot()
             };
         }
         ChannelSnapshot {
             retries,
             retries_withheld,
+            methods,
             target: self.target().to_owned(),
             state: self.state(),
             failure: self.last_failure().map(|failure| failure.message().to_owned()),

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use super::accounts::Failure;
 use super::attempt::{self, BoxOutcome};
 use super::call::{Call, CallMeta};
 use super::channel::Wanted;
@@ -19,6 +20,7 @@ use crate::message::{Body, FromStatus, Outcome, Reply, ReplyShape};
 use crate::metadata::Metadata;
 use crate::method::MethodSpec;
 use crate::mux::{OpenError, OpenRequest, StreamKey, UnaryReply};
+use crate::priority::Priority;
 use crate::status::{HandlerRan, Status};
 use crate::time;
 use crate::transport::Connection;
@@ -60,6 +62,7 @@ struct Running {
     key: StreamKey,
     /// The stream is gone: its answer was taken.
     answered: bool,
+    priority: Priority,
     completion: Option<Completion>,
 }
 
@@ -113,7 +116,7 @@ impl<T: ReplyShape, E: FromStatus> MetaFuture<T, E> {
                                 None => {
                                     running.over(None);
                                     if let Some(call) = &self.call {
-                                        call.channel.retries().note_success(self.spec.id());
+                                        call.channel.retries().account(self.spec.id()).note_answer(running.priority);
                                     }
                                     self.state = State::Done;
                                     return Poll::Ready(Ended::Short(reply));
@@ -175,9 +178,15 @@ impl<T: ReplyShape, E> MetaFuture<T, E> {
         };
         let policy = call.channel.retry_policy(Some(self.spec));
         let is_covered = policy.covers(&status);
-        if spares_service(&status) && !is_covered {
-            call.channel.retries().note_success(self.spec.id());
-        }
+        let account = call.channel.retries().account(self.spec.id());
+        let is_answer = spares_service(&status) && !is_covered;
+        let failure = Failure {
+            path: self.spec.path(),
+            priority: running.priority,
+            status: &status,
+            is_answer,
+        };
+        account.end_failed(None, &call.channel.guards(Some(self.spec)), &failure);
         let may_follow = status.handler_ran() == HandlerRan::No || (self.spec.is_idempotent() && is_covered);
         // The time of the whole call is up; its stream need not know any more when that was.
         let now = time::now();
@@ -231,6 +240,7 @@ fn is_plain<T: ReplyShape, E>(call: &Call<T, E>) -> bool {
         && call.options.as_ref().is_none_or(|options| options.chain.is_empty() && options.wrong.is_none())
         && call.channel.local_calls().is_none()
         && !call.channel.bounds_attempts(call.spec)
+        && call.channel.retries().account(call.spec.id()).is_calm()
 }
 
 /// Opens the call on the ready connection, if it is a plain one.
@@ -279,12 +289,14 @@ fn begin<T: ReplyShape, E: FromStatus>(call: &mut Call<T, E>, task: &Context<'_>
             connection.open(now, &request, task)
         }
     };
+    let priority = Priority::of(&metadata);
     give_back(call, metadata);
     match opened {
         Ok(key) => Begun::Running(Running {
             connection,
             key,
             answered: false,
+            priority,
             completion: completion.take(),
         }),
         Err(error) => {

@@ -4,7 +4,8 @@
 //! call before it is made; awaiting it takes the short way ([`future`]) when the connection is ready and nothing special is asked for, and the
 //! general way ([`attempt`]) otherwise.
 
-pub mod attempt;
+pub mod accounts;
+mod attempt;
 pub mod balancer;
 pub mod builder;
 pub mod call;
@@ -40,7 +41,7 @@ pub use channel::{Channel, LocalCalls};
 pub use future::{CallFuture, MetaFuture};
 pub use health::{HealthCheck, HealthStatuses};
 pub use raw::RawRequest;
-pub use snapshot::{ChannelSnapshot, EndpointSnapshot, ListSnapshot};
+pub use snapshot::{ChannelSnapshot, EndpointSnapshot, ListSnapshot, MethodSnapshot};
 pub use state::{ConnectivityState, StateChanges};
 pub use subchannel::Connector;
 

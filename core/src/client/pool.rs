@@ -153,6 +153,7 @@ impl Pool {
         ChannelSnapshot {
             retries: 0,
             retries_withheld: 0,
+            methods: Vec::new(),
             target: self.target().to_owned(),
             state: *shared.state.borrow(),
             failure: self.last_failure().map(|failure| failure.message().to_owned()),

@@ -5,29 +5,28 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
+use super::accounts::{Account, Accounts, Failure, Guards};
 use super::channel::Channel;
 use super::raw::{Cause, History, RawRequest};
+use super::snapshot::MethodSnapshot;
 use crate::code::Code;
 use crate::config::ServiceConfig;
 use crate::context::ATTEMPT_KEY;
 use crate::method::MethodSpec;
-use crate::policy::retry::{RetryBudget, RetryPolicy};
+use crate::policy::breaker::Pass;
+use crate::policy::retry::RetryPolicy;
+use crate::priority::Priority;
 use crate::status::{HandlerRan, Status};
 use crate::time;
 
 /// Attempts of a call that the server provably did not take up, the first included: enough to get past a server that leaves and one connection that
 /// broke, few enough never to storm.
 const ATTEMPTS_MAX: u32 = 3;
-/// Methods that have a budget of their own; those of a service that has more share.
-const BUDGETS: usize = 64;
-/// Places at which a method's budget is looked for.
-const PLACES: usize = 16;
-
 /// What all calls of a target share.
 pub(super) struct Retries {
     policy: RetryPolicy,
-    /// Each with the id of its method; 0 for none yet.
-    budgets: [(AtomicU64, RetryBudget); BUDGETS],
+    guards: Guards,
+    accounts: Accounts,
     made: AtomicU64,
     withheld: AtomicU64,
 }
@@ -43,10 +42,11 @@ pub(super) enum Next {
 }
 
 impl Retries {
-    pub(super) fn new(policy: RetryPolicy) -> Self {
+    pub(super) fn new(policy: RetryPolicy, guards: Guards) -> Self {
         Self {
             policy,
-            budgets: std::array::from_fn(|_| (AtomicU64::new(0), RetryBudget::new())),
+            guards,
+            accounts: Accounts::new(),
             made: AtomicU64::new(0),
             withheld: AtomicU64::new(0),
         }
@@ -57,10 +57,10 @@ impl Retries {
         self.policy
     }
 
-    /// An attempt was answered, or failed by no fault of the service.
+    /// What is known of a method.
     #[inline]
-    pub(super) fn note_success(&self, method: u64) {
-        self.budget(method).deposit();
+    pub(super) fn account(&self, method: u64) -> &Account {
+        self.accounts.of(method)
     }
 
     /// Retries by policy that were made, and those that were not because nothing paid for them.
@@ -68,32 +68,52 @@ impl Retries {
         (self.made.load(Ordering::Relaxed), self.withheld.load(Ordering::Relaxed))
     }
 
-    /// What is paid in for a method.
-    #[inline]
-    fn budget(&self, method: u64) -> &RetryBudget {
-        let first = usize::try_from(method % BUDGETS as u64).unwrap_or_default();
-        for place in 0..PLACES {
-            let (id, budget) = &self.budgets[(first + place) % BUDGETS];
-            let is_its_own = match id.load(Ordering::Relaxed) {
-                // Whoever comes first has it.
-                0 => {
-                    let taken = id.compare_exchange(0, method, Ordering::Relaxed, Ordering::Relaxed);
-                    taken.is_ok() || taken == Err(method)
-                }
-                other => other == method,
-            };
-            if is_its_own {
-                return budget;
-            }
-        }
-        &self.budgets[first].1
+    /// Methods of which there is something to tell.
+    pub(super) fn methods(&self) -> Vec<MethodSnapshot> {
+        self.accounts.snapshot()
     }
 
     fn pay(&self, method: u64) -> bool {
-        let is_paid = self.budget(method).withdraw();
+        let is_paid = self.account(method).pay();
         let counter = if is_paid { &self.made } else { &self.withheld };
         counter.fetch_add(1, Ordering::Relaxed);
         is_paid
+    }
+}
+
+/// An attempt that the policies let through; if nobody says how it ended, that tells nothing.
+pub(super) struct Let<'a> {
+    account: &'a Account,
+    guards: Guards,
+    pass: Option<Pass>,
+    priority: Priority,
+    is_over: bool,
+}
+
+impl Let<'_> {
+    pub(super) fn end_well(mut self) {
+        self.is_over = true;
+        self.account.end_well(self.pass, &self.guards, self.priority);
+    }
+
+    /// `is_answer`: by no fault of the service.
+    pub(super) fn end_failed(mut self, request: &RawRequest, status: &Status, is_answer: bool) {
+        self.is_over = true;
+        let failure = Failure {
+            path: request.path().unwrap_or_default(),
+            priority: self.priority,
+            status,
+            is_answer,
+        };
+        self.account.end_failed(self.pass, &self.guards, &failure);
+    }
+}
+
+impl Drop for Let<'_> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.account.end_aside(self.pass, &self.guards);
+        }
     }
 }
 
@@ -103,6 +123,35 @@ impl Channel {
         let config = self.config();
         let (configured, for_all) = ServiceConfig::for_method(config.as_deref(), spec);
         configured.retry.or(for_all.retry).unwrap_or_else(|| self.retries().policy())
+    }
+
+    /// What may keep calls of a method from being made.
+    pub(super) fn guards(&self, spec: Option<&MethodSpec>) -> Guards {
+        let config = self.config();
+        let (configured, for_all) = ServiceConfig::for_method(config.as_deref(), spec);
+        let default = self.retries().guards;
+        Guards {
+            throttle: configured.throttle.or(for_all.throttle).unwrap_or(default.throttle),
+            breaker: configured.breaker.or(for_all.breaker).unwrap_or(default.breaker),
+        }
+    }
+
+    /// Lets an attempt through.
+    ///
+    /// # Errors
+    /// UNAVAILABLE if a policy says no.
+    pub(super) fn admit(&self, request: &RawRequest) -> Result<Let<'_>, Status> {
+        let account = self.retries().account(request.method);
+        let guards = self.guards(request.spec);
+        let priority = Priority::of(&request.metadata);
+        let pass = account.admit(&guards, request.path().unwrap_or_default(), priority)?;
+        Ok(Let {
+            account,
+            guards,
+            pass,
+            priority,
+            is_over: false,
+        })
     }
 
     /// Whether an attempt of that method may have less time than its call.
@@ -186,24 +235,26 @@ pub(super) fn spares_service(status: &Status) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{BUDGETS, Retries};
+    use super::Retries;
+    use crate::client::accounts::{ACCOUNTS, Guards};
     use crate::policy::retry::RetryPolicy;
+    use crate::priority::Priority;
 
     #[test]
     fn methods_have_budgets_of_their_own_as_long_as_there_are_any() {
-        let retries = Retries::new(RetryPolicy::DEFAULT);
+        let retries = Retries::new(RetryPolicy::DEFAULT, Guards::DEFAULT);
         let spent = |method| retries.pay(method);
         // One retry is paid for from the start, of each.
-        for method in [1, 1 + BUDGETS as u64, 1 + 2 * BUDGETS as u64, 2] {
+        for method in [1, 1 + ACCOUNTS as u64, 1 + 2 * ACCOUNTS as u64, 2] {
             assert!(spent(method) && !spent(method), "{method}");
         }
-        retries.note_success(1);
+        retries.account(1).note_answer(Priority::Normal);
         assert_eq!(retries.counts(), (4, 4));
         // What comes above that shares.
         for method in 3..10_000 {
             spent(method);
         }
         let (made, withheld) = retries.counts();
-        assert_eq!((made, made + withheld), (BUDGETS as u64, 8 + 9_997));
+        assert_eq!((made, made + withheld), (ACCOUNTS as u64, 8 + 9_997));
     }
 }

@@ -8,6 +8,7 @@ use super::state::ConnectivityState;
 use crate::config::ServiceConfig;
 use crate::discovery::Endpoint;
 use crate::health::HealthStatus;
+use crate::policy::breaker::BreakerState;
 use crate::policy::outlier::Reason;
 use crate::policy::reported::LoadReport;
 use crate::time;
@@ -28,6 +29,8 @@ pub struct ChannelSnapshot {
     pub retries: u64,
     /// Those that were not made, because too few calls succeeded to pay for them.
     pub retries_withheld: u64,
+    /// Methods whose calls were turned away, or failed where there is a circuit breaker.
+    pub methods: Vec<MethodSnapshot>,
     /// Those of them that this channel connects to.
     pub endpoints: Vec<EndpointSnapshot>,
     /// The share of calls that stay in this channel's zone, from 0 to 1, of the route that keeps the least; `None` if it has no zone, or zones do not
@@ -43,6 +46,22 @@ pub struct ChannelSnapshot {
     pub config: ServiceConfig,
     /// Why sources of its configuration could not be read, the lowest layer first.
     pub config_failures: Vec<String>,
+}
+
+/// A method whose calls failed.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct MethodSnapshot {
+    /// Service and method, if they are known.
+    pub path: String,
+    /// Calls that were not sent because of a policy.
+    pub refused: u64,
+    /// Some are not, because most would be turned away.
+    pub is_throttled: bool,
+    /// Where its circuit breaker stands; CLOSED if there is none.
+    pub breaker: BreakerState,
+    /// How the last of them that was sent failed.
+    pub cause: String,
 }
 
 /// Where the endpoints of a channel come from.

@@ -24,8 +24,10 @@ pub use source::{ConfigPublisher, ConfigSource};
 
 use crate::discovery::Endpoint;
 use crate::method::MethodSpec;
+use crate::policy::breaker::CircuitBreaker;
 use crate::policy::outlier::OutlierDetection;
 use crate::policy::retry::RetryPolicy;
+use crate::policy::throttle::AdaptiveThrottle;
 
 /// Routes that a configuration may have.
 pub const ROUTES_MAX: usize = 16;
@@ -79,6 +81,8 @@ pub(crate) struct MethodConfig {
     pub(crate) timeout: Option<Duration>,
     pub(crate) wait_for_ready: Option<bool>,
     pub(crate) retry: Option<RetryPolicy>,
+    pub(crate) throttle: Option<AdaptiveThrottle>,
+    pub(crate) breaker: Option<CircuitBreaker>,
 }
 
 impl MethodConfig {
@@ -86,7 +90,19 @@ impl MethodConfig {
         timeout: None,
         wait_for_ready: None,
         retry: None,
+        throttle: None,
+        breaker: None,
     };
+
+    fn over(self, below: Self) -> Self {
+        Self {
+            timeout: self.timeout.or(below.timeout),
+            wait_for_ready: self.wait_for_ready.or(below.wait_for_ready),
+            retry: self.retry.or(below.retry),
+            throttle: self.throttle.or(below.throttle),
+            breaker: self.breaker.or(below.breaker),
+        }
+    }
 }
 
 /// One of the balancers that come with the framework, by name.
@@ -154,7 +170,9 @@ impl ServiceConfig {
     /// | `timeout` | a duration, more than zero, at most 365 days | [`timeout`](Self::timeout) |
     /// | `wait_for_ready` | `true` or `false` | [`wait_for_ready`](Self::wait_for_ready) |
     /// | `retry` | `false`, or an object with any of `attempts` (1 to 5), `initial_backoff` and `max_backoff` (durations), `backoff_multiplier` (1 to 10), `codes` (a list of codes, as `"UNAVAILABLE"`), `attempt_timeout` (a duration); what is left out is that of [`RetryPolicy::DEFAULT`] | [`retry`](Self::retry) |
-    /// | `methods` | an object: the name of each method, and an object with its `timeout`, `wait_for_ready` and `retry` | [`method_timeout`](Self::method_timeout), [`method_wait_for_ready`](Self::method_wait_for_ready), [`method_retry`](Self::method_retry) |
+    /// | `throttle` | `false`, or an object with any of `multiplier` (1.1 to 10), `calls_min` (1 to 10,000); what is left out is that of [`AdaptiveThrottle::DEFAULT`] | [`throttle`](Self::throttle) |
+    /// | `circuit_breaker` | `false`, or an object with any of `window` (100 ms to 10 min), `calls_min` (1 to 10,000), `failure_share` (0.01 to 1), `open_for` (1 ms to 10 min), `half_open_calls` (1 to 10,000); what is left out is that of [`CircuitBreaker::DEFAULT`] | [`circuit_breaker`](Self::circuit_breaker) |
+    /// | `methods` | an object: the name of each method, and an object with its `timeout`, `wait_for_ready`, `retry`, `throttle` and `circuit_breaker` | [`method_timeout`](Self::method_timeout), [`method_wait_for_ready`](Self::method_wait_for_ready), [`method_retry`](Self::method_retry), [`method_throttle`](Self::method_throttle), [`method_circuit_breaker`](Self::method_circuit_breaker) |
     /// | `balancer` | the name of a [`BalancerChoice`], or `{"consistent_hash": {"metadata_key": "tenant"}}` | [`balancer`](Self::balancer) |
     /// | `routes` | a list of at most 16 objects, each with a `weight` from 0 to 65,535, and `labels`, an object of texts (none: all endpoints) | [`routes`](Self::routes) |
     /// | `weights` | an object: the name of an endpoint, and its weight from 0 to 65,535 | [`weight`](Self::weight) |
@@ -211,6 +229,34 @@ impl ServiceConfig {
     #[must_use]
     pub fn method_retry(mut self, method: impl Into<String>, policy: RetryPolicy) -> Self {
         self.methods.entry(method.into()).or_default().retry = Some(policy);
+        self
+    }
+
+    /// Sets when calls are left out that would be turned away, in place of what the channel does.
+    #[must_use]
+    pub fn throttle(mut self, policy: AdaptiveThrottle) -> Self {
+        self.all.throttle = Some(policy);
+        self
+    }
+
+    /// Sets the same for calls of one method.
+    #[must_use]
+    pub fn method_throttle(mut self, method: impl Into<String>, policy: AdaptiveThrottle) -> Self {
+        self.methods.entry(method.into()).or_default().throttle = Some(policy);
+        self
+    }
+
+    /// Gives each method a circuit breaker, in place of what the channel has.
+    #[must_use]
+    pub fn circuit_breaker(mut self, policy: CircuitBreaker) -> Self {
+        self.all.breaker = Some(policy);
+        self
+    }
+
+    /// Gives one method a circuit breaker.
+    #[must_use]
+    pub fn method_circuit_breaker(mut self, method: impl Into<String>, policy: CircuitBreaker) -> Self {
+        self.methods.entry(method.into()).or_default().breaker = Some(policy);
         self
     }
 
@@ -313,16 +359,6 @@ impl ServiceConfig {
         match &self.routes {
             Some(routes) if !routes.is_empty() => routes.iter().map(|route| route.weight).collect(),
             _ => vec![1],
-        }
-    }
-}
-
-impl MethodConfig {
-    fn over(self, below: Self) -> Self {
-        Self {
-            timeout: self.timeout.or(below.timeout),
-            wait_for_ready: self.wait_for_ready.or(below.wait_for_ready),
-            retry: self.retry.or(below.retry),
         }
     }
 }

@@ -2,10 +2,12 @@
 
 pub mod aperture;
 pub mod backoff;
+pub mod breaker;
 pub mod concurrency;
 pub mod inline;
 pub mod load;
 pub mod loss;
+mod marks;
 pub mod outlier;
 pub mod rate;
 pub mod reported;
@@ -15,4 +17,5 @@ pub mod schedule;
 pub mod shrink;
 pub mod spill;
 pub mod subset;
+pub mod throttle;
 pub mod warmup;

@@ -15,10 +15,12 @@ use crate::discovery::nearest::nearest;
 use crate::metadata::Metadata;
 use crate::time::parse_duration;
 
-const KEYS: [&str; 10] = [
+const KEYS: [&str; 12] = [
     "timeout",
     "wait_for_ready",
     "retry",
+    "throttle",
+    "circuit_breaker",
     "methods",
     "balancer",
     "routes",
@@ -27,7 +29,7 @@ const KEYS: [&str; 10] = [
     "prefer_zone",
     "outlier_detection",
 ];
-const METHOD_KEYS: [&str; 3] = ["timeout", "wait_for_ready", "retry"];
+const METHOD_KEYS: [&str; 5] = ["timeout", "wait_for_ready", "retry", "throttle", "circuit_breaker"];
 const ROUTE_KEYS: [&str; 2] = ["labels", "weight"];
 const BALANCERS: [&str; 6] = [
     "p2c_peak_ewma",
@@ -54,9 +56,7 @@ pub(super) fn parse(text: &str) -> Parsed<ServiceConfig> {
     for (key, value) in root.object(&value)? {
         let place = root.key(key);
         match key.as_str() {
-            "timeout" => config.all.timeout = Some(place.duration(value)?),
-            "wait_for_ready" => config.all.wait_for_ready = Some(place.boolean(value)?),
-            "retry" => config.all.retry = Some(place.retry(value)?),
+            key if METHOD_KEYS.contains(&key) => place.set(&mut config.all, key, value)?,
             "methods" => config.methods = place.entries(value, Place::method)?,
             "balancer" => config.balancer = Some(place.balancer(value)?),
             "routes" => config.routes = Some(place.routes(value)?),
@@ -153,14 +153,24 @@ impl Place {
             .ok_or_else(|| self.wrong("a number from 0 to 65,535", value))
     }
 
+    /// Sets what `key` says of one method, or of all.
+    fn set(&self, config: &mut MethodConfig, key: &str, value: &Value) -> Parsed<()> {
+        match key {
+            "timeout" => config.timeout = Some(self.duration(value)?),
+            "wait_for_ready" => config.wait_for_ready = Some(self.boolean(value)?),
+            "throttle" => config.throttle = Some(self.throttle(value)?),
+            "circuit_breaker" => config.breaker = Some(self.breaker(value)?),
+            _ => config.retry = Some(self.retry(value)?),
+        }
+        Ok(())
+    }
+
     fn method(&self, value: &Value) -> Parsed<MethodConfig> {
         let mut method = MethodConfig::default();
         for (key, value) in self.object(value)? {
             let place = self.key(key);
             match key.as_str() {
-                "timeout" => method.timeout = Some(place.duration(value)?),
-                "wait_for_ready" => method.wait_for_ready = Some(place.boolean(value)?),
-                "retry" => method.retry = Some(place.retry(value)?),
+                key if METHOD_KEYS.contains(&key) => place.set(&mut method, key, value)?,
                 _ => return Err(self.unknown(key, &METHOD_KEYS)),
             }
         }
@@ -228,8 +238,10 @@ mod tests {
     use crate::code::Code;
     use crate::config::{Route, ServiceConfig};
     use crate::policy::backoff::Backoff;
+    use crate::policy::breaker::CircuitBreaker;
     use crate::policy::outlier::OutlierDetection;
     use crate::policy::retry::RetryPolicy;
+    use crate::policy::throttle::AdaptiveThrottle;
 
     #[test]
     fn all_keys_are_read() {
@@ -238,11 +250,13 @@ mod tests {
             "balancer": {"consistent_hash": {"metadata_key": "tenant"}},
             "routes": [{"labels": {"track": "canary"}, "weight": 1}, {"weight": 99}],
             "weights": {"orders-7": 50},
+            "throttle": {"multiplier": 3, "calls_min": 100},
+            "circuit_breaker": {"window": "1s", "calls_min": 5, "failure_share": 0.2, "open_for": "30s", "half_open_calls": 2},
             "outlier_detection": {"consecutive_failures": 7, "latency_factor": 4, "max_ejected": 0.2, "ejection_time": "3s",
                 "success_rate": false, "failure_share": 0.5},
             "retry": {"attempts": 5, "codes": ["UNAVAILABLE", "aborted"], "attempt_timeout": "80ms"},
             "methods": {
-                "get": {"timeout": "300ms", "wait_for_ready": false, "retry": false},
+                "get": {"timeout": "300ms", "wait_for_ready": false, "retry": false, "throttle": false, "circuit_breaker": false},
                 "put": {"retry": {"initial_backoff": "5s", "backoff_multiplier": 1}}
             }
         }"#;
@@ -259,6 +273,17 @@ mod tests {
             .retry(retry.attempt_timeout(Duration::from_millis(80)))
             .method_retry("get", RetryPolicy::NEVER)
             .method_retry("put", RetryPolicy::DEFAULT.backoff(five_seconds))
+            .throttle(AdaptiveThrottle::DEFAULT.multiplier(3.0).calls_min(100))
+            .method_throttle("get", AdaptiveThrottle::NEVER)
+            .method_circuit_breaker("get", CircuitBreaker::NEVER)
+            .circuit_breaker(
+                CircuitBreaker::DEFAULT
+                    .window(Duration::from_secs(1))
+                    .calls_min(5)
+                    .failure_share(0.2)
+                    .open_for(Duration::from_secs(30))
+                    .half_open_calls(2),
+            )
             .outlier_detection(
                 OutlierDetection::DEFAULT
                     .consecutive_failures(7)

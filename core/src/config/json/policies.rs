@@ -1,4 +1,4 @@
-//! The JSON forms of policies: retries, outlier detection.
+//! The JSON forms of policies: retries, throttles, circuit breakers, outlier detection.
 
 use std::time::Duration;
 
@@ -9,8 +9,10 @@ use crate::code::Code;
 use crate::config::ServiceConfigError;
 use crate::discovery::nearest::nearest;
 use crate::policy::backoff::Backoff;
+use crate::policy::breaker::{CALLS_MAX, CircuitBreaker, WINDOW_MAX};
 use crate::policy::outlier::OutlierDetection;
 use crate::policy::retry::{ATTEMPTS_MAX, RetryPolicy};
+use crate::policy::throttle::AdaptiveThrottle;
 
 const RETRY_KEYS: [&str; 6] = [
     "attempts",
@@ -28,6 +30,10 @@ const OUTLIER_KEYS: [&str; 6] = [
     "max_ejected",
     "ejection_time",
 ];
+const THROTTLE_KEYS: [&str; 2] = ["multiplier", "calls_min"];
+const BREAKER_KEYS: [&str; 5] = ["window", "calls_min", "failure_share", "open_for", "half_open_calls"];
+/// As [`CircuitBreaker`] has it.
+const BREAKER_WINDOW_MIN: Duration = Duration::from_millis(100);
 /// As [`Backoff::try_new`] has it.
 const BACKOFF_MULTIPLIER_MAX: f64 = 10.0;
 /// As [`OutlierDetection`] has it.
@@ -102,6 +108,50 @@ impl Place {
         Ok(policy)
     }
 
+    pub(super) fn throttle(&self, value: &Value) -> Parsed<AdaptiveThrottle> {
+        if value == &Value::Bool(false) {
+            return Ok(AdaptiveThrottle::NEVER);
+        }
+        let options = value.as_object().ok_or_else(|| self.wrong("false, or an object", value))?;
+        let mut policy = AdaptiveThrottle::DEFAULT;
+        for (key, value) in options {
+            let place = self.key(key);
+            policy = match key.as_str() {
+                "multiplier" => policy.multiplier(place.number(value, 1.1, 10.0)?),
+                "calls_min" => policy.calls_min(place.count(value, CALLS_MAX)?),
+                _ => return Err(self.unknown(key, &THROTTLE_KEYS)),
+            };
+        }
+        Ok(policy)
+    }
+
+    pub(super) fn breaker(&self, value: &Value) -> Parsed<CircuitBreaker> {
+        if value == &Value::Bool(false) {
+            return Ok(CircuitBreaker::NEVER);
+        }
+        let options = value.as_object().ok_or_else(|| self.wrong("false, or an object", value))?;
+        let mut policy = CircuitBreaker::DEFAULT;
+        for (key, value) in options {
+            let place = self.key(key);
+            policy = match key.as_str() {
+                "window" => policy.window(place.duration_within(value, BREAKER_WINDOW_MIN, WINDOW_MAX)?),
+                "calls_min" => policy.calls_min(place.count(value, CALLS_MAX)?),
+                "failure_share" => policy.failure_share(place.number(value, 0.01, 1.0)?),
+                "open_for" => policy.open_for(place.duration_within(value, Duration::from_millis(1), WINDOW_MAX)?),
+                "half_open_calls" => policy.half_open_calls(place.count(value, CALLS_MAX)?),
+                _ => return Err(self.unknown(key, &BREAKER_KEYS)),
+            };
+        }
+        Ok(policy)
+    }
+
+    fn duration_within(&self, value: &Value, least: Duration, most: Duration) -> Parsed<Duration> {
+        let duration = self.duration_up_to(value, most)?;
+        (duration >= least)
+            .then_some(duration)
+            .ok_or_else(|| self.wrong(&format!("at least {least:?}"), value))
+    }
+
     fn duration_up_to(&self, value: &Value, most: Duration) -> Parsed<Duration> {
         let duration = self.duration(value)?;
         (duration <= most)
@@ -126,9 +176,16 @@ impl Place {
 mod tests {
     use crate::config::json::parse;
 
+    fn check(cases: &[(&str, &str)]) {
+        for (text, told) in cases {
+            let error = parse(text).unwrap_err().to_string();
+            assert!(error.contains(told), "{text}: {error}");
+        }
+    }
+
     #[test]
-    fn what_is_wrong_is_told_with_its_place() {
-        for (text, told) in [
+    fn what_is_wrong_with_retries_is_told_with_its_place() {
+        check(&[
             (r#"{"retry": true}"#, "`retry` must be false, or an object, not true"),
             (
                 r#"{"retry": {"attempts": 6}}"#,
@@ -155,6 +212,12 @@ mod tests {
                 r#"{"methods": {"get": {"retry": {"backoff_multiplier": 0.5}}}}"#,
                 "`methods.get.retry.backoff_multiplier` must be a number from 1 to 10, not 0.5",
             ),
+        ]);
+    }
+
+    #[test]
+    fn what_is_wrong_with_what_keeps_calls_back_is_told_with_its_place() {
+        check(&[
             (
                 r#"{"outlier_detection": true}"#,
                 "`outlier_detection` must be false, or an object, not true",
@@ -175,9 +238,26 @@ mod tests {
                 r#"{"outlier_detection": {"ejection_time": "31s"}}"#,
                 "`outlier_detection.ejection_time` must be at most 30s, not \"31s\"",
             ),
-        ] {
-            let error = parse(text).unwrap_err().to_string();
-            assert!(error.contains(told), "{text}: {error}");
-        }
+            (
+                r#"{"throttle": {"multiplier": 1}}"#,
+                "`throttle.multiplier` must be a number from 1.1 to 10, not 1",
+            ),
+            (
+                r#"{"circuit_breaker": {"window": "1ms"}}"#,
+                "`circuit_breaker.window` must be at least 100ms, not \"1ms\"",
+            ),
+            (
+                r#"{"methods": {"get": {"circuit_breaker": {"open_for": "11m"}}}}"#,
+                "`methods.get.circuit_breaker.open_for` must be at most 600s",
+            ),
+            (
+                r#"{"circuit_breaker": {"half_open_calls": 10001}}"#,
+                "must be a number from 1 to 10000, not 10001",
+            ),
+            (
+                r#"{"circuit_breaker": {"failures": 3}}"#,
+                "unknown key `circuit_breaker.failures`",
+            ),
+        ]);
     }
 }

@@ -1,20 +1,20 @@
 //! What became of an endpoint's calls within the last seconds, from counts that only grow.
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::{SWEEP_EVERY, Tally};
 use crate::policy::load::{Observation, Pace};
+use crate::policy::marks::Marks;
 
 /// How far back is looked.
 const LONG: Duration = Duration::from_secs(10);
 /// The same where it has to be quick.
 const SHORT: Duration = Duration::from_secs(2);
 
-/// Counts at the beginning of each part of the last ten seconds, and now.
+/// What is known now, and what was known before.
 #[derive(Debug)]
 pub(super) struct Window {
-    marks: VecDeque<(Instant, Observation)>,
+    marks: Marks<Observation>,
     now: Instant,
     seen: Observation,
 }
@@ -22,7 +22,7 @@ pub(super) struct Window {
 impl Window {
     pub(super) fn new(now: Instant, seen: Observation) -> Self {
         Self {
-            marks: VecDeque::from([(now, seen)]),
+            marks: Marks::new(now, seen, SWEEP_EVERY, LONG),
             now,
             seen,
         }
@@ -30,25 +30,14 @@ impl Window {
 
     /// Nothing before this counts.
     pub(super) fn restart(&mut self, now: Instant, seen: Observation) {
-        *self = Self::new(now, seen);
+        (self.now, self.seen) = (now, seen);
+        self.marks.restart(now, seen);
     }
 
-    /// Takes up what is known now.
+    /// Takes up what is known now. After a while without a look it begins anew: what was answered then would hide what fails now.
     pub(super) fn see(&mut self, now: Instant, seen: Observation) {
-        let last = self.marks.back().map_or(self.now, |(at, _)| *at);
-        if now.saturating_duration_since(last) > SWEEP_EVERY * 2 {
-            // Nothing was looked at for long: what was answered then would hide what fails now.
-            return self.restart(now, seen);
-        }
         (self.now, self.seen) = (now, seen);
-        let is_new = self.marks.back().is_none_or(|(at, _)| now.saturating_duration_since(*at) >= SWEEP_EVERY);
-        if is_new {
-            self.marks.push_back((now, seen));
-        }
-        // One is kept from before, to count from.
-        while self.marks.get(1).is_some_and(|(at, _)| now.saturating_duration_since(*at) >= LONG) {
-            self.marks.pop_front();
-        }
+        self.marks.note(now, seen);
     }
 
     /// Since the last part began, or the one before if that has only just begun.
@@ -83,8 +72,6 @@ impl Window {
 
     /// What was known before that time, or when all began.
     fn mark(&self, span: Duration) -> Observation {
-        let is_before = |(at, _): &&(Instant, Observation)| self.now.saturating_duration_since(*at) >= span;
-        let mark = self.marks.iter().rev().find(is_before).or_else(|| self.marks.front());
-        mark.map_or(self.seen, |(_, seen)| *seen)
+        self.marks.before(self.now, span).unwrap_or(self.seen)
     }
 }

@@ -1,0 +1,339 @@
+//! What a channel knows of each method that it calls: what pays for retries, and whether calls are worth making at all.
+//!
+//! As long as nothing fails, a call adds one to a count and takes no lock. The decisions are `policy/throttle`'s and `policy/breaker`'s.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
+
+use super::snapshot::MethodSnapshot;
+use crate::code::Code;
+use crate::policy::breaker::{Breaker, BreakerState, CircuitBreaker, Ended, Pass};
+use crate::policy::retry::RetryBudget;
+use crate::policy::throttle::{AdaptiveThrottle, Throttle};
+use crate::priority::{PRIORITIES, Priority};
+use crate::status::{HandlerRan, OVERLOAD_POLICY, Origin, Status};
+use crate::time;
+
+/// Methods that have an account of their own; those of a service that has more share.
+pub(super) const ACCOUNTS: usize = 64;
+/// Places at which a method's account is looked for.
+const PLACES: usize = 16;
+/// What is told of the last failure, in bytes.
+const CAUSE_BYTES_MAX: usize = 200;
+
+/// The policies that refuse calls, as statuses name them.
+const THROTTLE_POLICY: &str = "throttle";
+const BREAKER_POLICY: &str = "circuit_breaker";
+
+/// The accounts of a target, each with the id of its method; 0 for none yet.
+pub(super) struct Accounts([(AtomicU64, Account); ACCOUNTS]);
+
+/// One method's.
+#[derive(Default)]
+pub(super) struct Account {
+    budget: RetryBudget,
+    /// Calls that were answered, or failed by no fault of the service, by their priority.
+    answered: [AtomicU64; PRIORITIES],
+    /// Somebody has to look at the books before a call is made.
+    is_guarded: AtomicBool,
+    refused: AtomicU64,
+    path: OnceLock<String>,
+    books: Mutex<Option<Box<Books>>>,
+}
+
+/// What is only needed where calls fail.
+struct Books {
+    /// By priority: a server that turns some away may have time for those that matter more.
+    throttles: [Throttle; PRIORITIES],
+    breaker: Breaker,
+    /// How the last call that was turned away ended, or that failed.
+    cause: String,
+}
+
+/// A call that failed.
+pub(super) struct Failure<'a> {
+    pub(super) path: &'a str,
+    pub(super) priority: Priority,
+    pub(super) status: &'a Status,
+    /// By no fault of the service.
+    pub(super) is_answer: bool,
+}
+
+/// What holds for a call.
+#[derive(Clone, Copy)]
+pub(super) struct Guards {
+    pub(super) throttle: AdaptiveThrottle,
+    pub(super) breaker: CircuitBreaker,
+}
+
+impl Guards {
+    /// Calls that would be turned away are left out; there is no breaker.
+    pub(super) const DEFAULT: Self = Self {
+        throttle: AdaptiveThrottle::DEFAULT,
+        breaker: CircuitBreaker::NEVER,
+    };
+}
+
+impl Accounts {
+    pub(super) fn new() -> Self {
+        Self(std::array::from_fn(|_| (AtomicU64::new(0), Account::default())))
+    }
+
+    /// The account of a method.
+    #[inline]
+    pub(super) fn of(&self, method: u64) -> &Account {
+        let first = usize::try_from(method % ACCOUNTS as u64).unwrap_or_default();
+        for place in 0..PLACES {
+            let (id, account) = &self.0[(first + place) % ACCOUNTS];
+            let is_its_own = match id.load(Ordering::Relaxed) {
+                // Whoever comes first has it.
+                0 => {
+                    let taken = id.compare_exchange(0, method, Ordering::Relaxed, Ordering::Relaxed);
+                    taken.is_ok() || taken == Err(method)
+                }
+                other => other == method,
+            };
+            if is_its_own {
+                return account;
+            }
+        }
+        &self.0[first].1
+    }
+
+    /// Those of which there is something to tell.
+    pub(super) fn snapshot(&self) -> Vec<MethodSnapshot> {
+        self.0.iter().filter_map(|(_, account)| account.snapshot()).collect()
+    }
+}
+
+impl Account {
+    /// A call was answered, or failed by no fault of the service.
+    #[inline]
+    pub(super) fn note_answer(&self, priority: Priority) {
+        self.answered[priority.index()].fetch_add(1, Ordering::Relaxed);
+        self.budget.deposit();
+    }
+
+    /// Takes a retry out of the budget.
+    pub(super) fn pay(&self) -> bool {
+        self.budget.withdraw()
+    }
+
+    /// Whether calls are made without a look at the books.
+    #[inline]
+    pub(super) fn is_calm(&self) -> bool {
+        !self.is_guarded.load(Ordering::Relaxed)
+    }
+
+    /// Whether a call of the method `path` is to be made.
+    ///
+    /// # Errors
+    /// UNAVAILABLE if a policy says no; nothing was sent.
+    pub(super) fn admit(&self, guards: &Guards, path: &str, priority: Priority) -> Result<Option<Pass>, Status> {
+        if self.is_calm() {
+            return Ok(None);
+        }
+        let now = time::now();
+        let mut books = self.books();
+        let Some(books) = books.as_mut() else { return Ok(None) };
+        let before = books.breaker.state();
+        let pass = books.breaker.admit(now, self.all_answered(), &guards.breaker);
+        tell(path, before, books);
+        let pass = match pass {
+            Ok(pass) => pass,
+            Err(wait) => {
+                self.refused.fetch_add(1, Ordering::Relaxed);
+                let status = refusal(path, "too many calls failed", &books.cause);
+                let status = status.with_rejection(BREAKER_POLICY, "open");
+                return Err(if wait.is_zero() {
+                    status
+                } else {
+                    status.with_retry_after(wait)
+                });
+            }
+        };
+        let throttle = &mut books.throttles[priority.index()];
+        if !throttle.admit(now, self.answered(priority), &guards.throttle, fastrand::f64()) {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            // Its turn is somebody else's.
+            books.breaker.end(
+                now,
+                (Some(pass), Ended::Aside),
+                self.all_answered(),
+                &guards.breaker,
+                0.5,
+            );
+            let status = refusal(path, "most calls were turned away", &books.cause);
+            return Err(status.with_rejection(THROTTLE_POLICY, "turned_away"));
+        }
+        self.calm_down(now, guards, books);
+        Ok(Some(pass))
+    }
+
+    /// A call that was let through was answered.
+    #[inline]
+    pub(super) fn end_well(&self, pass: Option<Pass>, guards: &Guards, priority: Priority) {
+        self.note_answer(priority);
+        if pass.is_some() {
+            self.end(pass, Ended::Well, guards);
+        }
+    }
+
+    /// A call that was let through ended in a way that tells nothing.
+    pub(super) fn end_aside(&self, pass: Option<Pass>, guards: &Guards) {
+        if pass.is_some_and(|pass| pass.is_trial()) {
+            self.end(pass, Ended::Aside, guards);
+        }
+    }
+
+    fn end(&self, pass: Option<Pass>, ended: Ended, guards: &Guards) {
+        let answered = self.all_answered();
+        if let Some(books) = self.books().as_mut() {
+            let before = books.breaker.state();
+            books.breaker.end(time::now(), (pass, ended), answered, &guards.breaker, fastrand::f64());
+            tell(self.path.get().map_or("", String::as_str), before, books);
+        }
+    }
+
+    /// A call that was let through failed.
+    #[cold]
+    pub(super) fn end_failed(&self, pass: Option<Pass>, guards: &Guards, failure: &Failure<'_>) {
+        let Failure {
+            path, priority, status, ..
+        } = *failure;
+        let was_turned_away = was_turned_away(status);
+        let ended = ended(status, was_turned_away);
+        if failure.is_answer {
+            self.note_answer(priority);
+        }
+        match ended {
+            Ended::Badly if guards.breaker.is_on() || was_turned_away => {}
+            Ended::Well if pass.is_some() => return self.end(pass, Ended::Well, guards),
+            _ => return self.end_aside(pass, guards),
+        }
+        let now = time::now();
+        let mut books = self.books();
+        let books = books.get_or_insert_with(|| Box::new(self.new_books(now, guards)));
+        if self.path.get().is_none() && !path.is_empty() {
+            let _first = self.path.set(path.to_owned());
+        }
+        books.note_cause(status);
+        if was_turned_away {
+            books.throttles[priority.index()].note_rejection(now, self.answered(priority));
+        }
+        let before = books.breaker.state();
+        books.breaker.end(
+            now,
+            (pass, Ended::Badly),
+            self.all_answered(),
+            &guards.breaker,
+            fastrand::f64(),
+        );
+        tell(path, before, books);
+        self.calm_down(now, guards, books);
+    }
+
+    fn answered(&self, priority: Priority) -> u64 {
+        self.answered[priority.index()].load(Ordering::Relaxed)
+    }
+
+    fn all_answered(&self) -> u64 {
+        self.answered.iter().map(|answered| answered.load(Ordering::Relaxed)).sum()
+    }
+
+    fn new_books(&self, now: Instant, guards: &Guards) -> Books {
+        Books {
+            throttles: std::array::from_fn(|at| Throttle::new(now, self.answered[at].load(Ordering::Relaxed))),
+            breaker: Breaker::new(now, self.all_answered(), &guards.breaker),
+            cause: String::new(),
+        }
+    }
+
+    /// Whether calls have to look at the books.
+    fn calm_down(&self, now: Instant, guards: &Guards, books: &mut Books) {
+        let answered = self.answered.iter().map(|answered| answered.load(Ordering::Relaxed));
+        let throttled = books.throttles.iter_mut().zip(answered);
+        let mut shares = throttled.map(|(throttle, answered)| throttle.share(now, answered, &guards.throttle));
+        let is_throttled = shares.any(|share| share > 0.0);
+        let is_guarded = is_throttled || books.breaker.state() != BreakerState::Closed;
+        self.is_guarded.store(is_guarded, Ordering::Relaxed);
+    }
+
+    fn snapshot(&self) -> Option<MethodSnapshot> {
+        let books = self.books();
+        let books = books.as_ref()?;
+        Some(MethodSnapshot {
+            path: self.path.get().cloned().unwrap_or_default(),
+            refused: self.refused.load(Ordering::Relaxed),
+            is_throttled: !self.is_calm() && books.breaker.state() == BreakerState::Closed,
+            breaker: books.breaker.state(),
+            cause: books.cause.clone(),
+        })
+    }
+
+    fn books(&self) -> MutexGuard<'_, Option<Box<Books>>> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Books {
+    fn note_cause(&mut self, status: &Status) {
+        let cause = status.to_string();
+        let end = (0..=CAUSE_BYTES_MAX.min(cause.len())).rev().find(|at| cause.is_char_boundary(*at));
+        self.cause.clear();
+        self.cause.push_str(&cause[..end.unwrap_or_default()]);
+    }
+}
+
+/// Whether a server had no time for a call.
+fn was_turned_away(status: &Status) -> bool {
+    let says_so = match status.code() {
+        Code::Unavailable => true,
+        Code::ResourceExhausted => status.policy() == Some(OVERLOAD_POLICY),
+        _ => false,
+    };
+    says_so && status.is_from_server()
+}
+
+/// How a call that failed ended, for a breaker.
+fn ended(status: &Status, was_turned_away: bool) -> Ended {
+    // Nothing was sent, or nobody took it up.
+    let is_unsent = status.handler_ran() == HandlerRan::No && !status.is_from_server();
+    match status.code() {
+        _ if was_turned_away => Ended::Badly,
+        _ if is_unsent => Ended::Aside,
+        Code::Unavailable | Code::Internal | Code::Unknown | Code::DataLoss | Code::DeadlineExceeded => Ended::Badly,
+        Code::Cancelled => Ended::Aside,
+        Code::ResourceExhausted if status.origin() == Origin::Local => Ended::Aside,
+        _ => Ended::Well,
+    }
+}
+
+/// What a call is told that was not made.
+fn refusal(path: &str, why: &str, cause: &str) -> Status {
+    let method = if path.is_empty() { "this method" } else { path };
+    let status = Status::unavailable(format!(
+        "{why} of {method} lately, so this one was not sent; the last: {cause}"
+    ));
+    // What follows would not be sent either.
+    status.with_origin(Origin::Local).with_retryable(false)
+}
+
+/// Tells of a breaker that has changed.
+fn tell(path: &str, before: BreakerState, books: &Books) {
+    let now = books.breaker.state();
+    if now == before {
+        return;
+    }
+    match now {
+        BreakerState::Open => {
+            tracing::warn!(
+                method = path,
+                cause = books.cause,
+                "a circuit breaker is open: calls are not sent"
+            );
+        }
+        _ => tracing::info!(method = path, state = ?now, "a circuit breaker lets calls through"),
+    }
+}

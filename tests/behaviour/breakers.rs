@@ -1,0 +1,244 @@
+//! Calls that are not made because most of them would fail: the throttle, and the circuit breaker.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use sinew::{
+    AdaptiveThrottle, BreakerState, Channel, CircuitBreaker, Code, HandlerRan, MemRegistry, MethodSnapshot, Origin,
+    RetryPolicy, Server, Serving, Status, service,
+};
+use tokio::time::sleep;
+
+use crate::discovery::config::Said;
+use crate::support::bounded;
+use crate::support::fixture::unique;
+
+#[service(name = "test.Mine")]
+trait Mine {
+    #[rpc(idempotent)]
+    async fn dig(&self) -> Result<(), Status>;
+    async fn rest(&self) -> Result<(), Status>;
+}
+
+/// Answers `dig` as it is told.
+#[derive(Clone, Default)]
+struct Foreman {
+    says: Arc<Mutex<Option<Status>>>,
+    dug: Arc<AtomicU64>,
+}
+
+impl Foreman {
+    fn say(&self, status: Option<Status>) {
+        *self.says.lock().unwrap_or_else(PoisonError::into_inner) = status;
+    }
+
+    fn take_dug(&self) -> u64 {
+        self.dug.swap(0, Ordering::Relaxed)
+    }
+}
+
+impl Mine for Foreman {
+    async fn dig(&self) -> Result<(), Status> {
+        self.dug.fetch_add(1, Ordering::Relaxed);
+        let says = self.says.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        says.map_or(Ok(()), Err)
+    }
+    async fn rest(&self) -> Result<(), Status> {
+        Ok(())
+    }
+}
+
+async fn serve(foreman: &Foreman) -> Serving {
+    let server = Server::builder().service(MineServer::new(foreman.clone()));
+    server.bind(format!("mem:{}", unique("mine"))).start().await.unwrap()
+}
+
+/// So many calls, 10 ms apart; tells how they ended.
+async fn dig(client: &MineClient, calls: u32) -> Vec<Result<(), Status>> {
+    let mut ends = Vec::new();
+    for _ in 0..calls {
+        ends.push(client.dig().await);
+        sleep(Duration::from_millis(10)).await;
+    }
+    ends
+}
+
+fn of_dig(channel: &Channel) -> Option<MethodSnapshot> {
+    channel.snapshot().methods.into_iter().find(|method| method.path == "test.Mine/dig")
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_would_be_turned_away_are_left_out_and_come_back_soon() {
+    bounded(async {
+        let foreman = Foreman::default();
+        let server = serve(&foreman).await;
+        let channel = Channel::connect(&server.target()).await.unwrap();
+        let client = MineClient::from_channel(channel.clone());
+        dig(&client, 200).await;
+        assert!(of_dig(&channel).is_none());
+        foreman.say(Some(Status::unavailable("no light")));
+        foreman.take_dug();
+        dig(&client, 500).await;
+        foreman.take_dug();
+        let ends = dig(&client, 1_000).await;
+        // In ten seconds: one in a second, one of a hundred, and ten in four seconds besides.
+        let dug = foreman.take_dug();
+        assert!((10..=60).contains(&dug), "{dug}");
+        let refused = ends.iter().filter_map(|end| end.as_ref().err()).find(|status| status.policy().is_some()).unwrap();
+        assert_eq!(
+            refused.to_string(),
+            "UNAVAILABLE: most calls were turned away of test.Mine/dig lately, so this one was not sent; the last: UNAVAILABLE: no light"
+        );
+        assert_eq!(
+            (refused.policy(), refused.reason(), refused.handler_ran(), refused.origin()),
+            (Some("throttle"), Some("turned_away"), HandlerRan::No, Origin::Local)
+        );
+        let snapshot = of_dig(&channel).unwrap();
+        assert!(snapshot.is_throttled && snapshot.refused >= 900, "{snapshot:?}");
+        // Other methods have nothing to do with it.
+        for _ in 0..100 {
+            client.rest().await.unwrap();
+        }
+        foreman.say(None);
+        dig(&client, 400).await;
+        let ends = dig(&client, 300).await;
+        assert!(ends.iter().all(Result::is_ok), "all, four seconds later");
+        assert!(!of_dig(&channel).unwrap().is_throttled);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_of_other_kinds_are_no_reason_to_leave_calls_out() {
+    bounded(async {
+        let foreman = Foreman::default();
+        let server = serve(&foreman).await;
+        let client = MineClient::connect(&server.target()).await.unwrap();
+        for status in [
+            Status::internal("x"),
+            Status::not_found("x"),
+            Status::deadline_exceeded("x"),
+            Status::resource_exhausted("ten a day"),
+        ] {
+            foreman.say(Some(status));
+            foreman.take_dug();
+            dig(&client, 300).await;
+            assert_eq!(foreman.take_dug(), 300);
+        }
+        // Nor are those that never came to a server.
+        drop(server);
+        sleep(Duration::from_secs(10)).await;
+        let ends = dig(&client, 300).await;
+        assert!(ends.iter().all(|end| end.as_ref().is_err_and(|status| status.policy().is_none())));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_breaker_opens_finds_out_and_closes() {
+    bounded(async {
+        let foreman = Foreman::default();
+        let server = serve(&foreman).await;
+        let channel = Channel::builder().retry(RetryPolicy::NEVER).circuit_breaker(CircuitBreaker::DEFAULT);
+        let channel = channel.connect(&server.target()).await.unwrap();
+        let client = MineClient::from_channel(channel.clone());
+        foreman.say(Some(Status::internal("flooded")));
+        dig(&client, 40).await;
+        assert_eq!(foreman.take_dug(), 20);
+        assert_eq!(of_dig(&channel).unwrap().breaker, BreakerState::Open);
+        let refused = client.dig().await.unwrap_err();
+        assert_eq!(
+            (refused.code(), refused.policy(), refused.reason()),
+            (Code::Unavailable, Some("circuit_breaker"), Some("open"))
+        );
+        let wait = refused.retry_after().unwrap();
+        assert!(
+            wait > Duration::from_secs(3) && wait < Duration::from_secs(6),
+            "{wait:?}"
+        );
+        client.rest().await.unwrap();
+        // The first that find out are enough to see that it is not over.
+        sleep(Duration::from_secs(6)).await;
+        dig(&client, 40).await;
+        assert_eq!(foreman.take_dug(), 3);
+        foreman.say(None);
+        sleep(Duration::from_secs(11)).await;
+        let ends = dig(&client, 40).await;
+        assert!(ends.iter().all(Result::is_ok));
+        assert_eq!(of_dig(&channel).unwrap().breaker, BreakerState::Closed);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_finds_out_and_gives_up_leaves_it_to_the_next() {
+    bounded(async {
+        let foreman = Foreman::default();
+        let server = serve(&foreman).await;
+        let channel = Channel::builder().circuit_breaker(CircuitBreaker::DEFAULT.half_open_calls(1));
+        let client = MineClient::from_channel(channel.connect(&server.target()).await.unwrap());
+        foreman.say(Some(Status::internal("flooded")));
+        dig(&client, 20).await;
+        foreman.say(None);
+        sleep(Duration::from_secs(6)).await;
+        // It is dropped before it is answered.
+        let mut given_up = Box::pin(client.dig().into_future());
+        let _pending = crate::support::polled_once(&mut given_up).await;
+        assert_eq!(client.dig().await.unwrap_err().policy(), Some("circuit_breaker"));
+        drop(given_up);
+        client.dig().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_configuration_sets_both_while_calls_run() {
+    bounded(async {
+        let registry = MemRegistry::new();
+        let foreman = Foreman::default();
+        let server = Server::builder().service(MineServer::new(foreman.clone())).register(registry.clone());
+        let _server = server.bind(format!("mem:{}", unique("mine"))).start().await.unwrap();
+        let said = Said::new(r#"{"throttle": false}"#);
+        let channel = Channel::builder().resolver(registry.resolver("test.Mine")).config_source(said.clone());
+        let channel = channel.retry(RetryPolicy::NEVER).connect("mem:///test.Mine").await.unwrap();
+        let client = MineClient::from_channel(channel.clone());
+        foreman.say(Some(Status::unavailable("no light")));
+        dig(&client, 300).await;
+        assert_eq!(foreman.take_dug(), 300);
+        said.say(r#"{"throttle": false, "methods": {"dig": {"circuit_breaker": {"calls_min": 5}}}}"#).await;
+        dig(&client, 300).await;
+        assert_eq!(foreman.take_dug(), 5);
+        said.say(r#"{"throttle": false}"#).await;
+        dig(&client, 300).await;
+        assert_eq!(foreman.take_dug(), 300);
+        said.say("{}").await;
+        dig(&client, 300).await;
+        let dug = foreman.take_dug();
+        assert!(dug < 150, "{dug}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_was_tried_ends_as_it_was_tried() {
+    bounded(async {
+        let foreman = Foreman::default();
+        let server = serve(&foreman).await;
+        let channel = Channel::builder().throttle(AdaptiveThrottle::NEVER).circuit_breaker(CircuitBreaker::DEFAULT);
+        let client = MineClient::from_channel(channel.connect(&server.target()).await.unwrap());
+        dig(&client, 19).await;
+        foreman.say(Some(Status::unavailable("no light")));
+        // Its retries find the breaker open at last.
+        for end in dig(&client, 19).await {
+            let status = end.unwrap_err();
+            if status.policy().is_some() {
+                return;
+            }
+            assert_eq!(status.message(), "no light");
+        }
+        panic!("it never opened");
+    })
+    .await;
+}
