@@ -94,6 +94,7 @@ pub use sinew_core::mux::MuxConfig as Limits;
 pub use sinew_core::mux::config::ConfigError;
 pub use sinew_core::policy::backoff::{Backoff, BackoffError};
 pub use sinew_core::policy::breaker::{BreakerState, CircuitBreaker};
+pub use sinew_core::policy::hedging::HedgingPolicy;
 pub use sinew_core::policy::outlier::OutlierDetection;
 pub use sinew_core::policy::retry::RetryPolicy;
 pub use sinew_core::policy::throttle::AdaptiveThrottle;

@@ -7,6 +7,7 @@
 
 mod admission;
 mod ejection;
+mod hedging;
 mod limiters;
 mod pools;
 mod retries;
@@ -51,6 +52,11 @@ fn main() -> ExitCode {
             retries::rows(seeds, wanted),
         ),
         ("Ejection: ten servers", &["sinew"], ejection::rows(seeds, wanted)),
+        (
+            "Hedging: eleven servers, 1,000 calls a second",
+            &["sinew"],
+            hedging::rows(seeds, wanted),
+        ),
     ];
     let mut missed = 0;
     for (title, names, rows) in tables {

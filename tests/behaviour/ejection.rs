@@ -132,7 +132,7 @@ async fn who_fails_is_left_alone_and_comes_back_when_it_works() {
         assert_eq!(pool.get(S, 100).await, 0);
         pool.patients[1].turn(FAILS);
         assert_eq!(pool.get(S / 2, 100).await, 5, "five calls in a row");
-        assert_eq!(pool.ejected(), ["5 calls in a row failed"]);
+        assert_eq!(pool.ejected(), ["5 calls in a row failed or were late"]);
         pool.take_gets();
         // Every two seconds one call asks.
         let failed = pool.get(20 * S, 100).await;

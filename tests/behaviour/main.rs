@@ -17,6 +17,7 @@ mod discovery;
 mod ejection;
 mod evolution;
 mod foreign;
+mod hedging;
 mod interceptors;
 mod interop;
 mod lifecycle;

@@ -9,6 +9,7 @@ use std::time::Instant;
 use super::snapshot::MethodSnapshot;
 use crate::code::Code;
 use crate::policy::breaker::{Breaker, BreakerState, CircuitBreaker, Ended, Pass};
+use crate::policy::hedging::Hedges;
 use crate::policy::retry::RetryBudget;
 use crate::policy::throttle::{AdaptiveThrottle, Throttle};
 use crate::priority::{PRIORITIES, Priority};
@@ -40,6 +41,7 @@ pub(super) struct Account {
     refused: AtomicU64,
     path: OnceLock<String>,
     books: Mutex<Option<Box<Books>>>,
+    hedges: Mutex<Hedges>,
 }
 
 /// What is only needed where calls fail.
@@ -113,6 +115,11 @@ impl Account {
     pub(super) fn note_answer(&self, priority: Priority) {
         self.answered[priority.index()].fetch_add(1, Ordering::Relaxed);
         self.budget.deposit();
+    }
+
+    /// What is known of how long calls take, where they are made a second time.
+    pub(super) fn hedges(&self) -> MutexGuard<'_, Hedges> {
+        self.hedges.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a retry out of the budget.

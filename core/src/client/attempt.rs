@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use super::channel::{Channel, Wanted};
 use super::ejection::MayAsk;
 use super::future::outcome;
+use super::hedge::hedged;
 use super::member::{Completion, Picked};
 use super::raw::{Cause, RawRequest, context_of};
 use super::retry::{Next as NextAttempt, attempt_timed_out, spares_service};
@@ -169,24 +170,41 @@ async fn run(channel: Channel, mut request: RawRequest) -> Outcome {
     })
 }
 
+/// A status, and why it ended the attempt.
+pub(super) type Failed = (Status, Cause);
+
+/// A call that was opened at an endpoint.
+pub(super) struct Opened {
+    picked: Picked,
+    key: StreamKey,
+    /// Until when the attempt may take, and how long that is.
+    limit: Option<(Instant, Duration)>,
+}
+
 /// One attempt, which from when it is sent on has as long as its policy allows.
 async fn attempt(
     channel: &Channel,
     request: &mut RawRequest,
     policy: &RetryPolicy,
     sent: &AtomicBool,
-) -> Result<Reply, (Status, Cause)> {
-    let (picked, key, limit) =
-        open_somewhere(channel, request, policy).await.map_err(|status| (status, Cause::Failed))?;
+) -> Result<Reply, Failed> {
+    let hedging = channel.hedging_of(request);
+    let opened = open_somewhere(channel, request, policy, None).await?;
     sent.store(true, Ordering::Relaxed);
-    let answer = answer(channel, request, picked, key);
-    let Some(limit) = limit else {
+    if let Some(hedging) = hedging {
+        // Rare, and its state would make every call's larger.
+        return Box::pin(hedged(channel, request, policy, &hedging, opened)).await;
+    }
+    let limit = opened.limit;
+    bounded(limit, answer(channel, request, opened.picked, opened.key)).await
+}
+
+/// Bounds an attempt.
+async fn bounded(limit: Option<(Instant, Duration)>, answer: impl Future<Output = Outcome>) -> Result<Reply, Failed> {
+    let Some((limit, time)) = limit else {
         return answer.await.map_err(|status| (status, Cause::Failed));
     };
-    let timed_out = || {
-        let time = policy.time_of_attempt().unwrap_or_default();
-        Err((attempt_timed_out(time, HandlerRan::Maybe), Cause::TimedOut))
-    };
+    let timed_out = || Err((attempt_timed_out(time, HandlerRan::Maybe), Cause::TimedOut));
     match within(Some(limit), answer).await {
         None => timed_out(),
         // Its server, or the connection, had the same clock.
@@ -195,17 +213,42 @@ async fn attempt(
     }
 }
 
-/// Opens the call at an endpoint; tells until when the attempt may take.
-async fn open_somewhere(
+impl Opened {
+    /// The endpoint, where there are several.
+    pub(super) fn member(&self) -> Option<u64> {
+        self.picked.completion.as_ref().map(|completion| completion.member().id)
+    }
+
+    /// To be set when another attempt of the same call is answered first.
+    pub(super) fn overtaken(&mut self) -> Option<Arc<AtomicBool>> {
+        self.picked.completion.as_mut().map(Completion::overtaken)
+    }
+
+    /// The answer, of a call that does not stream.
+    pub(super) async fn answered(self, method: u64, idle: Option<Duration>) -> Result<Reply, Failed> {
+        let idle = idle.map(Idle::new);
+        let guard = Guard {
+            connection: self.picked.connection,
+            key: Some(self.key),
+            pump: None,
+            completion: self.picked.completion,
+        };
+        bounded(self.limit, answered(guard, self.key, method, idle.as_ref())).await
+    }
+}
+
+/// Opens the call at an endpoint: that one, if it was chosen already.
+pub(super) async fn open_somewhere(
     channel: &Channel,
     request: &mut RawRequest,
     policy: &RetryPolicy,
-) -> Result<(Picked, StreamKey, Option<Instant>), Status> {
-    let mut elsewhere: Option<Picked> = None;
+    mut chosen: Option<Picked>,
+) -> Result<Opened, Failed> {
+    let failed = |status: Status| (status, Cause::Failed);
     loop {
-        let mut picked = match elsewhere.take() {
+        let mut picked = match chosen.take() {
             Some(picked) => picked,
-            None => choose(channel, request).await?,
+            None => choose(channel, request).await.map_err(failed)?,
         };
         if !request.is_idempotent() {
             // What is sent before the handshake is done can be sent again by others.
@@ -224,21 +267,20 @@ async fn open_somewhere(
             method: request.method,
             timeout: 0,
             // Of a stream it is only the opening that an attempt's time is about, which its server does not bound.
-            deadline: limit.filter(|_| !request.streaming).or_else(|| request.bound()),
+            deadline: limit.map(|(limit, _)| limit).filter(|_| !request.streaming).or_else(|| request.bound()),
             metadata: &request.metadata,
             arguments: &request.arguments,
             fin: request.outbound.is_none(),
         };
         match open_here_or_there(&picked, opening).await {
-            Some(Ok(key)) => return Ok((picked, key, limit)),
-            Some(Err(error)) => return Err(not_opened(channel, picked, error)),
+            Some(Ok(key)) => return Ok(Opened { picked, key, limit }),
+            Some(Err(error)) => return Err(failed(not_opened(channel, picked, error))),
             None => {
                 // The same endpoint, by another connection.
                 let member = picked.completion.as_ref().map(|completion| Arc::clone(completion.member()));
                 let left = picked.connection.clone();
-                give_up_place(&mut picked);
-                drop(picked);
-                elsewhere = member.and_then(|member| member.begin_elsewhere(Some(&left), time::now));
+                picked.give_up();
+                chosen = member.and_then(|member| member.begin_elsewhere(Some(&left), time::now));
             }
         }
     }
@@ -321,19 +363,11 @@ async fn open_here_or_there(picked: &Picked, opening: OpenRequest<'_>) -> Option
     }
 }
 
-/// Nothing was sent there.
-fn give_up_place(picked: &mut Picked) {
-    if let Some(completion) = &mut picked.completion {
-        completion.set_neutral();
-    }
-    picked.connection.not_opened();
-}
-
-fn not_opened(channel: &Channel, mut picked: Picked, error: OpenError) -> Status {
-    give_up_place(&mut picked);
+fn not_opened(channel: &Channel, picked: Picked, error: OpenError) -> Status {
     if matches!(error, OpenError::GoingAway | OpenError::Closed(_)) {
         channel.retire(&picked.connection, picked.completion.as_ref());
     }
+    picked.give_up();
     open_status(error)
 }
 

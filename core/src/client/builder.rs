@@ -25,6 +25,7 @@ use crate::mux::MuxConfig;
 use crate::mux::config::check_duration;
 use crate::policy::backoff::Backoff;
 use crate::policy::breaker::CircuitBreaker;
+use crate::policy::hedging::HedgingPolicy;
 use crate::policy::outlier::OutlierDetection;
 use crate::policy::retry::RetryPolicy;
 use crate::policy::throttle::AdaptiveThrottle;
@@ -86,6 +87,7 @@ impl Default for ChannelBuilder {
                 timeout: Some(DEADLINE_DEFAULT),
                 wait_for_ready: false,
                 retry: RetryPolicy::DEFAULT,
+                hedging: HedgingPolicy::NEVER,
                 guards: Guards::DEFAULT,
             },
             dangerous_plaintext: false,
@@ -143,6 +145,14 @@ impl ChannelBuilder {
     #[must_use]
     pub fn outlier_detection(mut self, policy: OutlierDetection) -> Self {
         self.outliers = policy;
+        self
+    }
+
+    /// Makes calls that take long a second time, at another endpoint (default: none are), where the service's configuration says nothing of it. Channels to one address
+    /// have no other.
+    #[must_use]
+    pub fn hedging(mut self, policy: HedgingPolicy) -> Self {
+        self.calls.hedging = policy;
         self
     }
 

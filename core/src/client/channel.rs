@@ -21,6 +21,7 @@ use crate::context::Cx;
 use crate::interceptor::{Chain, Interceptor};
 use crate::message::Outcome;
 use crate::metadata::Metadata;
+use crate::policy::hedging::HedgingPolicy;
 use crate::policy::retry::RetryPolicy;
 use crate::status::Status;
 use crate::transport::Connection;
@@ -58,6 +59,7 @@ pub(super) struct CallSettings {
     pub(super) timeout: Option<Duration>,
     pub(super) wait_for_ready: bool,
     pub(super) retry: RetryPolicy,
+    pub(super) hedging: HedgingPolicy,
     pub(super) guards: Guards,
 }
 
@@ -112,7 +114,7 @@ impl Channel {
                 chain: Chain::default(),
                 timeout: Some(crate::call::DEADLINE_DEFAULT),
                 wait_for_ready: false,
-                retries: Arc::new(Retries::new(RetryPolicy::NEVER, Guards::DEFAULT)),
+                retries: Arc::new(Retries::new(RetryPolicy::NEVER, HedgingPolicy::NEVER, Guards::DEFAULT)),
             }),
         }
     }
@@ -124,7 +126,7 @@ impl Channel {
                 chain: calls.chain,
                 timeout: calls.timeout,
                 wait_for_ready: calls.wait_for_ready,
-                retries: Arc::new(Retries::new(calls.retry, calls.guards)),
+                retries: Arc::new(Retries::new(calls.retry, calls.hedging, calls.guards)),
             }),
         }
     }
@@ -191,11 +193,14 @@ impl Channel {
     #[must_use]
     pub fn snapshot(&self) -> ChannelSnapshot {
         let (retries, retries_withheld) = self.inner.retries.counts();
+        let (hedges, hedges_withheld) = self.inner.retries.hedge_counts();
         let methods = self.inner.retries.methods();
         if let Target::Pool(pool) = &*self.inner.target {
             return ChannelSnapshot {
                 retries,
                 retries_withheld,
+                hedges,
+                hedges_withheld,
                 methods,
                 ..pool.snapshot()
             };
@@ -203,6 +208,8 @@ impl Channel {
         ChannelSnapshot {
             retries,
             retries_withheld,
+            hedges,
+            hedges_withheld,
             methods,
             target: self.target().to_owned(),
             state: self.state(),

@@ -239,7 +239,7 @@ fn is_plain<T: ReplyShape, E>(call: &Call<T, E>) -> bool {
         && call.channel.chain().is_empty()
         && call.options.as_ref().is_none_or(|options| options.chain.is_empty() && options.wrong.is_none())
         && call.channel.local_calls().is_none()
-        && !call.channel.bounds_attempts(call.spec)
+        && !call.channel.times_attempts(call.spec)
         && call.channel.retries().account(call.spec.id()).is_calm()
 }
 

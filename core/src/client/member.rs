@@ -1,5 +1,6 @@
 //! One endpoint of a channel: its subchannel, and its load as this channel's calls see it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -60,6 +61,8 @@ pub(super) struct Completion {
     verdict: Verdict,
     /// How long it takes tells something.
     is_timed: bool,
+    /// Set when another attempt of its call was answered first.
+    overtaken: Option<Arc<AtomicBool>>,
 }
 
 impl Member {
@@ -175,6 +178,14 @@ impl Member {
 }
 
 impl Picked {
+    /// Nothing is sent there after all.
+    pub(super) fn give_up(mut self) {
+        if let Some(completion) = &mut self.completion {
+            completion.set_neutral();
+        }
+        self.connection.not_opened();
+    }
+
     /// The only connection there is.
     pub(super) fn only(connection: Connection) -> Self {
         Self {
@@ -193,6 +204,7 @@ impl Completion {
             began,
             verdict: Verdict::GivenUp,
             is_timed: true,
+            overtaken: None,
         }
     }
 
@@ -216,6 +228,11 @@ impl Completion {
         &self.member
     }
 
+    /// To be set when another attempt of the same call is answered: then this one took too long, whoever gave it up.
+    pub(super) fn overtaken(&mut self) -> Arc<AtomicBool> {
+        Arc::clone(self.overtaken.get_or_insert_default())
+    }
+
     /// The attempt is over: `failed` with that status, or with an answer.
     pub(super) fn end(mut self, failed: Option<&Status>) {
         self.verdict = failed.map_or(Verdict::Answered, verdict);
@@ -233,7 +250,12 @@ impl Drop for Completion {
             began,
             verdict,
             is_timed,
+            overtaken,
         } = self;
+        let is_overtaken = overtaken.as_ref().is_some_and(|overtaken| overtaken.load(Ordering::Relaxed));
+        if is_overtaken && *verdict == Verdict::GivenUp {
+            *verdict = Verdict::Late;
+        }
         let typical = &member.typical;
         match (*began, *is_timed) {
             (Some(began), true) => member.load.end(began, time::now(), *verdict, typical),

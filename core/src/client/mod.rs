@@ -14,6 +14,7 @@ mod choosing;
 mod config;
 pub mod future;
 pub mod health;
+mod hedge;
 mod ejection;
 mod extra_connections;
 mod periodic;

@@ -153,6 +153,8 @@ impl Pool {
         ChannelSnapshot {
             retries: 0,
             retries_withheld: 0,
+            hedges: 0,
+            hedges_withheld: 0,
             methods: Vec::new(),
             target: self.target().to_owned(),
             state: *shared.state.borrow(),

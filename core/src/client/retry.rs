@@ -14,6 +14,7 @@ use crate::config::ServiceConfig;
 use crate::context::ATTEMPT_KEY;
 use crate::method::MethodSpec;
 use crate::policy::breaker::Pass;
+use crate::policy::hedging::HedgingPolicy;
 use crate::policy::retry::RetryPolicy;
 use crate::priority::Priority;
 use crate::status::{HandlerRan, Status};
@@ -25,10 +26,13 @@ const ATTEMPTS_MAX: u32 = 3;
 /// What all calls of a target share.
 pub(super) struct Retries {
     policy: RetryPolicy,
+    hedging: HedgingPolicy,
     guards: Guards,
     accounts: Accounts,
     made: AtomicU64,
     withheld: AtomicU64,
+    hedges: AtomicU64,
+    hedges_withheld: AtomicU64,
 }
 
 /// What comes after an attempt that failed.
@@ -42,19 +46,41 @@ pub(super) enum Next {
 }
 
 impl Retries {
-    pub(super) fn new(policy: RetryPolicy, guards: Guards) -> Self {
+    pub(super) fn new(policy: RetryPolicy, hedging: HedgingPolicy, guards: Guards) -> Self {
         Self {
             policy,
+            hedging,
             guards,
             accounts: Accounts::new(),
             made: AtomicU64::new(0),
             withheld: AtomicU64::new(0),
+            hedges: AtomicU64::new(0),
+            hedges_withheld: AtomicU64::new(0),
         }
     }
 
     /// The policy of methods of which no configuration says anything.
     pub(super) fn policy(&self) -> RetryPolicy {
         self.policy
+    }
+
+    /// The same for calls that take long.
+    pub(super) fn hedging(&self) -> HedgingPolicy {
+        self.hedging
+    }
+
+    /// A call that took long was made a second time, or should have been.
+    pub(super) fn count_hedge(&self, is_made: bool, is_wanted: bool) {
+        let counter = if is_made { &self.hedges } else { &self.hedges_withheld };
+        counter.fetch_add(u64::from(is_wanted), Ordering::Relaxed);
+    }
+
+    /// Calls that were made a second time because they took long, and those that were not because nothing paid for it, or there was nobody else.
+    pub(super) fn hedge_counts(&self) -> (u64, u64) {
+        (
+            self.hedges.load(Ordering::Relaxed),
+            self.hedges_withheld.load(Ordering::Relaxed),
+        )
     }
 
     /// What is known of a method.
@@ -154,12 +180,14 @@ impl Channel {
         })
     }
 
-    /// Whether an attempt of that method may have less time than its call.
+    /// Whether attempts of that method are watched by a clock of their own: to be given up, or made a second time.
     #[inline]
-    pub(super) fn bounds_attempts(&self, spec: &MethodSpec) -> bool {
+    pub(super) fn times_attempts(&self, spec: &MethodSpec) -> bool {
         match self.config().as_deref() {
-            Some(Some(_)) => self.retry_policy(Some(spec)).time_of_attempt().is_some(),
-            Some(None) | None => self.retries().policy.time_of_attempt().is_some(),
+            Some(Some(_)) => {
+                self.retry_policy(Some(spec)).time_of_attempt().is_some() || self.hedging(Some(spec)).is_some()
+            }
+            Some(None) | None => self.retries().policy.time_of_attempt().is_some() || self.retries().hedging.is_on(),
         }
     }
 
@@ -205,11 +233,11 @@ impl RawRequest {
     }
 
     /// Until when an attempt that begins now may take, if that is before the whole call's time is up. One that no other can follow has as long as its call.
-    pub(super) fn attempt_limit(&self, policy: &RetryPolicy) -> Option<Instant> {
+    pub(super) fn attempt_limit(&self, policy: &RetryPolicy) -> Option<(Instant, Duration)> {
         let may_follow = self.is_idempotent() && self.outbound.is_none() && !self.history.is_on_behalf_of_a_retry;
         let time = policy.time_of_attempt().filter(|_| may_follow)?;
         let limit = time::now().checked_add(time)?;
-        self.deadline.is_none_or(|deadline| limit < deadline).then_some(limit)
+        self.deadline.is_none_or(|deadline| limit < deadline).then_some((limit, time))
     }
 }
 
@@ -237,12 +265,13 @@ pub(super) fn spares_service(status: &Status) -> bool {
 mod tests {
     use super::Retries;
     use crate::client::accounts::{ACCOUNTS, Guards};
+    use crate::policy::hedging::HedgingPolicy;
     use crate::policy::retry::RetryPolicy;
     use crate::priority::Priority;
 
     #[test]
     fn methods_have_budgets_of_their_own_as_long_as_there_are_any() {
-        let retries = Retries::new(RetryPolicy::DEFAULT, Guards::DEFAULT);
+        let retries = Retries::new(RetryPolicy::DEFAULT, HedgingPolicy::NEVER, Guards::DEFAULT);
         let spent = |method| retries.pay(method);
         // One retry is paid for from the start, of each.
         for method in [1, 1 + ACCOUNTS as u64, 1 + 2 * ACCOUNTS as u64, 2] {

@@ -29,6 +29,10 @@ pub struct ChannelSnapshot {
     pub retries: u64,
     /// Those that were not made, because too few calls succeeded to pay for them.
     pub retries_withheld: u64,
+    /// Calls that were made a second time so far, because they took long.
+    pub hedges: u64,
+    /// Those that were not, because too few calls paid for it, or there was no other endpoint.
+    pub hedges_withheld: u64,
     /// Methods whose calls were turned away, or failed where there is a circuit breaker.
     pub methods: Vec<MethodSnapshot>,
     /// Those of them that this channel connects to.

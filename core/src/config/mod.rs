@@ -25,6 +25,7 @@ pub use source::{ConfigPublisher, ConfigSource};
 use crate::discovery::Endpoint;
 use crate::method::MethodSpec;
 use crate::policy::breaker::CircuitBreaker;
+use crate::policy::hedging::HedgingPolicy;
 use crate::policy::outlier::OutlierDetection;
 use crate::policy::retry::RetryPolicy;
 use crate::policy::throttle::AdaptiveThrottle;
@@ -81,6 +82,7 @@ pub(crate) struct MethodConfig {
     pub(crate) timeout: Option<Duration>,
     pub(crate) wait_for_ready: Option<bool>,
     pub(crate) retry: Option<RetryPolicy>,
+    pub(crate) hedging: Option<HedgingPolicy>,
     pub(crate) throttle: Option<AdaptiveThrottle>,
     pub(crate) breaker: Option<CircuitBreaker>,
 }
@@ -90,6 +92,7 @@ impl MethodConfig {
         timeout: None,
         wait_for_ready: None,
         retry: None,
+        hedging: None,
         throttle: None,
         breaker: None,
     };
@@ -99,6 +102,7 @@ impl MethodConfig {
             timeout: self.timeout.or(below.timeout),
             wait_for_ready: self.wait_for_ready.or(below.wait_for_ready),
             retry: self.retry.or(below.retry),
+            hedging: self.hedging.or(below.hedging),
             throttle: self.throttle.or(below.throttle),
             breaker: self.breaker.or(below.breaker),
         }
@@ -170,9 +174,10 @@ impl ServiceConfig {
     /// | `timeout` | a duration, more than zero, at most 365 days | [`timeout`](Self::timeout) |
     /// | `wait_for_ready` | `true` or `false` | [`wait_for_ready`](Self::wait_for_ready) |
     /// | `retry` | `false`, or an object with any of `attempts` (1 to 5), `initial_backoff` and `max_backoff` (durations), `backoff_multiplier` (1 to 10), `codes` (a list of codes, as `"UNAVAILABLE"`), `attempt_timeout` (a duration); what is left out is that of [`RetryPolicy::DEFAULT`] | [`retry`](Self::retry) |
+    /// | `hedging` | `false`, or an object with any of `delay` (a duration of at most an hour) or `percentile` (0.5 to 0.999), and `budget` (0.001 to 1); what is left out is that of [`HedgingPolicy::DEFAULT`] | [`hedging`](Self::hedging) |
     /// | `throttle` | `false`, or an object with any of `multiplier` (1.1 to 10), `calls_min` (1 to 10,000); what is left out is that of [`AdaptiveThrottle::DEFAULT`] | [`throttle`](Self::throttle) |
     /// | `circuit_breaker` | `false`, or an object with any of `window` (100 ms to 10 min), `calls_min` (1 to 10,000), `failure_share` (0.01 to 1), `open_for` (1 ms to 10 min), `half_open_calls` (1 to 10,000); what is left out is that of [`CircuitBreaker::DEFAULT`] | [`circuit_breaker`](Self::circuit_breaker) |
-    /// | `methods` | an object: the name of each method, and an object with its `timeout`, `wait_for_ready`, `retry`, `throttle` and `circuit_breaker` | [`method_timeout`](Self::method_timeout), [`method_wait_for_ready`](Self::method_wait_for_ready), [`method_retry`](Self::method_retry), [`method_throttle`](Self::method_throttle), [`method_circuit_breaker`](Self::method_circuit_breaker) |
+    /// | `methods` | an object: the name of each method, and an object with its `timeout`, `wait_for_ready`, `retry`, `hedging`, `throttle` and `circuit_breaker` | [`method_timeout`](Self::method_timeout), [`method_wait_for_ready`](Self::method_wait_for_ready), [`method_retry`](Self::method_retry), [`method_hedging`](Self::method_hedging), [`method_throttle`](Self::method_throttle), [`method_circuit_breaker`](Self::method_circuit_breaker) |
     /// | `balancer` | the name of a [`BalancerChoice`], or `{"consistent_hash": {"metadata_key": "tenant"}}` | [`balancer`](Self::balancer) |
     /// | `routes` | a list of at most 16 objects, each with a `weight` from 0 to 65,535, and `labels`, an object of texts (none: all endpoints) | [`routes`](Self::routes) |
     /// | `weights` | an object: the name of an endpoint, and its weight from 0 to 65,535 | [`weight`](Self::weight) |
@@ -229,6 +234,20 @@ impl ServiceConfig {
     #[must_use]
     pub fn method_retry(mut self, method: impl Into<String>, policy: RetryPolicy) -> Self {
         self.methods.entry(method.into()).or_default().retry = Some(policy);
+        self
+    }
+
+    /// Makes calls that take long a second time at another endpoint, in place of what the channel does.
+    #[must_use]
+    pub fn hedging(mut self, policy: HedgingPolicy) -> Self {
+        self.all.hedging = Some(policy);
+        self
+    }
+
+    /// Makes calls of one method that take long a second time.
+    #[must_use]
+    pub fn method_hedging(mut self, method: impl Into<String>, policy: HedgingPolicy) -> Self {
+        self.methods.entry(method.into()).or_default().hedging = Some(policy);
         self
     }
 

@@ -15,10 +15,11 @@ use crate::discovery::nearest::nearest;
 use crate::metadata::Metadata;
 use crate::time::parse_duration;
 
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 13] = [
     "timeout",
     "wait_for_ready",
     "retry",
+    "hedging",
     "throttle",
     "circuit_breaker",
     "methods",
@@ -29,7 +30,14 @@ const KEYS: [&str; 12] = [
     "prefer_zone",
     "outlier_detection",
 ];
-const METHOD_KEYS: [&str; 5] = ["timeout", "wait_for_ready", "retry", "throttle", "circuit_breaker"];
+const METHOD_KEYS: [&str; 6] = [
+    "timeout",
+    "wait_for_ready",
+    "retry",
+    "hedging",
+    "throttle",
+    "circuit_breaker",
+];
 const ROUTE_KEYS: [&str; 2] = ["labels", "weight"];
 const BALANCERS: [&str; 6] = [
     "p2c_peak_ewma",
@@ -158,6 +166,7 @@ impl Place {
         match key {
             "timeout" => config.timeout = Some(self.duration(value)?),
             "wait_for_ready" => config.wait_for_ready = Some(self.boolean(value)?),
+            "hedging" => config.hedging = Some(self.hedging(value)?),
             "throttle" => config.throttle = Some(self.throttle(value)?),
             "circuit_breaker" => config.breaker = Some(self.breaker(value)?),
             _ => config.retry = Some(self.retry(value)?),
@@ -239,6 +248,7 @@ mod tests {
     use crate::config::{Route, ServiceConfig};
     use crate::policy::backoff::Backoff;
     use crate::policy::breaker::CircuitBreaker;
+    use crate::policy::hedging::HedgingPolicy;
     use crate::policy::outlier::OutlierDetection;
     use crate::policy::retry::RetryPolicy;
     use crate::policy::throttle::AdaptiveThrottle;
@@ -250,6 +260,7 @@ mod tests {
             "balancer": {"consistent_hash": {"metadata_key": "tenant"}},
             "routes": [{"labels": {"track": "canary"}, "weight": 1}, {"weight": 99}],
             "weights": {"orders-7": 50},
+            "hedging": {"delay": "30ms", "budget": 0.1},
             "throttle": {"multiplier": 3, "calls_min": 100},
             "circuit_breaker": {"window": "1s", "calls_min": 5, "failure_share": 0.2, "open_for": "30s", "half_open_calls": 2},
             "outlier_detection": {"consecutive_failures": 7, "latency_factor": 4, "max_ejected": 0.2, "ejection_time": "3s",
@@ -257,7 +268,7 @@ mod tests {
             "retry": {"attempts": 5, "codes": ["UNAVAILABLE", "aborted"], "attempt_timeout": "80ms"},
             "methods": {
                 "get": {"timeout": "300ms", "wait_for_ready": false, "retry": false, "throttle": false, "circuit_breaker": false},
-                "put": {"retry": {"initial_backoff": "5s", "backoff_multiplier": 1}}
+                "put": {"hedging": {"percentile": 0.95}, "retry": {"initial_backoff": "5s", "backoff_multiplier": 1}}
             }
         }"#;
         let five_seconds = Backoff::try_new(Duration::from_secs(5), 1.0, Duration::from_secs(5)).unwrap();
@@ -273,6 +284,8 @@ mod tests {
             .retry(retry.attempt_timeout(Duration::from_millis(80)))
             .method_retry("get", RetryPolicy::NEVER)
             .method_retry("put", RetryPolicy::DEFAULT.backoff(five_seconds))
+            .hedging(HedgingPolicy::DEFAULT.after(Duration::from_millis(30)).budget(0.1))
+            .method_hedging("put", HedgingPolicy::DEFAULT.percentile(0.95))
             .throttle(AdaptiveThrottle::DEFAULT.multiplier(3.0).calls_min(100))
             .method_throttle("get", AdaptiveThrottle::NEVER)
             .method_circuit_breaker("get", CircuitBreaker::NEVER)

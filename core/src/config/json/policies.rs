@@ -1,4 +1,4 @@
-//! The JSON forms of policies: retries, throttles, circuit breakers, outlier detection.
+//! The JSON forms of policies: retries, hedging, throttles, circuit breakers, outlier detection.
 
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use crate::config::ServiceConfigError;
 use crate::discovery::nearest::nearest;
 use crate::policy::backoff::Backoff;
 use crate::policy::breaker::{CALLS_MAX, CircuitBreaker, WINDOW_MAX};
+use crate::policy::hedging::HedgingPolicy;
 use crate::policy::outlier::OutlierDetection;
 use crate::policy::retry::{ATTEMPTS_MAX, RetryPolicy};
 use crate::policy::throttle::AdaptiveThrottle;
@@ -30,6 +31,9 @@ const OUTLIER_KEYS: [&str; 6] = [
     "max_ejected",
     "ejection_time",
 ];
+const HEDGING_KEYS: [&str; 3] = ["delay", "percentile", "budget"];
+/// As [`HedgingPolicy`] has it.
+const HEDGING_DELAY_MAX: Duration = Duration::from_hours(1);
 const THROTTLE_KEYS: [&str; 2] = ["multiplier", "calls_min"];
 const BREAKER_KEYS: [&str; 5] = ["window", "calls_min", "failure_share", "open_for", "half_open_calls"];
 /// As [`CircuitBreaker`] has it.
@@ -103,6 +107,27 @@ impl Place {
                 "max_ejected" => policy.max_ejected(place.number(value, 0.0, 1.0)?),
                 "ejection_time" => policy.ejection_time(place.duration_up_to(value, EJECTION_TIME_MAX)?),
                 _ => return Err(self.unknown(key, &OUTLIER_KEYS)),
+            };
+        }
+        Ok(policy)
+    }
+
+    pub(super) fn hedging(&self, value: &Value) -> Parsed<HedgingPolicy> {
+        if value == &Value::Bool(false) {
+            return Ok(HedgingPolicy::NEVER);
+        }
+        let options = value.as_object().ok_or_else(|| self.wrong("false, or an object", value))?;
+        let mut policy = HedgingPolicy::DEFAULT;
+        if options.contains_key("delay") && options.contains_key("percentile") {
+            return Err(self.wrong("one of `delay` and `percentile`, and not both", value));
+        }
+        for (key, value) in options {
+            let place = self.key(key);
+            policy = match key.as_str() {
+                "delay" => policy.after(place.duration_up_to(value, HEDGING_DELAY_MAX)?),
+                "percentile" => policy.percentile(place.number(value, 0.5, 0.999)?),
+                "budget" => policy.budget(place.number(value, 0.001, 1.0)?),
+                _ => return Err(self.unknown(key, &HEDGING_KEYS)),
             };
         }
         Ok(policy)
@@ -237,6 +262,18 @@ mod tests {
             (
                 r#"{"outlier_detection": {"ejection_time": "31s"}}"#,
                 "`outlier_detection.ejection_time` must be at most 30s, not \"31s\"",
+            ),
+            (
+                r#"{"hedging": {"delay": "1ms", "percentile": 0.9}}"#,
+                "`hedging` must be one of `delay` and `percentile`, and not both",
+            ),
+            (
+                r#"{"hedging": {"percentile": 95}}"#,
+                "`hedging.percentile` must be a number from 0.5 to 0.999, not 95",
+            ),
+            (
+                r#"{"hedging": {"delay": "2h"}}"#,
+                "`hedging.delay` must be at most 3600s",
             ),
             (
                 r#"{"throttle": {"multiplier": 1}}"#,

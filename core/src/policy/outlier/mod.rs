@@ -188,7 +188,7 @@ pub enum Reason {
 impl std::fmt::Display for Reason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Consecutive(failures) => write!(f, "{failures} calls in a row failed"),
+            Self::Consecutive(failures) => write!(f, "{failures} calls in a row failed or were late"),
             Self::Rate(own, others) => {
                 write!(
                     f,
