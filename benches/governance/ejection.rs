@@ -199,6 +199,8 @@ fn a_day(seed: u64) -> Vec<Figure> {
             let subject = |(id, load): (u64, &Load)| Subject {
                 id,
                 zone: "",
+                route: 0,
+                probe: None,
                 seen: load.observation(),
             };
             let subjects: Vec<Subject<'_>> = (0..).zip(&loads).map(subject).collect();

@@ -80,7 +80,30 @@ impl Shop for Middle {
 }
 
 /// What a channel has.
-type With = fn(ChannelBuilder) -> ChannelBuilder;
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum With {
+    /// Nothing else that would keep calls from servers that fail.
+    RetriesOnly,
+    /// All that it comes with.
+    Defaults,
+}
+
+impl With {
+    fn set(self, channel: ChannelBuilder) -> ChannelBuilder {
+        match self {
+            Self::RetriesOnly => channel.throttle(AdaptiveThrottle::NEVER),
+            Self::Defaults => channel,
+        }
+    }
+
+    /// The same where there are several servers.
+    fn set_pool(self, channel: ChannelBuilder) -> ChannelBuilder {
+        match self {
+            Self::RetriesOnly => self.set(channel).balancer(RoundRobin).outlier_detection(OutlierDetection::NEVER),
+            Self::Defaults => channel,
+        }
+    }
+}
 
 /// What came of the calls of a while.
 #[derive(Default)]
@@ -93,36 +116,28 @@ struct Ends {
 pub(crate) fn rows(seeds: u64, wanted: &str) -> Vec<Row> {
     let scenes: [Scene; 7] = [
         ("a minute without any server that works", |seed| {
-            outage(seed, RETRIES_ONLY)
+            outage(seed, With::RetriesOnly)
         }),
-        ("the same behind two servers", |seed| three_tiers(seed, RETRIES_ONLY)),
-        ("one of ten servers fails", |seed| one_of_ten(seed, RETRIES_ONLY)),
+        ("the same behind two servers", |seed| {
+            three_tiers(seed, With::RetriesOnly)
+        }),
+        ("one of ten servers fails", |seed| one_of_ten(seed, With::RetriesOnly)),
         (
             "ten thousand clients with a call in ten seconds, no server works",
             many_clients,
         ),
         ("a minute without any server that works, with the defaults", |seed| {
-            outage(seed, DEFAULTS)
+            outage(seed, With::Defaults)
         }),
         ("the same behind two servers, with the defaults", |seed| {
-            three_tiers(seed, DEFAULTS)
+            three_tiers(seed, With::Defaults)
         }),
         ("one of ten servers fails, with the defaults", |seed| {
-            one_of_ten(seed, DEFAULTS)
+            one_of_ten(seed, With::Defaults)
         }),
     ];
     rows_of(&scenes, seeds, wanted)
 }
-
-/// Nothing else that would keep calls from servers that fail.
-const RETRIES_ONLY: With = |channel| {
-    channel
-        .balancer(RoundRobin)
-        .outlier_detection(OutlierDetection::NEVER)
-        .throttle(AdaptiveThrottle::NEVER)
-};
-/// As a channel comes.
-const DEFAULTS: With = |channel| channel;
 
 /// From the 10th second to the 70th nothing works.
 const OUTAGE: (f64, f64) = (10.0, 70.0);
@@ -145,7 +160,7 @@ fn three_tiers(seed: u64, with: With) -> Vec<Figure> {
             let middle = ShopServer::new(Middle(ShopClient::from_channel(channel)));
             let server = Server::builder().service(middle).bind(format!("mem:tier-{}", fastrand::u64(..)));
             let server = server.start().await.expect("it starts");
-            channel = with(Channel::builder()).connect(&server.target()).await.expect("it is there");
+            channel = with.set(Channel::builder()).connect(&server.target()).await.expect("it is there");
             between.push(server);
         }
         drive(&[channel], RATE, seed, Duration::from_secs(75)).await;
@@ -191,7 +206,7 @@ fn one_of_ten(seed: u64, with: With) -> Vec<Figure> {
 fn many_clients(seed: u64) -> Vec<Figure> {
     in_virtual_time(async move {
         let counted = Arc::new(Counted::new(Duration::from_secs(60)));
-        let (servers, _channel) = pool(&counted, 1, RETRIES_ONLY, |_| (0.0, 1e9)).await;
+        let (servers, _channel) = pool(&counted, 1, With::RetriesOnly, |_| (0.0, 1e9)).await;
         let target = servers[0].target();
         let mut channels = Vec::new();
         for _ in 0..10_000 {
@@ -221,7 +236,7 @@ async fn pool(
         let server = server.register(registry.clone()).bind(format!("mem:shop-{}", fastrand::u64(..)));
         servers.push(server.start().await.expect("it starts"));
     }
-    let channel = with(Channel::builder().resolver(registry.resolver("bench.Shop")));
+    let channel = with.set_pool(Channel::builder().resolver(registry.resolver("bench.Shop")));
     let channel = channel.connect("mem:///bench.Shop").await.expect("it is there");
     while channel.snapshot().endpoints.len() < count {
         sleep(Duration::from_millis(10)).await;

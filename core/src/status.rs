@@ -78,6 +78,8 @@ struct Inner {
     is_of_a_call: bool,
     /// A server said so in an END.
     is_from_server: bool,
+    /// What it carries is meant for the caller of whoever was told.
+    is_passed_on: bool,
 }
 
 impl Status {
@@ -96,6 +98,7 @@ impl Status {
             source: None,
             is_of_a_call: false,
             is_from_server: false,
+            is_passed_on: false,
         }))
     }
 
@@ -274,7 +277,8 @@ impl Status {
     /// A status that came from elsewhere ([`Status::origin`]) and is returned without this travels on with its code and its message only: details,
     /// application error and metadata were meant for this server, and its callers would take the application error for one of this method's.
     #[must_use]
-    pub fn pass_on(self) -> Self {
+    pub fn pass_on(mut self) -> Self {
+        self.0.is_passed_on = true;
         self.with_origin(Origin::Local)
     }
 
@@ -282,14 +286,16 @@ impl Status {
     #[doc(hidden)]
     #[must_use]
     pub fn into_answer(mut self) -> Self {
-        if self.0.origin != Origin::Local {
+        let is_of_a_call = self.0.is_of_a_call || self.0.origin != Origin::Local;
+        // What was said of a call of the handler's, as when to come back or that nothing was sent, is not said of this one.
+        if is_of_a_call && !self.0.is_passed_on {
             self.0.details = Bytes::new();
             self.0.app = Bytes::new();
             self.0.metadata = Metadata::new();
             self.0.retryable = None;
         }
-        // What a call of the handler's came to tells nothing about whether the handler ran: it did.
-        if self.0.is_of_a_call || self.0.origin != Origin::Local {
+        // Nor does it tell anything about whether this handler ran: it did.
+        if is_of_a_call {
             self.0.ran = HandlerRan::Yes;
         }
         self

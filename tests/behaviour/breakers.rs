@@ -1,7 +1,7 @@
 //! Calls that are not made because most of them would fail: the throttle, and the circuit breaker.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -26,12 +26,17 @@ trait Mine {
 #[derive(Clone, Default)]
 struct Foreman {
     says: Arc<Mutex<Option<Status>>>,
+    hangs: Arc<AtomicBool>,
     dug: Arc<AtomicU64>,
 }
 
 impl Foreman {
     fn say(&self, status: Option<Status>) {
         *self.says.lock().unwrap_or_else(PoisonError::into_inner) = status;
+    }
+
+    fn hang(&self, hangs: bool) {
+        self.hangs.store(hangs, Ordering::Relaxed);
     }
 
     fn take_dug(&self) -> u64 {
@@ -42,6 +47,9 @@ impl Foreman {
 impl Mine for Foreman {
     async fn dig(&self) -> Result<(), Status> {
         self.dug.fetch_add(1, Ordering::Relaxed);
+        if self.hangs.load(Ordering::Relaxed) {
+            std::future::pending().await
+        }
         let says = self.says.lock().unwrap_or_else(PoisonError::into_inner).clone();
         says.map_or(Ok(()), Err)
     }
@@ -189,6 +197,43 @@ async fn who_finds_out_and_gives_up_leaves_it_to_the_next() {
         assert_eq!(client.dig().await.unwrap_err().policy(), Some("circuit_breaker"));
         drop(given_up);
         client.dig().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_finds_out_in_vain_opens_it_again() {
+    bounded(async {
+        let foreman = Foreman::default();
+        let server = serve(&foreman).await;
+        let channel = Channel::builder().circuit_breaker(CircuitBreaker::DEFAULT.half_open_calls(2)).timeout("100ms");
+        let channel = channel.connect(&server.target()).await.unwrap();
+        let client = MineClient::from_channel(channel.clone());
+        foreman.say(Some(Status::internal("flooded")));
+        dig(&client, 20).await;
+        // It hangs now.
+        foreman.hang(true);
+        sleep(Duration::from_secs(6)).await;
+        assert_eq!(client.dig().await.unwrap_err().code(), Code::DeadlineExceeded);
+        assert_eq!(of_dig(&channel).unwrap().breaker, BreakerState::Open);
+        assert_eq!(client.dig().await.unwrap_err().policy(), Some("circuit_breaker"));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_burst_of_failures_is_seen_next_to_what_went_well() {
+    bounded(async {
+        let foreman = Foreman::default();
+        let server = serve(&foreman).await;
+        let channel = Channel::builder().circuit_breaker(CircuitBreaker::DEFAULT);
+        let client = MineClient::from_channel(channel.connect(&server.target()).await.unwrap());
+        dig(&client, 1_000).await;
+        foreman.say(Some(Status::unavailable("a moment")));
+        dig(&client, 100).await;
+        foreman.say(None);
+        let ends = dig(&client, 100).await;
+        assert!(ends.iter().all(Result::is_ok), "100 of 1,000 within ten seconds");
     })
     .await;
 }

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use sinew::{
-    Channel, ChannelBuilder, MemRegistry, RetryPolicy, RoundRobin, Server, Serving, Status, Streaming, service,
+    Channel, ChannelBuilder, Cx, Interceptor, MemRegistry, Next, Outcome, PeakEwma, RetryPolicy, RoundRobin, Server,
+    Serving, Status, Streaming, service,
 };
 use tokio::time::sleep;
 
@@ -19,6 +20,8 @@ trait Clinic {
     async fn get(&self) -> Result<(), Status>;
     async fn put(&self) -> Result<(), Status>;
     async fn list(&self) -> Result<Streaming<u32>, Status>;
+    /// Begins, and sends nothing.
+    async fn hold(&self) -> Result<Streaming<u32>, Status>;
 }
 
 const HEALTHY: u8 = 0;
@@ -67,13 +70,18 @@ impl Clinic for Patient {
         self.answer().await?;
         Ok(Streaming::iter([1]))
     }
+    async fn hold(&self) -> Result<Streaming<u32>, Status> {
+        Ok(Streaming::from(futures_util::stream::pending()))
+    }
 }
 
 const S: Duration = Duration::from_secs(1);
 
 struct Pool {
     patients: Vec<Patient>,
-    _servers: Vec<Serving>,
+    addresses: Vec<String>,
+    servers: Vec<Serving>,
+    registry: MemRegistry,
     client: ClinicClient,
     channel: Channel,
 }
@@ -82,12 +90,14 @@ struct Pool {
 async fn pool(count: usize, set: impl FnOnce(ChannelBuilder) -> ChannelBuilder) -> Pool {
     let registry = MemRegistry::new();
     let mut patients = Vec::new();
-    let mut servers = Vec::new();
+    let (mut servers, mut addresses) = (Vec::new(), Vec::new());
     for _ in 0..count {
         let patient = Patient::default();
         let server = Server::builder().service(ClinicServer::new(patient.clone()));
-        let server = server.register(registry.clone()).bind(format!("mem:{}", unique("clinic")));
+        let address = format!("mem:{}", unique("clinic"));
+        let server = server.register(registry.clone()).bind(&*address);
         servers.push(server.start().await.unwrap());
+        addresses.push(address);
         patients.push(patient);
     }
     let channel = Channel::builder().resolver(registry.resolver("test.Clinic")).balancer(RoundRobin);
@@ -98,7 +108,9 @@ async fn pool(count: usize, set: impl FnOnce(ChannelBuilder) -> ChannelBuilder) 
     .await;
     Pool {
         patients,
-        _servers: servers,
+        addresses,
+        servers,
+        registry,
         client: ClinicClient::from_channel(channel.clone()),
         channel,
     }
@@ -173,9 +185,10 @@ async fn calls_that_must_not_run_twice_ask_only_if_there_are_no_others() {
             sleep(S / 100).await;
         }
         assert!((2..=5).contains(&failed), "{failed}");
-        // Streams never do.
+        // As long as there are those, streams never do.
         for _ in 0..500 {
             pool.client.list().await.unwrap();
+            let _ill = pool.client.get().await;
             sleep(S / 100).await;
         }
         pool.patients[0].turn(HEALTHY);
@@ -242,6 +255,134 @@ async fn where_all_fail_all_are_called() {
         assert_eq!(pool.ejected().len(), 1);
     })
     .await;
+}
+
+/// With the default balancer, too, which has two to choose from.
+#[tokio::test(start_paused = true)]
+async fn who_is_ejected_serves_if_the_others_go() {
+    bounded(async {
+        for balancer in [true, false] {
+            let set = |channel: ChannelBuilder| match balancer {
+                true => channel.balancer(PeakEwma),
+                false => channel,
+            };
+            let mut pool = pool(2, set).await;
+            pool.get(S, 100).await;
+            pool.patients[0].turn(FAILS);
+            // By load hardly any call goes there.
+            for _ in 0..100 {
+                pool.get(S, 100).await;
+                if pool.ejected().len() == 1 {
+                    break;
+                }
+            }
+            pool.patients[0].turn(HEALTHY);
+            drop(pool.servers.remove(1));
+            sleep(S / 10).await;
+            let end = pool.client.get().await;
+            assert!(end.is_ok(), "{end:?}");
+            assert_eq!(pool.ejected().len(), 0);
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_stream_is_in_nobodys_way() {
+    bounded(async {
+        let pool = pool(3, |channel| channel).await;
+        let mut streams = Vec::new();
+        for _ in 0..3 {
+            streams.push(pool.client.hold().await.unwrap());
+        }
+        pool.patients[1].turn(FAILS);
+        pool.get(S, 100).await;
+        assert_eq!(pool.ejected().len(), 1);
+        pool.patients[1].turn(HEALTHY);
+        assert_eq!(pool.get(5 * S, 100).await, 0);
+        assert_eq!(pool.ejected().len(), 0);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn streams_that_begin_are_answers_and_ask_where_there_is_nothing_else() {
+    bounded(async {
+        let pool = pool(3, |channel| channel).await;
+        let list = async |calls: u32| {
+            let mut failed = 0;
+            for _ in 0..calls {
+                failed += u32::from(pool.client.list().await.is_err());
+                sleep(S / 100).await;
+            }
+            failed
+        };
+        // Nine failures, none of them behind the other.
+        for _ in 0..9 {
+            pool.patients[2].turn(FAILS);
+            assert_eq!(list(3).await, 1);
+            pool.patients[2].turn(HEALTHY);
+            list(3).await;
+        }
+        assert_eq!(pool.ejected().len(), 0);
+        pool.patients[2].turn(FAILS);
+        assert_eq!(list(50).await, 5);
+        assert_eq!(pool.ejected().len(), 1);
+        pool.patients[2].turn(HEALTHY);
+        list(1_500).await;
+        assert_eq!(pool.ejected().len(), 0);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_comes_back_is_not_held_to_what_it_did_before() {
+    bounded(async {
+        let mut pool = pool(3, |channel| channel).await;
+        pool.get(S, 100).await;
+        // It goes with many calls under way, which all fail.
+        pool.patients.iter().for_each(|patient| patient.turn(HANGS));
+        let mut calls = tokio::task::JoinSet::new();
+        for _ in 0..60 {
+            let client = pool.client.clone();
+            calls.spawn(async move { client.get().await });
+        }
+        sleep(S / 10).await;
+        pool.patients.iter().for_each(|patient| patient.turn(HEALTHY));
+        let (address, patient) = (pool.addresses[1].clone(), pool.patients[1].clone());
+        drop(pool.servers.remove(1));
+        sleep(S / 10).await;
+        let again = Server::builder().service(ClinicServer::new(patient)).register(pool.registry.clone());
+        pool.servers.push(again.bind(address).start().await.unwrap());
+        pool.get(2 * S, 100).await;
+        assert_eq!(pool.ejected(), [""; 0]);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn deadlines_count_whoever_looks_at_the_clock_first() {
+    bounded(async {
+        // By the general way.
+        let timed = RetryPolicy::NEVER.attempt_timeout(S / 20);
+        for set in [RetryPolicy::NEVER, timed] {
+            let pool = pool(3, |channel| channel.timeout("100ms").retry(set).interceptor(Nothing)).await;
+            pool.get(S, 100).await;
+            pool.patients[2].turn(HANGS);
+            pool.get(S, 100).await;
+            assert_eq!(pool.ejected().len(), 1);
+        }
+    })
+    .await;
+}
+
+/// Lets all calls through.
+struct Nothing;
+
+impl Interceptor for Nothing {
+    async fn call<N: Next>(&self, cx: &mut Cx, next: N) -> Outcome {
+        next.run(cx).await
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,7 +2,7 @@
 //!
 //! As long as nothing fails, a call adds one to a count and takes no lock. The decisions are `policy/throttle`'s and `policy/breaker`'s.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -28,7 +28,12 @@ const THROTTLE_POLICY: &str = "throttle";
 const BREAKER_POLICY: &str = "circuit_breaker";
 
 /// The accounts of a target, each with the id of its method; 0 for none yet.
-pub(super) struct Accounts([(AtomicU64, Account); ACCOUNTS]);
+pub(super) struct Accounts {
+    own: [(AtomicU64, Account); ACCOUNTS],
+    /// Of all other methods: what pays for retries, and nothing else, since they have nothing to do with each other.
+    shared: Account,
+    since: Instant,
+}
 
 /// One method's.
 #[derive(Default)]
@@ -38,6 +43,10 @@ pub(super) struct Account {
     answered: [AtomicU64; PRIORITIES],
     /// Somebody has to look at the books before a call is made.
     is_guarded: AtomicBool,
+    /// Counts the changes of the breaker.
+    turn: AtomicU32,
+    /// By methods that have nothing to do with each other.
+    is_shared: bool,
     refused: AtomicU64,
     path: OnceLock<String>,
     books: Mutex<Option<Box<Books>>>,
@@ -79,7 +88,14 @@ impl Guards {
 
 impl Accounts {
     pub(super) fn new() -> Self {
-        Self(std::array::from_fn(|_| (AtomicU64::new(0), Account::default())))
+        Self {
+            own: std::array::from_fn(|_| (AtomicU64::new(0), Account::default())),
+            shared: Account {
+                is_shared: true,
+                ..Account::default()
+            },
+            since: time::now(),
+        }
     }
 
     /// The account of a method.
@@ -87,7 +103,7 @@ impl Accounts {
     pub(super) fn of(&self, method: u64) -> &Account {
         let first = usize::try_from(method % ACCOUNTS as u64).unwrap_or_default();
         for place in 0..PLACES {
-            let (id, account) = &self.0[(first + place) % ACCOUNTS];
+            let (id, account) = &self.own[(first + place) % ACCOUNTS];
             let is_its_own = match id.load(Ordering::Relaxed) {
                 // Whoever comes first has it.
                 0 => {
@@ -100,12 +116,17 @@ impl Accounts {
                 return account;
             }
         }
-        &self.0[first].1
+        &self.shared
     }
 
     /// Those of which there is something to tell.
     pub(super) fn snapshot(&self) -> Vec<MethodSnapshot> {
-        self.0.iter().filter_map(|(_, account)| account.snapshot()).collect()
+        self.own.iter().filter_map(|(_, account)| account.snapshot()).collect()
+    }
+
+    /// When nothing had been called yet.
+    pub(super) fn since(&self) -> Instant {
+        self.since
     }
 }
 
@@ -122,6 +143,11 @@ impl Account {
         self.hedges.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Gives it back.
+    pub(super) fn pay_back(&self) {
+        self.budget.give_back();
+    }
+
     /// Takes a retry out of the budget.
     pub(super) fn pay(&self) -> bool {
         self.budget.withdraw()
@@ -133,17 +159,25 @@ impl Account {
         !self.is_guarded.load(Ordering::Relaxed)
     }
 
+    /// What calls that are made without a look at the books are let through with.
+    #[inline]
+    pub(super) fn turn(&self) -> u32 {
+        self.turn.load(Ordering::Relaxed)
+    }
+
     /// Whether a call of the method `path` is to be made.
     ///
     /// # Errors
     /// UNAVAILABLE if a policy says no; nothing was sent.
-    pub(super) fn admit(&self, guards: &Guards, path: &str, priority: Priority) -> Result<Option<Pass>, Status> {
+    pub(super) fn admit(&self, guards: &Guards, path: &str, priority: Priority) -> Result<Pass, Status> {
         if self.is_calm() {
-            return Ok(None);
+            return Ok(Pass::free(self.turn()));
         }
         let now = time::now();
         let mut books = self.books();
-        let Some(books) = books.as_mut() else { return Ok(None) };
+        let Some(books) = books.as_mut() else {
+            return Ok(Pass::free(self.turn()));
+        };
         let before = books.breaker.state();
         let pass = books.breaker.admit(now, self.all_answered(), &guards.breaker);
         tell(path, before, books);
@@ -164,48 +198,54 @@ impl Account {
         if !throttle.admit(now, self.answered(priority), &guards.throttle, fastrand::f64()) {
             self.refused.fetch_add(1, Ordering::Relaxed);
             // Its turn is somebody else's.
-            books.breaker.end(
-                now,
-                (Some(pass), Ended::Aside),
-                self.all_answered(),
-                &guards.breaker,
-                0.5,
-            );
+            books.breaker.end(now, (pass, Ended::Aside), self.all_answered(), &guards.breaker, 0.5);
             let status = refusal(path, "most calls were turned away", &books.cause);
             return Err(status.with_rejection(THROTTLE_POLICY, "turned_away"));
         }
         self.calm_down(now, guards, books);
-        Ok(Some(pass))
+        Ok(pass)
     }
 
     /// A call that was let through was answered.
     #[inline]
-    pub(super) fn end_well(&self, pass: Option<Pass>, guards: &Guards, priority: Priority) {
+    pub(super) fn end_well(&self, pass: Pass, guards: &Guards, priority: Priority) {
         self.note_answer(priority);
-        if pass.is_some() {
+        if pass.is_trial() {
             self.end(pass, Ended::Well, guards);
         }
     }
 
     /// A call that was let through ended in a way that tells nothing.
-    pub(super) fn end_aside(&self, pass: Option<Pass>, guards: &Guards) {
-        if pass.is_some_and(|pass| pass.is_trial()) {
+    pub(super) fn end_aside(&self, pass: Pass, guards: &Guards) {
+        if pass.is_trial() {
             self.end(pass, Ended::Aside, guards);
         }
     }
 
-    fn end(&self, pass: Option<Pass>, ended: Ended, guards: &Guards) {
+    /// The time of a call was up that had been let through and sent.
+    pub(super) fn end_late(&self, pass: Pass, guards: &Guards, since: Instant) {
+        let failure = Failure {
+            path: "",
+            priority: Priority::default(),
+            status: &Status::deadline_exceeded("the deadline passed before the answer came"),
+            is_answer: false,
+        };
+        self.end_failed(pass, guards, &failure, since);
+    }
+
+    fn end(&self, pass: Pass, ended: Ended, guards: &Guards) {
         let answered = self.all_answered();
         if let Some(books) = self.books().as_mut() {
             let before = books.breaker.state();
             books.breaker.end(time::now(), (pass, ended), answered, &guards.breaker, fastrand::f64());
             tell(self.path.get().map_or("", String::as_str), before, books);
+            self.turn.store(books.breaker.turn(), Ordering::Relaxed);
         }
     }
 
-    /// A call that was let through failed.
+    /// A call that was let through failed; nothing was called before `since`.
     #[cold]
-    pub(super) fn end_failed(&self, pass: Option<Pass>, guards: &Guards, failure: &Failure<'_>) {
+    pub(super) fn end_failed(&self, pass: Pass, guards: &Guards, failure: &Failure<'_>, since: Instant) {
         let Failure {
             path, priority, status, ..
         } = *failure;
@@ -215,13 +255,13 @@ impl Account {
             self.note_answer(priority);
         }
         match ended {
-            Ended::Badly if guards.breaker.is_on() || was_turned_away => {}
-            Ended::Well if pass.is_some() => return self.end(pass, Ended::Well, guards),
+            Ended::Badly if !self.is_shared && (guards.breaker.is_on() || was_turned_away) => {}
+            Ended::Well if pass.is_trial() => return self.end(pass, Ended::Well, guards),
             _ => return self.end_aside(pass, guards),
         }
         let now = time::now();
         let mut books = self.books();
-        let books = books.get_or_insert_with(|| Box::new(self.new_books(now, guards)));
+        let books = books.get_or_insert_with(|| Box::new(Books::new(since, guards)));
         if self.path.get().is_none() && !path.is_empty() {
             let _first = self.path.set(path.to_owned());
         }
@@ -249,14 +289,6 @@ impl Account {
         self.answered.iter().map(|answered| answered.load(Ordering::Relaxed)).sum()
     }
 
-    fn new_books(&self, now: Instant, guards: &Guards) -> Books {
-        Books {
-            throttles: std::array::from_fn(|at| Throttle::new(now, self.answered[at].load(Ordering::Relaxed))),
-            breaker: Breaker::new(now, self.all_answered(), &guards.breaker),
-            cause: String::new(),
-        }
-    }
-
     /// Whether calls have to look at the books.
     fn calm_down(&self, now: Instant, guards: &Guards, books: &mut Books) {
         let answered = self.answered.iter().map(|answered| answered.load(Ordering::Relaxed));
@@ -264,16 +296,22 @@ impl Account {
         let mut shares = throttled.map(|(throttle, answered)| throttle.share(now, answered, &guards.throttle));
         let is_throttled = shares.any(|share| share > 0.0);
         let is_guarded = is_throttled || books.breaker.state() != BreakerState::Closed;
+        self.turn.store(books.breaker.turn(), Ordering::Relaxed);
         self.is_guarded.store(is_guarded, Ordering::Relaxed);
     }
 
     fn snapshot(&self) -> Option<MethodSnapshot> {
-        let books = self.books();
-        let books = books.as_ref()?;
+        let mut books = self.books();
+        let books = books.as_mut()?;
+        let (now, is_guarded) = (time::now(), !self.is_calm());
+        let mut throttles = books.throttles.iter_mut().zip(&self.answered);
+        let is_throttled = throttles.any(|(throttle, answered)| {
+            throttle.share(now, answered.load(Ordering::Relaxed), &AdaptiveThrottle::DEFAULT) > 0.0
+        });
         Some(MethodSnapshot {
             path: self.path.get().cloned().unwrap_or_default(),
             refused: self.refused.load(Ordering::Relaxed),
-            is_throttled: !self.is_calm() && books.breaker.state() == BreakerState::Closed,
+            is_throttled: is_guarded && is_throttled,
             breaker: books.breaker.state(),
             cause: books.cause.clone(),
         })
@@ -285,6 +323,14 @@ impl Account {
 }
 
 impl Books {
+    fn new(since: Instant, guards: &Guards) -> Self {
+        Self {
+            throttles: std::array::from_fn(|_| Throttle::new(since)),
+            breaker: Breaker::new(since, &guards.breaker),
+            cause: String::new(),
+        }
+    }
+
     fn note_cause(&mut self, status: &Status) {
         let cause = status.to_string();
         let end = (0..=CAUSE_BYTES_MAX.min(cause.len())).rev().find(|at| cause.is_char_boundary(*at));

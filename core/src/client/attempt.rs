@@ -116,7 +116,7 @@ async fn run(channel: Channel, mut request: RawRequest) -> Outcome {
             _ => failed,
         };
         loop {
-            let mut before = None;
+            let (mut before, mut is_paid) = (None, false);
             if let Some((failed, cause)) = request.history.failed.take() {
                 may_have_run |= failed.handler_ran() != HandlerRan::No;
                 let next = channel.after(&request, &policy, &failed, cause);
@@ -125,7 +125,7 @@ async fn run(channel: Channel, mut request: RawRequest) -> Outcome {
                 match next {
                     NextAttempt::AtOnce => {}
                     NextAttempt::After(wait) => {
-                        request.history.was_retried = true;
+                        is_paid = true;
                         tokio::time::sleep(wait).await;
                     }
                     NextAttempt::Over => return Err(over(failed, may_have_run)),
@@ -134,9 +134,15 @@ async fn run(channel: Channel, mut request: RawRequest) -> Outcome {
             }
             let admitted = match channel.admit(&request) {
                 Ok(admitted) => admitted,
-                // What was tried is what the call came to.
-                Err(refused) => return Err(before.map_or(refused, |failed| over(failed, may_have_run))),
+                Err(refused) => {
+                    if is_paid {
+                        channel.retries().pay_back(request.method);
+                    }
+                    // What was tried is what the call came to.
+                    return Err(before.map_or(refused, |failed| over(failed, may_have_run)));
+                }
             };
+            request.history.was_retried |= is_paid;
             request.history.attempts += 1;
             request.mark_attempt();
             match attempt(&channel, &mut request, &policy, &sent).await {
@@ -272,8 +278,14 @@ pub(super) async fn open_somewhere(
             arguments: &request.arguments,
             fin: request.outbound.is_none(),
         };
+        let due = opening.deadline;
         match open_here_or_there(&picked, opening).await {
-            Some(Ok(key)) => return Ok(Opened { picked, key, limit }),
+            Some(Ok(key)) => {
+                if let Some(completion) = &mut picked.completion {
+                    completion.set_due(due);
+                }
+                return Ok(Opened { picked, key, limit });
+            }
             Some(Err(error)) => return Err(failed(not_opened(channel, picked, error))),
             None => {
                 // The same endpoint, by another connection.
@@ -330,6 +342,9 @@ async fn streamed(channel: &Channel, mut guard: Guard, key: StreamKey, idle: Opt
         let status = status.with_metadata(trailers);
         guard.over(Some(&status));
         return Err(status);
+    }
+    if let Some(completion) = &mut guard.completion {
+        completion.begin_stream();
     }
     Ok(streaming_reply(channel, guard, metadata, idle))
 }

@@ -12,9 +12,10 @@ use tokio::sync::Notify;
 use super::member::Member;
 use crate::discovery::Endpoint;
 use crate::policy::load::{Load, Verdict};
-use crate::policy::outlier::{Ejector, OutlierDetection, Reason, SWEEP_EVERY, Standing, Subject};
+use crate::policy::outlier::{Ejector, OutlierDetection, ProbeEnd, Reason, SWEEP_EVERY, Standing, Subject};
 
-/// How long a call that must not run twice is spared asking an ejected endpoint, if others could: then it asks, or the endpoint would never come back.
+/// How long a call that must not run twice is spared asking an ejected endpoint, if others could: then it asks, or the endpoint would never come back. After as long
+/// again a stream does.
 const SPARE_OTHERS_FOR: Duration = Duration::from_secs(1);
 
 /// After so long without a failure the windows are not looked at until there is one: as long as the longest of them.
@@ -23,13 +24,22 @@ const QUIET_AFTER: Duration = Duration::from_secs(10);
 /// Whose call may ask an ejected endpoint whether it works again.
 const NOBODY: u8 = 0;
 const IDEMPOTENT: u8 = 1;
-const ANYBODY: u8 = 2;
+const UNARY: u8 = 2;
+const ANYBODY: u8 = 3;
+
+/// What is known of the call that asks: nothing, or how it ended.
+const UNKNOWN: u8 = 0;
+const WELL: u8 = 1;
+const BADLY: u8 = 2;
+const ASIDE: u8 = 3;
 
 /// Whether a call may be the one that asks an ejected endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum MayAsk {
-    /// It is a stream, whose end may be far away.
+    /// It is one that asks another already.
     Never,
+    /// It is a stream, or may be one, and is lost if the endpoint fails.
+    AtLast,
     /// It must not run twice, and fails if the endpoint does.
     IfNobodyElse,
     /// It can be tried again elsewhere.
@@ -39,21 +49,31 @@ pub(super) enum MayAsk {
 impl MayAsk {
     pub(super) const fn of(is_unary: bool, is_idempotent: bool) -> Self {
         match (is_unary, is_idempotent) {
-            (false, _) => Self::Never,
+            (false, _) => Self::AtLast,
             (true, false) => Self::IfNobodyElse,
             (true, true) => Self::Gladly,
+        }
+    }
+
+    /// What it takes for that call to be the one.
+    const fn rank(self) -> u8 {
+        match self {
+            Self::Never => u8::MAX,
+            Self::AtLast => ANYBODY,
+            Self::IfNobodyElse => UNARY,
+            Self::Gladly => IDEMPOTENT,
         }
     }
 }
 
 /// What calls see and tell of a member's standing.
 pub(super) struct Watch {
-    /// It is ejected: whatever becomes of a call there has to be looked at.
-    is_ejected: AtomicBool,
     /// The windows are looked at, again and again.
     is_swept: AtomicBool,
     /// Whose call may ask it.
     asks: AtomicU8,
+    /// How the call that asked ended, until somebody has looked.
+    probe: AtomicU8,
     /// Failures in a row that have to be looked at.
     worth_a_look: AtomicU32,
     looks: Arc<Notify>,
@@ -63,9 +83,9 @@ impl Watch {
     /// `looks` wakes the task that judges.
     pub(super) fn new(looks: Arc<Notify>) -> Self {
         Self {
-            is_ejected: AtomicBool::new(false),
             is_swept: AtomicBool::new(true),
             asks: AtomicU8::new(NOBODY),
+            probe: AtomicU8::new(UNKNOWN),
             worth_a_look: AtomicU32::new(u32::MAX),
             looks,
         }
@@ -74,19 +94,39 @@ impl Watch {
     /// A call ended there.
     #[inline]
     pub(super) fn note(&self, load: &Load, verdict: Verdict) {
-        let has_failed = matches!(verdict, Verdict::Failed | Verdict::Late);
-        if has_failed || self.is_ejected.load(Ordering::Relaxed) {
-            self.note_rare(load);
+        if matches!(verdict, Verdict::Failed | Verdict::Late) {
+            self.note_failure(load);
+        }
+    }
+
+    /// The call that asks ended so.
+    pub(super) fn end_probe(&self, verdict: Verdict) {
+        let end = match verdict {
+            Verdict::Answered | Verdict::Streamed => WELL,
+            Verdict::Failed | Verdict::Late => BADLY,
+            Verdict::GivenUp | Verdict::Neutral => ASIDE,
+        };
+        self.probe.store(end, Ordering::Relaxed);
+        self.looks.notify_one();
+    }
+
+    /// How the call that asked ended, once.
+    fn take_probe_end(&self) -> Option<ProbeEnd> {
+        match self.probe.swap(UNKNOWN, Ordering::Relaxed) {
+            WELL => Some(ProbeEnd::Well),
+            BADLY => Some(ProbeEnd::Badly),
+            ASIDE => Some(ProbeEnd::Aside),
+            _ => None,
         }
     }
 
     #[cold]
-    fn note_rare(&self, load: &Load) {
+    fn note_failure(&self, load: &Load) {
         let (run, worth) = (load.trouble(), self.worth_a_look.load(Ordering::Relaxed));
         // A run that goes on is looked at now and then; the windows are looked at anyway.
         let is_worth = run >= worth && (run - worth).is_multiple_of(worth.max(1));
         let is_first = !self.is_swept.swap(true, Ordering::Relaxed);
-        if is_worth || is_first || self.is_ejected.load(Ordering::Relaxed) {
+        if is_worth || is_first {
             self.looks.notify_one();
         }
     }
@@ -94,18 +134,20 @@ impl Watch {
     /// Whether this call is the one that asks.
     pub(super) fn takes_probe(&self, call: MayAsk) -> bool {
         let asks = self.asks.load(Ordering::Relaxed);
-        let may_ask = match call {
-            MayAsk::Never => false,
-            MayAsk::IfNobodyElse => asks == ANYBODY,
-            MayAsk::Gladly => asks != NOBODY,
-        };
-        may_ask && self.asks.compare_exchange(asks, NOBODY, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        asks >= call.rank() && self.asks.compare_exchange(asks, NOBODY, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
     /// The call that was to ask could not be made; the next one may.
     pub(super) fn give_back_probe(&self) {
-        self.asks.store(ANYBODY, Ordering::Relaxed);
+        self.asks.store(UNARY, Ordering::Relaxed);
     }
+}
+
+/// An endpoint that is ready.
+pub(super) struct Judged<'a> {
+    pub(super) endpoint: &'a Endpoint,
+    pub(super) route: usize,
+    pub(super) member: &'a Arc<Member>,
 }
 
 /// Who is ejected.
@@ -119,8 +161,8 @@ pub(super) struct Ejections {
     failed: u64,
     failed_at: tokio::time::Instant,
     is_swept: bool,
-    /// Since when somebody may ask each of those that are ejected.
-    asked_since: HashMap<u64, Instant>,
+    /// Which question to each of those that are ejected is open, and since when.
+    asked_since: HashMap<u64, (u32, Instant)>,
     /// When somebody else may.
     look_again: Option<Instant>,
 }
@@ -152,13 +194,15 @@ impl Ejections {
     }
 
     /// Judges those that are connected.
-    pub(super) fn look(&mut self, now: tokio::time::Instant, ready: &[(&Endpoint, &Arc<Member>)]) {
+    pub(super) fn look(&mut self, now: tokio::time::Instant, ready: &[Judged<'_>]) {
         let subjects: Vec<Subject<'_>> = ready
             .iter()
-            .map(|(endpoint, member)| Subject {
-                id: member.id,
-                zone: endpoint.zone(),
-                seen: member.load.observation(),
+            .map(|one| Subject {
+                id: one.member.id,
+                zone: one.endpoint.zone(),
+                route: one.route,
+                probe: one.member.watch.take_probe_end(),
+                seen: one.member.load.observation(),
             })
             .collect();
         let failed = subjects.iter().map(|subject| subject.seen.failed).sum();
@@ -172,18 +216,20 @@ impl Ejections {
         }
         let now = now.into_std();
         let changes = self.ejector.look(now, &subjects, fastrand::f64);
-        let name =
-            |id: u64| ready.iter().find(|(_, member)| member.id == id).map_or("", |(endpoint, _)| endpoint.name());
+        let name = |id: u64| {
+            let found = ready.iter().find(|one| one.member.id == id);
+            found.map_or("", |one| one.endpoint.name())
+        };
         for (id, reason) in &changes.ejected {
             tracing::warn!(target = %self.target, endpoint = name(*id), %reason, "an endpoint is ejected: it gets no calls for a while");
         }
         for id in &changes.readmitted {
             tracing::info!(target = %self.target, endpoint = name(*id), "an endpoint that was ejected gets calls again");
         }
-        self.asked_since.retain(|id, _| ready.iter().any(|(_, member)| member.id == *id));
+        self.asked_since.retain(|id, _| ready.iter().any(|one| one.member.id == *id));
         self.look_again = self.ejector.look_again_at();
-        for (_, member) in ready {
-            self.show(now, member);
+        for one in ready {
+            self.show(now, one.member);
         }
     }
 
@@ -192,31 +238,31 @@ impl Ejections {
         let watch = &member.watch;
         watch.worth_a_look.store(self.worth_a_look, Ordering::Relaxed);
         watch.is_swept.store(self.is_swept || self.worth_a_look == u32::MAX, Ordering::Relaxed);
-        let Standing::Ejected { is_probed } = self.ejector.standing(member.id) else {
-            watch.is_ejected.store(false, Ordering::Relaxed);
-            watch.asks.store(NOBODY, Ordering::Relaxed);
+        let Standing::Ejected {
+            question: Some(question),
+        } = self.ejector.standing(member.id)
+        else {
             self.asked_since.remove(&member.id);
+            watch.asks.store(NOBODY, Ordering::Relaxed);
             return;
         };
-        watch.is_ejected.store(true, Ordering::Relaxed);
-        if !is_probed {
-            self.asked_since.remove(&member.id);
-            watch.asks.store(NOBODY, Ordering::Relaxed);
-            return;
-        }
-        let is_over = watch.asks.load(Ordering::Relaxed) == NOBODY && member.load.in_flight() == 0;
-        match self.asked_since.get(&member.id).filter(|_| !is_over) {
-            // Or who asked gave up, which tells nothing.
-            None => {
-                self.asked_since.insert(member.id, now);
-                watch.asks.store(IDEMPOTENT, Ordering::Relaxed);
-                self.look_again_at(now + SPARE_OTHERS_FOR);
-            }
-            // Unless somebody asks already.
-            Some(since) if now.saturating_duration_since(*since) >= SPARE_OTHERS_FOR => {
-                let _asks = watch.asks.compare_exchange(IDEMPOTENT, ANYBODY, Ordering::Relaxed, Ordering::Relaxed);
-            }
-            Some(since) => self.look_again_at(*since + SPARE_OTHERS_FOR),
+        let open = self.asked_since.get(&member.id).filter(|(asked, _)| *asked == question);
+        let Some((_, since)) = open.copied() else {
+            self.asked_since.insert(member.id, (question, now));
+            watch.asks.store(IDEMPOTENT, Ordering::Relaxed);
+            return self.look_again_at(now + SPARE_OTHERS_FOR);
+        };
+        let spared = now.saturating_duration_since(since);
+        let asks = match spared {
+            spared if spared >= SPARE_OTHERS_FOR * 2 => ANYBODY,
+            spared if spared >= SPARE_OTHERS_FOR => UNARY,
+            _ => IDEMPOTENT,
+        };
+        // Unless somebody asks already.
+        let more = |before: u8| (before != NOBODY).then_some(asks.max(before));
+        let is_open = watch.asks.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok();
+        if is_open && asks != ANYBODY {
+            self.look_again_at(since + SPARE_OTHERS_FOR * u32::from(asks));
         }
     }
 
@@ -235,7 +281,7 @@ impl Ejections {
     pub(super) fn back_for(&self, member: &Member, now: tokio::time::Instant) -> Option<Duration> {
         match self.ejector.standing(member.id) {
             Standing::InService { since } => since.map(|since| now.into_std().saturating_duration_since(since)),
-            Standing::Ejected { .. } => None,
+            _ => None,
         }
     }
 

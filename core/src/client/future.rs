@@ -20,6 +20,7 @@ use crate::message::{Body, FromStatus, Outcome, Reply, ReplyShape};
 use crate::metadata::Metadata;
 use crate::method::MethodSpec;
 use crate::mux::{OpenError, OpenRequest, StreamKey, UnaryReply};
+use crate::policy::breaker::Pass;
 use crate::priority::Priority;
 use crate::status::{HandlerRan, Status};
 use crate::time;
@@ -63,6 +64,8 @@ struct Running {
     /// The stream is gone: its answer was taken.
     answered: bool,
     priority: Priority,
+    /// Of the method's circuit breaker when it began.
+    turn: u32,
     completion: Option<Completion>,
 }
 
@@ -186,7 +189,13 @@ impl<T: ReplyShape, E> MetaFuture<T, E> {
             status: &status,
             is_answer,
         };
-        account.end_failed(None, &call.channel.guards(Some(self.spec)), &failure);
+        let guards = call.channel.guards(Some(self.spec));
+        account.end_failed(
+            Pass::free(running.turn),
+            &guards,
+            &failure,
+            call.channel.retries().since(),
+        );
         let may_follow = status.handler_ran() == HandlerRan::No || (self.spec.is_idempotent() && is_covered);
         // The time of the whole call is up; its stream need not know any more when that was.
         let now = time::now();
@@ -240,14 +249,15 @@ fn is_plain<T: ReplyShape, E>(call: &Call<T, E>) -> bool {
         && call.options.as_ref().is_none_or(|options| options.chain.is_empty() && options.wrong.is_none())
         && call.channel.local_calls().is_none()
         && !call.channel.times_attempts(call.spec)
-        && call.channel.retries().account(call.spec.id()).is_calm()
 }
 
 /// Opens the call on the ready connection, if it is a plain one.
 fn begin<T: ReplyShape, E: FromStatus>(call: &mut Call<T, E>, task: &Context<'_>) -> Begun {
-    if !is_plain(call) {
+    let account = call.channel.retries().account(call.spec.id());
+    if !is_plain(call) || !account.is_calm() {
         return Begun::General;
     }
+    let turn = account.turn();
     let metadata = if call.options.is_none() && call.parent.is_none() {
         Metadata::new()
     } else {
@@ -297,6 +307,7 @@ fn begin<T: ReplyShape, E: FromStatus>(call: &mut Call<T, E>, task: &Context<'_>
             key,
             answered: false,
             priority,
+            turn,
             completion: completion.take(),
         }),
         Err(error) => {

@@ -63,6 +63,10 @@ pub(super) struct Completion {
     is_timed: bool,
     /// Set when another attempt of its call was answered first.
     overtaken: Option<Arc<AtomicBool>>,
+    /// When the time of the attempt is up.
+    due: Option<Instant>,
+    /// It asks an endpoint that is ejected, and nobody has told yet how that ended.
+    is_probe: bool,
 }
 
 impl Member {
@@ -205,6 +209,8 @@ impl Completion {
             verdict: Verdict::GivenUp,
             is_timed: true,
             overtaken: None,
+            due: None,
+            is_probe: false,
         }
     }
 
@@ -228,6 +234,25 @@ impl Completion {
         &self.member
     }
 
+    /// It asks an endpoint that is ejected.
+    pub(super) fn set_probe(&mut self) {
+        self.is_probe = true;
+    }
+
+    /// When the time of the attempt is up: then it is late, whoever looks at the clock first.
+    pub(super) fn set_due(&mut self, due: Option<Instant>) {
+        self.due = due;
+    }
+
+    /// The stream that it is about has begun.
+    pub(super) fn begin_stream(&mut self) {
+        self.verdict = Verdict::Streamed;
+        self.member.load.note_answer();
+        if std::mem::take(&mut self.is_probe) {
+            self.member.watch.end_probe(Verdict::Streamed);
+        }
+    }
+
     /// To be set when another attempt of the same call is answered: then this one took too long, whoever gave it up.
     pub(super) fn overtaken(&mut self) -> Arc<AtomicBool> {
         Arc::clone(self.overtaken.get_or_insert_default())
@@ -236,8 +261,8 @@ impl Completion {
     /// The attempt is over: `failed` with that status, or with an answer.
     pub(super) fn end(mut self, failed: Option<&Status>) {
         self.verdict = failed.map_or(Verdict::Answered, verdict);
-        if !self.is_timed && self.verdict != Verdict::Failed {
-            self.verdict = Verdict::Neutral;
+        if !self.is_timed && self.verdict == Verdict::Answered {
+            self.verdict = Verdict::Streamed;
         }
     }
 }
@@ -251,10 +276,15 @@ impl Drop for Completion {
             verdict,
             is_timed,
             overtaken,
+            due,
+            is_probe,
         } = self;
-        let is_overtaken = overtaken.as_ref().is_some_and(|overtaken| overtaken.load(Ordering::Relaxed));
-        if is_overtaken && *verdict == Verdict::GivenUp {
-            *verdict = Verdict::Late;
+        // A stream that has not begun is neutral until then.
+        if matches!(*verdict, Verdict::GivenUp | Verdict::Neutral) {
+            let is_overtaken = overtaken.as_ref().is_some_and(|overtaken| overtaken.load(Ordering::Relaxed));
+            if is_overtaken || due.is_some_and(|due| due <= time::now()) {
+                *verdict = Verdict::Late;
+            }
         }
         let typical = &member.typical;
         match (*began, *is_timed) {
@@ -263,6 +293,9 @@ impl Drop for Completion {
             (None, is_timed) => member.load.end_unmeasured(is_timed, time::now, *verdict, typical),
         }
         member.watch.note(&member.load, *verdict);
+        if *is_probe {
+            member.watch.end_probe(*verdict);
+        }
         if let Some(extras) = &member.extras {
             extras.leave(extra.as_deref());
         }

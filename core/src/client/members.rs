@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::balancer::zoned::prefers_zone;
 use super::balancer::{Candidate, ConnectsTo};
-use super::ejection::Ejections;
+use super::ejection::{Ejections, Judged};
 use super::health::Standing;
 use super::member::Member;
 use super::removals::Removals;
@@ -223,6 +223,7 @@ impl Members {
     /// Forgets what was shown, so that it is shown again.
     pub(super) fn show_again(&mut self) {
         self.shown.clear();
+        self.shown_ejected.clear();
     }
 
     /// Takes up another configuration.
@@ -424,7 +425,7 @@ impl Members {
         if ready.is_empty() {
             self.gathering = Gathering::None;
             self.look_again = None;
-            self.shown.clear();
+            self.show_again();
             return View::Nobody {
                 failure: self.failure(),
                 is_hopeless: self.is_hopeless(&wanted),
@@ -439,12 +440,10 @@ impl Members {
             self.gathering = Gathering::Until(until);
             return View::Gathering(until);
         }
-        let judged: Vec<(&Endpoint, &Arc<Member>)> =
-            ready.iter().map(|known| (&known.endpoint, &known.member)).collect();
-        self.ejections.look(now, &judged);
-        let is_ejected = |known: &&Known| self.ejections.reason(&known.member).is_some();
-        let (ejected, ready): (Vec<&Known>, Vec<&Known>) = ready.into_iter().partition(is_ejected);
-        let ejected: Vec<Arc<Member>> = ejected.into_iter().map(|known| Arc::clone(&known.member)).collect();
+        // Where one has all calls there is nobody to compare it with.
+        let is_judged = self.connects_to != ConnectsTo::First;
+        let judges = Some(&mut self.ejections).filter(|_| is_judged);
+        let ejected = judges.map_or_else(Vec::new, |judges| eject(judges, &mut ready, &self.config, now));
         let warmup = Warmup::new(self.config.slow_start);
         let age = |known: &&Known| Age {
             ready: known.member.ready_for(now),
@@ -460,7 +459,8 @@ impl Members {
         let candidates: Vec<Candidate> = ready.iter().zip(weights).map(candidate).collect();
         let grows_at = warmup.next_change(&ages).map(|ahead| now + ahead);
         let leave_at = self.outgoing.as_ref().map(|outgoing| outgoing.until).filter(|until| *until > now);
-        self.look_again = grows_at.into_iter().chain(leave_at).chain(self.ejections.look_again()).min();
+        let judge_at = self.ejections.look_again().filter(|_| is_judged);
+        self.look_again = grows_at.into_iter().chain(leave_at).chain(judge_at).min();
         self.gathering = Gathering::Done;
         let shown = candidates.iter().map(|one| (one.member.id, one.endpoint.clone(), one.weight)).collect();
         let asked = ejected.iter().map(|member| member.id).collect();
@@ -547,4 +547,22 @@ impl Members {
             WithCauses(failure)
         )))
     }
+}
+
+/// Takes those out that are so much worse than the others that they get no calls.
+fn eject(ejections: &mut Ejections, ready: &mut Vec<&Known>, config: &ServiceConfig, now: Instant) -> Vec<Arc<Member>> {
+    let judged: Vec<Judged<'_>> = ready
+        .iter()
+        .map(|known| Judged {
+            endpoint: &known.endpoint,
+            route: config.route_to(&known.endpoint).unwrap_or_default(),
+            member: &known.member,
+        })
+        .collect();
+    ejections.look(now, &judged);
+    let mut ejected: Vec<&Known> = ready.extract_if(.., |known| ejections.reason(&known.member).is_some()).collect();
+    if ready.is_empty() {
+        ready.append(&mut ejected);
+    }
+    ejected.into_iter().map(|known| Arc::clone(&known.member)).collect()
 }

@@ -302,9 +302,10 @@ impl Published {
     fn probe(&self, wanted: &Wanted<'_>, args: &PickArgs<'_>) -> Option<Picked> {
         let mut free = self.ejected.iter().filter(|member| !wanted.tried.contains(&member.id));
         let member = free.find(|member| member.watch.takes_probe(wanted.may_ask))?;
-        let picked = member.begin(|| args.now());
-        if picked.is_none() {
-            member.watch.give_back_probe();
+        let mut picked = member.begin(|| args.now());
+        match picked.as_mut().and_then(|picked| picked.completion.as_mut()) {
+            Some(completion) => completion.set_probe(),
+            None => member.watch.give_back_probe(),
         }
         picked
     }

@@ -89,6 +89,18 @@ impl Retries {
         self.accounts.of(method)
     }
 
+    /// When nothing had been called yet.
+    pub(super) fn since(&self) -> Instant {
+        self.accounts.since()
+    }
+
+    /// A retry that was paid for was not made.
+    pub(super) fn pay_back(&self, method: u64) {
+        self.account(method).pay_back();
+        self.made.fetch_sub(1, Ordering::Relaxed);
+        self.withheld.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Retries by policy that were made, and those that were not because nothing paid for them.
     pub(super) fn counts(&self) -> (u64, u64) {
         (self.made.load(Ordering::Relaxed), self.withheld.load(Ordering::Relaxed))
@@ -111,8 +123,11 @@ impl Retries {
 pub(super) struct Let<'a> {
     account: &'a Account,
     guards: Guards,
-    pass: Option<Pass>,
+    pass: Pass,
     priority: Priority,
+    since: Instant,
+    /// When its call is over in any case.
+    deadline: Option<Instant>,
     is_over: bool,
 }
 
@@ -131,13 +146,19 @@ impl Let<'_> {
             status,
             is_answer,
         };
-        self.account.end_failed(self.pass, &self.guards, &failure);
+        self.account.end_failed(self.pass, &self.guards, &failure, self.since);
     }
 }
 
 impl Drop for Let<'_> {
     fn drop(&mut self) {
-        if !self.is_over {
+        if self.is_over {
+            return;
+        }
+        // Whoever looked at the clock first.
+        if self.deadline.is_some_and(|deadline| deadline <= time::now()) {
+            self.account.end_late(self.pass, &self.guards, self.since);
+        } else {
             self.account.end_aside(self.pass, &self.guards);
         }
     }
@@ -176,6 +197,8 @@ impl Channel {
             guards,
             pass,
             priority,
+            since: self.retries().since(),
+            deadline: request.deadline,
             is_over: false,
         })
     }
@@ -284,6 +307,6 @@ mod tests {
             spent(method);
         }
         let (made, withheld) = retries.counts();
-        assert_eq!((made, made + withheld), (ACCOUNTS as u64, 8 + 9_997));
+        assert_eq!((made, made + withheld), (ACCOUNTS as u64 + 1, 8 + 9_997));
     }
 }

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::marks::Marks;
+use super::marks::{Marks, evenly};
 
 /// The window is looked at in so many parts.
 const PARTS: u32 = 10;
@@ -163,15 +163,14 @@ enum State {
 }
 
 impl Breaker {
-    /// Of a method whose calls were answered so many times.
+    /// Of a method that was not called before `since`.
     #[must_use]
-    pub fn new(now: Instant, answered: u64, policy: &CircuitBreaker) -> Self {
-        let counts = Counts { answered, failed: 0 };
+    pub fn new(since: Instant, policy: &CircuitBreaker) -> Self {
         Self {
             state: State::Closed,
-            marks: Marks::new(now, counts, policy.window / PARTS, policy.window),
+            marks: Marks::new(since, Counts::default(), policy.window / PARTS, policy.window),
             failed: 0,
-            answered,
+            answered: 0,
             turn: 0,
             times: 0,
         }
@@ -185,6 +184,12 @@ impl Breaker {
             State::Open { .. } => BreakerState::Open,
             State::HalfOpen { .. } => BreakerState::HalfOpen,
         }
+    }
+
+    /// Counts the changes of its state.
+    #[must_use]
+    pub fn turn(&self) -> u32 {
+        self.turn
     }
 
     /// Whether a call may be made, and else in how long it is worth to ask again.
@@ -222,14 +227,12 @@ impl Breaker {
     pub fn end(
         &mut self,
         now: Instant,
-        (pass, ended): (Option<Pass>, Ended),
+        (pass, ended): (Pass, Ended),
         answered: u64,
         policy: &CircuitBreaker,
         random: f64,
     ) {
-        // A call without a pass began while nothing failed.
-        let is_of_this_turn = pass.map_or(matches!(self.state, State::Closed), |pass| pass.turn == self.turn);
-        if !is_of_this_turn || !policy.is_on {
+        if pass.turn != self.turn || !policy.is_on {
             return;
         }
         match &mut self.state {
@@ -275,7 +278,12 @@ impl Breaker {
             // The configuration has changed.
             self.marks = Marks::new(now, self.counts(), policy.window / PARTS, policy.window);
         }
-        self.marks.note(now, self.counts());
+        let counts = self.counts();
+        // Calls are only looked at where some fail: what was answered meanwhile came evenly.
+        self.marks.note(now, counts, |last, part| Counts {
+            answered: evenly(last.answered, counts.answered, part),
+            ..counts
+        });
     }
 
     fn judge(&mut self, now: Instant, policy: &CircuitBreaker, random: f64) {
@@ -304,6 +312,12 @@ impl Breaker {
 }
 
 impl Pass {
+    /// Of a call that was made while the breaker was closed, in that turn.
+    #[must_use]
+    pub fn free(turn: u32) -> Self {
+        Self { turn, is_trial: false }
+    }
+
     /// Whether it finds out whether the breaker can close.
     #[must_use]
     pub fn is_trial(&self) -> bool {
@@ -330,7 +344,7 @@ mod tests {
         fn new() -> Self {
             let now = time::now();
             Self {
-                breaker: Breaker::new(now, 0, &POLICY),
+                breaker: Breaker::new(now, &POLICY),
                 now,
                 answered: 0,
             }
@@ -342,7 +356,7 @@ mod tests {
 
         fn end(&mut self, pass: Pass, ended: Ended) {
             self.answered += u64::from(ended == Ended::Well);
-            self.breaker.end(self.now, (Some(pass), ended), self.answered, &POLICY, 0.5);
+            self.breaker.end(self.now, (pass, ended), self.answered, &POLICY, 0.5);
         }
 
         fn call(&mut self, ended: Ended) -> bool {
@@ -376,6 +390,20 @@ mod tests {
             bench.call(Ended::Aside);
         }
         assert_eq!(bench.breaker.state(), BreakerState::Closed, "two of five are not half");
+    }
+
+    #[test]
+    fn a_burst_is_seen_next_to_all_that_went_well_before() {
+        let mut bench = Bench::new();
+        bench.now += Duration::from_secs(60);
+        bench.answered = 60_000;
+        for _ in 0..100 {
+            let pass = Pass::free(0);
+            bench.end(pass, Ended::Badly);
+        }
+        assert_eq!(bench.breaker.state(), BreakerState::Closed, "100 of 10,000");
+        (0..10_000).for_each(|_| bench.end(Pass::free(0), Ended::Badly));
+        assert_eq!(bench.breaker.state(), BreakerState::Open);
     }
 
     #[test]
@@ -432,9 +460,8 @@ mod tests {
         bench.now += Duration::from_secs(6);
         let passes: Vec<Pass> = (0..5).map(|_| bench.admit().unwrap()).collect();
         assert!(passes.iter().all(Pass::is_trial) && bench.admit() == Err(Duration::ZERO));
-        // Of an earlier time, and of nobody.
+        // Of an earlier time.
         bench.end(early, Ended::Badly);
-        bench.breaker.end(bench.now, (None, Ended::Badly), bench.answered, &POLICY, 0.5);
         assert_eq!(bench.breaker.state(), BreakerState::HalfOpen);
         // One that gives up makes room for another.
         bench.end(passes[0], Ended::Aside);

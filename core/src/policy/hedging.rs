@@ -26,7 +26,9 @@ const ANSWERS_MIN: u32 = 20;
 const ANSWERS_MAX: u32 = 2_000;
 /// One of so many answers has the delay found anew.
 const RENEW_EVERY: u32 = 64;
-/// Endpoints whose times are known, at most: those that answered longest ago are forgotten.
+/// Answers of all endpoints, for each of them, after which one that gave none is forgotten.
+const ANSWERS_KEPT: usize = 100;
+/// Endpoints whose times are known, at most: in the middle of so many one more changes nothing.
 pub const ENDPOINTS_MAX: usize = 1_024;
 
 /// How calls that take long are made a second time: as [`DEFAULT`](Self::DEFAULT), if they are at all.
@@ -172,11 +174,14 @@ impl Hedges {
     /// An endpoint answered in that time, or did not within it.
     pub fn note(&mut self, endpoint: u64, took: Duration) {
         self.answers = self.answers.wrapping_add(1);
+        if self.answers.is_multiple_of(RENEW_EVERY) {
+            // Those that have left are not asked any more.
+            let (answers, longest) = (self.answers, ANSWERS_KEPT.saturating_mul(self.endpoints.len().max(1)));
+            let is_used = |times: &Times| answers.wrapping_sub(times.noted) as usize <= longest;
+            self.endpoints.retain(|_, times| is_used(times));
+        }
         if self.endpoints.len() >= ENDPOINTS_MAX && !self.endpoints.contains_key(&endpoint) {
-            let oldest = self.endpoints.iter().max_by_key(|(_, times)| self.answers.wrapping_sub(times.noted));
-            if let Some(oldest) = oldest.map(|(id, _)| *id) {
-                self.endpoints.remove(&oldest);
-            }
+            return;
         }
         let times = self.endpoints.entry(endpoint).or_default();
         times.note(took);
@@ -356,7 +361,27 @@ mod tests {
                 hedges.note(endpoint, ms(1));
             }
             assert_eq!(hedges.endpoints.len(), kept);
-            assert_eq!(hedges.endpoints.contains_key(&0), count <= ENDPOINTS_MAX);
+            assert_eq!(
+                hedges.endpoints.contains_key(&(count as u64 - 1)),
+                count <= ENDPOINTS_MAX
+            );
         }
+    }
+
+    #[test]
+    fn those_that_have_left_are_forgotten() {
+        let mut hedges = Hedges::default();
+        // Ten endpoints, thirty times replaced by others, the last of which are slower.
+        for generation in 0..30 {
+            for number in 0..10_000 {
+                hedges.note(
+                    generation * 10 + number % 10,
+                    ms(if generation == 29 { 30 } else { 10 }),
+                );
+            }
+        }
+        assert!(hedges.endpoints.len() <= 20, "{}", hedges.endpoints.len());
+        let delay = hedges.begin(&POLICY).unwrap().early;
+        assert!(delay >= ms(30), "{delay:?}");
     }
 }

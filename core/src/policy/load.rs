@@ -106,7 +106,9 @@ pub enum Verdict {
     Late,
     /// The caller gave up: it took longer than that.
     GivenUp,
-    /// That tells nothing: it was a stream, which lasts as long as it likes, or the endpoint had no part in it.
+    /// It was a stream that began, and lasts as long as it likes.
+    Streamed,
+    /// That tells nothing: the endpoint had no part in it.
     Neutral,
 }
 
@@ -242,7 +244,8 @@ impl Load {
         self.trouble.load(Ordering::Relaxed)
     }
 
-    fn note_answer(&self) {
+    /// An answer came, or a stream of them began: what failed before was no run without an end.
+    pub fn note_answer(&self) {
         if self.trouble() != 0 {
             self.trouble.store(0, Ordering::Relaxed);
         }
@@ -280,7 +283,7 @@ impl Load {
     }
 
     /// A call that was begun is about a stream, which lasts as long as it likes: it counts as one in flight, and its silence as nothing. Once for a call, which
-    /// then ends as neutral, or as failed.
+    /// then ends as streamed, neutral or failed.
     pub fn set_untimed(&self) {
         self.timed.fetch_sub(1, Ordering::Relaxed);
     }
@@ -304,7 +307,7 @@ impl Load {
                 self.note_trouble();
                 self.in_flight.fetch_sub(1, Ordering::Relaxed);
             }
-            Verdict::Answered => {
+            Verdict::Answered | Verdict::Streamed => {
                 self.note_answer();
                 self.in_flight.fetch_sub(1, Ordering::Relaxed);
             }
@@ -345,6 +348,10 @@ impl Load {
                     self.latency.store(latency.to_bits(), Ordering::Relaxed);
                     self.observed.store(at, Ordering::Relaxed);
                 }
+                return;
+            }
+            Verdict::Streamed => {
+                self.note_answer();
                 return;
             }
             Verdict::Neutral => {

@@ -26,13 +26,19 @@ impl<T: Copy> Marks<T> {
         self.span
     }
 
-    /// Takes up a reading. If the last one is so old that the time between would count as one part, nothing before it counts.
-    pub(super) fn note(&mut self, now: Instant, reading: T) {
-        let age = self.marks.back().map(|(at, _)| now.saturating_duration_since(*at));
-        if age.is_none_or(|age| age > self.every * 2) {
-            return self.restart(now, reading);
+    /// Takes up a reading. Where none was taken up for long, `earlier` tells from the last one what it was `part` of the way back to it.
+    pub(super) fn note(&mut self, now: Instant, reading: T, earlier: impl FnOnce(T, f64) -> T) {
+        let last = self.marks.back().copied();
+        let age = last.map_or(self.span, |(at, _)| now.saturating_duration_since(at));
+        if age > self.every * 2 {
+            let back = self.span.min(age);
+            let before = last.map_or(reading, |(_, last)| {
+                earlier(last, back.as_secs_f64() / age.as_secs_f64())
+            });
+            self.marks.clear();
+            self.marks.push_back((now.checked_sub(back).unwrap_or(now), before));
         }
-        if age.is_some_and(|age| age >= self.every) {
+        if age >= self.every {
             self.marks.push_back((now, reading));
         }
         // One is kept from before, to count from.
@@ -55,6 +61,16 @@ impl<T: Copy> Marks<T> {
     }
 }
 
+/// What a count was, `part` of the way back from `now` to `before`.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a part of a count"
+)]
+pub(super) fn evenly(before: u64, now: u64, part: f64) -> u64 {
+    now - (now.saturating_sub(before) as f64 * part) as u64
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -68,7 +84,7 @@ mod tests {
         let mut marks = Marks::new(start, 0, part, part * 10);
         for step in 1..=1_000_u32 {
             let now = start + part * step / 4;
-            marks.note(now, step);
+            marks.note(now, step, |_, _| unreachable!("there is no gap"));
             assert!(marks.marks.len() <= 12, "{}", marks.marks.len());
         }
         let now = start + part * 250;
@@ -76,8 +92,11 @@ mod tests {
         assert_eq!(marks.before(now, part * 2), Some(992));
         // What is older than all counts from the oldest.
         assert!(marks.before(now, part * 50).is_some_and(|reading| (956..=960).contains(&reading)));
-        // After a pause it begins anew.
-        marks.note(now + part * 3, 5_000);
-        assert_eq!(marks.before(now + part * 3, part * 10), Some(5_000));
+        // Of a pause a part is taken to be like the whole.
+        marks.note(now + part * 40, 5_000, |last, part| {
+            assert!((part - 0.25).abs() < 1e-9);
+            last + 3_000
+        });
+        assert_eq!(marks.before(now + part * 40, part * 10), Some(4_000));
     }
 }

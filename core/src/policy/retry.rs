@@ -196,6 +196,12 @@ impl RetryBudget {
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| held.checked_sub(TOKEN)).is_ok()
     }
 
+    /// A retry that was paid for was not made.
+    pub fn give_back(&self) {
+        let more = |held: u32| Some((held + TOKEN).min(CAP));
+        let _always = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+    }
+
     /// Retries that are paid for.
     #[must_use]
     pub fn tokens(&self) -> f64 {

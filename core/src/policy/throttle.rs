@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::marks::Marks;
+use super::marks::{Marks, evenly};
 
 /// How far back is looked.
 const SPAN: Duration = Duration::from_secs(4);
@@ -82,29 +82,34 @@ struct Counts {
     left_out: u64,
 }
 
+impl Counts {
+    fn turned_away(self) -> u64 {
+        self.rejected + self.left_out
+    }
+}
+
 /// What became of the calls of one method at one target.
 #[derive(Debug)]
 pub struct Throttle {
     marks: Marks<Counts>,
     counts: Counts,
-    /// Answers when a call was turned away last.
+    /// Answers when a call was turned away last, or when that was forgiven.
     answered_before: u64,
+    /// Calls that were turned away before, which do not count any more.
+    forgiven: u64,
     sent_at: Instant,
 }
 
 impl Throttle {
-    /// Of a method whose calls were answered so many times.
+    /// Of a method that was not called before `since`.
     #[must_use]
-    pub fn new(now: Instant, answered: u64) -> Self {
-        let counts = Counts {
-            answered,
-            ..Counts::default()
-        };
+    pub fn new(since: Instant) -> Self {
         Self {
-            marks: Marks::new(now, counts, PART, SPAN),
-            counts,
-            answered_before: answered,
-            sent_at: now,
+            marks: Marks::new(since, Counts::default(), PART, SPAN),
+            counts: Counts::default(),
+            answered_before: 0,
+            forgiven: 0,
+            sent_at: since,
         }
     }
 
@@ -134,7 +139,7 @@ impl Throttle {
             return 0.0;
         };
         let accepted = (self.counts.answered - before.answered) as f64;
-        let turned_away = (self.counts.rejected - before.rejected + self.counts.left_out - before.left_out) as f64;
+        let turned_away = (self.counts.turned_away() - before.turned_away().max(self.forgiven)) as f64;
         let asked = accepted + turned_away;
         let too_many = asked - policy.multiplier * accepted - f64::from(policy.calls_min);
         (too_many / (asked + 1.0)).clamp(0.0, SHARE_MAX)
@@ -145,9 +150,14 @@ impl Throttle {
         self.counts.answered = self.counts.answered.max(answered);
         if self.counts.answered - self.answered_before >= RUN {
             self.answered_before = self.counts.answered;
-            self.marks.restart(now, self.counts);
+            self.forgiven = self.counts.turned_away();
         }
-        self.marks.note(now, self.counts);
+        let counts = self.counts;
+        // Calls are only counted here where some are turned away: what was answered meanwhile came evenly.
+        self.marks.note(now, counts, |last, part| Counts {
+            answered: evenly(last.answered, counts.answered, part),
+            ..counts
+        });
     }
 }
 
@@ -195,7 +205,7 @@ mod tests {
     #[test]
     fn up_to_half_may_be_turned_away() {
         let (mut now, mut answered, mut rng) = (time::now(), 0, Rng::with_seed(7));
-        let mut throttle = Throttle::new(now, answered);
+        let mut throttle = Throttle::new(now);
         for failing in [0.0, 0.1, 0.4] {
             let ends = drive(&mut throttle, (&mut now, &mut answered), &mut rng, (500, 20), |rng| {
                 rng.f64() >= failing
@@ -207,7 +217,7 @@ mod tests {
     #[test]
     fn of_an_overload_twice_as_many_are_sent_as_get_through() {
         let (mut now, mut answered, mut rng) = (time::now(), 0, Rng::with_seed(7));
-        let mut throttle = Throttle::new(now, answered);
+        let mut throttle = Throttle::new(now);
         // Of 1,000 in a second 100 get through, whichever come first.
         let mut place = 0.0_f64;
         drive(&mut throttle, (&mut now, &mut answered), &mut rng, (1_000, 10), |rng| {
@@ -237,9 +247,9 @@ mod tests {
 
     #[test]
     fn of_an_outage_hardly_any_are_sent_and_all_soon_after_it() {
-        for (rate, sent_most, back_within) in [(1_000, 1_500, 3), (10, 200, 12), (100, 300, 4)] {
+        for (rate, sent_most, back_within) in [(1_000, 4_500, 3), (10, 200, 12), (100, 600, 4)] {
             let (mut now, mut answered, mut rng) = (time::now(), 0, Rng::with_seed(7));
-            let mut throttle = Throttle::new(now, answered);
+            let mut throttle = Throttle::new(now);
             drive(&mut throttle, (&mut now, &mut answered), &mut rng, (rate, 10), |_| true);
             let outage = drive(&mut throttle, (&mut now, &mut answered), &mut rng, (rate, 60), |_| {
                 false
@@ -258,9 +268,23 @@ mod tests {
     }
 
     #[test]
+    fn a_burst_is_seen_next_to_all_that_went_well_before() {
+        let now = time::now();
+        let mut throttle = Throttle::new(now);
+        // 200 calls a second are answered for a minute, of which nobody tells; then 40 are turned away at once.
+        let at = now + Duration::from_secs(60);
+        (0..40).for_each(|_| throttle.note_rejection(at, 12_000));
+        assert_eq!(throttle.share(at, 12_000, &AdaptiveThrottle::DEFAULT), 0.0);
+        // Of 800 calls in four seconds more than 400 have to be.
+        (0..800).for_each(|_| throttle.note_rejection(at, 12_000));
+        let share = throttle.share(at, 12_000, &AdaptiveThrottle::DEFAULT);
+        assert!(share > 0.0 && share < 0.1, "{share}");
+    }
+
+    #[test]
     fn a_few_failures_are_no_reason() {
         let (now, mut rng) = (time::now(), Rng::with_seed(7));
-        let mut throttle = Throttle::new(now, 0);
+        let mut throttle = Throttle::new(now);
         for calls in 1..=11 {
             let at = now + Duration::from_millis(calls);
             let is_sent = throttle.admit(at, 0, &AdaptiveThrottle::DEFAULT, rng.f64() * 1e-9);

@@ -150,7 +150,7 @@ impl Default for ServerBuilder {
             health: Health::default(),
             load: ServerLoad::default(),
             reports_load: true,
-            adaptive_concurrency: false,
+            adaptive_concurrency: true,
             trusts_priorities: false,
             age: None,
             age_grace: GRACE_DEFAULT,

@@ -121,7 +121,8 @@ impl OutlierDetection {
         self
     }
 
-    /// Sets the share of endpoints that may be ejected at a time (default: 0.5; 0 to 1, what is beyond counts as that): of two or more at least one, and never all.
+    /// Sets the share of endpoints that may be ejected at a time (default: 0.5; 0 to 1, what is beyond counts as that): of two or more at least one, and never all. Where
+    /// there are routes, of each.
     #[must_use]
     pub const fn max_ejected(mut self, share: f64) -> Self {
         self.max_ejected = clamped(share, 0.0, 1.0, 0.5);
@@ -167,8 +168,24 @@ pub struct Subject<'a> {
     pub id: u64,
     /// Whose latencies are comparable.
     pub zone: &'a str,
+    /// Those that stand in for each other.
+    pub route: usize,
+    /// What became of the call that asked it, if that has ended since the last look.
+    pub probe: Option<ProbeEnd>,
     /// What its calls came to.
     pub seen: Observation,
+}
+
+/// What became of a call that asked an ejected endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ProbeEnd {
+    /// It was answered.
+    Well,
+    /// It failed.
+    Badly,
+    /// That tells nothing: its caller gave up.
+    Aside,
 }
 
 /// Why an endpoint is ejected.
@@ -223,8 +240,8 @@ pub enum Standing {
     },
     /// It gets none, or a single one that asks whether it works again.
     Ejected {
-        /// A call may ask it.
-        is_probed: bool,
+        /// A call may ask it: which question that is, counted from 1.
+        question: Option<u32>,
     },
 }
 
@@ -244,6 +261,9 @@ struct Host {
     place: Place,
     /// How often it was ejected lately.
     times: u32,
+    /// Failures when it was seen first, or when it came back: those before are of another time.
+    failed_before: u64,
+    route: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -254,9 +274,11 @@ enum Place {
     Away {
         /// When it may be asked next.
         ask_at: Instant,
-        /// What was known when it was asked last, if it has not answered yet.
-        asked: Option<Observation>,
-        /// Calls that it has answered since.
+        /// It is to be asked, or is.
+        is_asked: bool,
+        /// Questions so far.
+        questions: u32,
+        /// Calls in a row that it has answered since.
         answered: u32,
         reason: Reason,
     },
@@ -297,8 +319,10 @@ impl Ejector {
         match self.hosts.get(&id).map(|host| host.place) {
             None => Standing::InService { since: None },
             Some(Place::InService { since }) => Standing::InService { since },
-            Some(Place::Away { asked, .. }) => Standing::Ejected {
-                is_probed: asked.is_some(),
+            Some(Place::Away {
+                is_asked, questions, ..
+            }) => Standing::Ejected {
+                question: is_asked.then_some(questions),
             },
         }
     }
@@ -319,6 +343,7 @@ impl Ejector {
         self.hosts.retain(|id, _| ready.contains(id));
         for subject in subjects {
             let host = self.hosts.entry(subject.id).or_insert_with(|| Host::new(now, subject.seen));
+            host.route = subject.route;
             host.window.see(now, subject.seen);
         }
         if !self.policy.is_on {
@@ -326,6 +351,7 @@ impl Ejector {
             return changes;
         }
         self.hear_probes(now, subjects, &mut random, &mut changes);
+        self.keep_cap(now, &mut changes);
         let is_due = self.swept.is_none_or(|swept| now.saturating_duration_since(swept) >= SWEEP_EVERY);
         let all = self.together();
         if is_due {
@@ -344,7 +370,7 @@ impl Ejector {
             Some((subject.id, reason))
         });
         for (id, reason) in judged.collect::<Vec<_>>() {
-            if self.may_eject(subjects.len()) {
+            if self.may_eject(id) {
                 self.eject(id, reason, now, random());
                 changes.ejected.push((id, reason));
             }
@@ -359,7 +385,9 @@ impl Ejector {
             .values()
             .filter_map(|host| match host.place {
                 Place::Away {
-                    ask_at, asked: None, ..
+                    ask_at,
+                    is_asked: false,
+                    ..
                 } => Some(ask_at),
                 Place::Away { .. } | Place::InService { .. } => None,
             })
@@ -369,10 +397,40 @@ impl Ejector {
     fn readmit_all(&mut self, now: Instant, changes: &mut Changes) {
         for (id, host) in &mut self.hosts {
             if let Place::Away { .. } = host.place {
-                host.place = Place::InService { since: Some(now) };
+                host.readmit(now);
                 changes.readmitted.push(*id);
             }
         }
+    }
+
+    /// Where too many of those that stand in for each other are away, because others have gone, the one that has answered most comes back.
+    fn keep_cap(&mut self, now: Instant, changes: &mut Changes) {
+        let routes: HashSet<usize> = self.hosts.values().map(|host| host.route).collect();
+        for route in routes {
+            while self.away_and_most(route).is_some_and(|(away, most)| away > most) {
+                let away = self.hosts.iter_mut().filter(|(_, host)| host.route == route);
+                let best = away.max_by_key(|(_, host)| match host.place {
+                    Place::Away { answered, ask_at, .. } => Some((answered, std::cmp::Reverse(ask_at))),
+                    Place::InService { .. } => None,
+                });
+                let Some((id, host)) = best else { break };
+                host.readmit(now);
+                changes.readmitted.push(*id);
+            }
+        }
+    }
+
+    /// How many of a route are away, and how many may be.
+    fn away_and_most(&self, route: usize) -> Option<(usize, usize)> {
+        let ready = self.hosts.values().filter(|host| host.route == route).count();
+        let away = self.hosts.values().filter(|host| host.route == route && host.is_away()).count();
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a share of a count"
+        )]
+        let share = (ready as f64 * self.policy.max_ejected) as usize;
+        Some((away, share.max(1).min(ready.checked_sub(1)?)))
     }
 
     /// Those that were asked may have answered.
@@ -389,43 +447,42 @@ impl Ejector {
             };
             let Place::Away {
                 ask_at,
-                asked,
+                is_asked,
+                questions,
                 answered,
                 ..
             } = &mut host.place
             else {
                 continue;
             };
-            if let Some(before) = *asked {
-                let failed = subject.seen.failed > before.failed;
-                if !failed && subject.seen.ended == before.ended {
-                    continue;
-                }
-                *asked = None;
-                if failed {
-                    *answered = 0;
-                    *ask_at = now + probe_pause(random());
-                } else {
-                    *answered += 1;
-                    *ask_at = now;
-                }
-                if *answered >= PROBES {
-                    host.place = Place::InService { since: Some(now) };
-                    host.window.restart(now, subject.seen);
-                    changes.readmitted.push(subject.id);
-                    continue;
+            if let Some(end) = subject.probe.filter(|_| *is_asked) {
+                *is_asked = false;
+                *ask_at = match end {
+                    ProbeEnd::Well => now,
+                    ProbeEnd::Badly | ProbeEnd::Aside => now + probe_pause(random()),
+                };
+                match end {
+                    ProbeEnd::Well => *answered += 1,
+                    ProbeEnd::Badly => *answered = 0,
+                    ProbeEnd::Aside => {}
                 }
             }
-            if asked.is_none() && now >= *ask_at {
-                *asked = Some(subject.seen);
+            if *answered >= PROBES {
+                host.readmit(now);
+                changes.readmitted.push(subject.id);
+            } else if !*is_asked && now >= *ask_at {
+                *is_asked = true;
+                *questions += 1;
             }
         }
     }
 
     /// Whether one that is in service fails too much to be.
     fn judge(&self, subject: &Subject<'_>, all: &Together, is_due: bool) -> Option<Reason> {
-        let run = subject.seen.consecutive;
         let host = self.in_service(subject.id)?;
+        // Those of before it was connected, or was away, do not count.
+        let lately = subject.seen.failed.saturating_sub(host.failed_before);
+        let run = subject.seen.consecutive.min(u32::try_from(lately).unwrap_or(u32::MAX));
         let others = all.without(&host.window);
         if run >= self.policy.consecutive {
             let shares = [others.newest, others.short, others.long].map(Tally::share);
@@ -469,25 +526,19 @@ impl Ejector {
     }
 
     fn in_service(&self, id: u64) -> Option<&Host> {
-        self.hosts.get(&id).filter(|host| matches!(host.place, Place::InService { .. }))
+        self.hosts.get(&id).filter(|host| !host.is_away())
     }
 
     /// What came of the calls to all that are in service.
     fn together(&self) -> Together {
-        let left = self.hosts.values().filter(|host| matches!(host.place, Place::InService { .. }));
+        let left = self.hosts.values().filter(|host| !host.is_away());
         left.fold(Together::default(), |all, host| all.with(&host.window))
     }
 
     /// Whether one more may go.
-    fn may_eject(&self, ready: usize) -> bool {
-        let away = self.hosts.values().filter(|host| matches!(host.place, Place::Away { .. })).count();
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a share of a count"
-        )]
-        let most = ((ready as f64 * self.policy.max_ejected) as usize).max(1);
-        away < most && away + 1 < ready
+    fn may_eject(&self, id: u64) -> bool {
+        let route = self.hosts.get(&id).map_or(0, |host| host.route);
+        self.away_and_most(route).is_some_and(|(away, most)| away < most)
     }
 
     fn eject(&mut self, id: u64, reason: Reason, now: Instant, random: f64) {
@@ -498,7 +549,8 @@ impl Ejector {
         let away = self.policy.ejection_time.saturating_mul(host.times).min(AWAY_MAX);
         host.place = Place::Away {
             ask_at: now + away.mul_f64(1.0 + PROBE_JITTER * random),
-            asked: None,
+            is_asked: false,
+            questions: 0,
             answered: 0,
             reason,
         };
@@ -511,7 +563,20 @@ impl Host {
             window: Window::new(now, seen),
             place: Place::InService { since: None },
             times: 0,
+            failed_before: seen.failed,
+            route: 0,
         }
+    }
+
+    fn is_away(&self) -> bool {
+        matches!(self.place, Place::Away { .. })
+    }
+
+    /// It is called again, and what was before does not count.
+    fn readmit(&mut self, now: Instant) {
+        self.place = Place::InService { since: Some(now) };
+        self.failed_before = self.window.seen().failed;
+        self.window.restart(now, self.window.seen());
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
-use super::{Ejector, OutlierDetection, Reason, SWEEP_EVERY, Standing, Subject};
+use super::{Ejector, OutlierDetection, ProbeEnd, Reason, SWEEP_EVERY, Standing, Subject};
 use crate::policy::load::{Load, Typical, Verdict};
 use crate::time;
 
@@ -18,6 +18,10 @@ struct Pool {
     /// Who was ejected, when and why.
     ejected: Vec<(Duration, usize, Reason)>,
     readmitted: Vec<(Duration, usize)>,
+    /// What the last call to each came to that asked it.
+    probes: Vec<Option<ProbeEnd>>,
+    /// The endpoints that are there.
+    gone: usize,
     began: Instant,
 }
 
@@ -33,23 +37,33 @@ impl Pool {
             rng: Rng::with_seed(seed),
             ejected: Vec::new(),
             readmitted: Vec::new(),
+            probes: vec![None; endpoints],
+            gone: 0,
         }
     }
 
-    fn call(&self, to: usize, verdict: Verdict, takes: Duration) {
+    fn call(&mut self, to: usize, verdict: Verdict, takes: Duration) {
+        if matches!(self.standing(to), Standing::Ejected { question: Some(_) }) {
+            self.probes[to] = Some(match verdict {
+                Verdict::Answered => ProbeEnd::Well,
+                Verdict::Failed | Verdict::Late => ProbeEnd::Badly,
+                _ => ProbeEnd::Aside,
+            });
+        }
         let began = self.loads[to].begin(|| self.now, &self.typical).expect("few are in flight");
         self.loads[to].end(began, began + takes, verdict, &self.typical);
     }
 
     fn look(&mut self) {
-        let subjects: Vec<Subject<'_>> = (0..)
-            .zip(&self.loads)
-            .map(|(id, load)| Subject {
-                id,
-                zone: "",
-                seen: load.observation(),
-            })
-            .collect();
+        let subject = |(id, (load, probe)): (u64, (&Load, &mut Option<ProbeEnd>))| Subject {
+            id,
+            zone: "",
+            route: 0,
+            probe: probe.take(),
+            seen: load.observation(),
+        };
+        let subjects: Vec<Subject<'_>> =
+            (0..).zip(self.loads.iter().zip(&mut self.probes)).skip(self.gone).map(subject).collect();
         let changes = self.ejector.look(self.now, &subjects, || self.rng.f64());
         let at = self.now - self.began;
         let index = |id: u64| usize::try_from(id).expect("few");
@@ -68,8 +82,8 @@ impl Pool {
         while self.now < until {
             let pause = -(1.0 - self.rng.f64()).ln() / (rate * self.loads.len() as f64);
             self.now += Duration::from_secs_f64(pause);
-            let asked =
-                (0..self.loads.len()).find(|&index| self.standing(index) == Standing::Ejected { is_probed: true });
+            let asked = (0..self.loads.len())
+                .find(|&index| matches!(self.standing(index), Standing::Ejected { question: Some(_) }));
             let is_asking = asked.is_some();
             let mut to = asked.unwrap_or_else(|| self.rng.usize(..self.loads.len()));
             while !is_asking && !matches!(self.standing(to), Standing::InService { .. }) {
@@ -235,6 +249,7 @@ fn five_times_as_slow_is_noticed_within_three_seconds_if_asked_for() {
 #[test]
 fn who_is_ejected_again_and_again_stays_away_for_longer() {
     let mut pool = Pool::new(4, OutlierDetection::DEFAULT, 3);
+    pool.look();
     // It answers what it is asked, and fails as soon as it is back.
     let mut away = Vec::new();
     for _ in 0..6 {
@@ -246,7 +261,7 @@ fn who_is_ejected_again_and_again_stays_away_for_longer() {
         while matches!(pool.standing(0), Standing::Ejected { .. }) {
             pool.now += Duration::from_millis(100);
             pool.look();
-            if pool.standing(0) == (Standing::Ejected { is_probed: true }) {
+            if matches!(pool.standing(0), Standing::Ejected { question: Some(_) }) {
                 pool.call(0, Verdict::Answered, Duration::ZERO);
                 pool.look();
             }
@@ -258,13 +273,51 @@ fn who_is_ejected_again_and_again_stays_away_for_longer() {
 }
 
 #[test]
+fn where_others_go_those_that_are_away_come_back() {
+    let mut pool = Pool::new(4, OutlierDetection::DEFAULT, 3);
+    pool.look();
+    for index in [2, 3] {
+        (0..5).for_each(|_| pool.call(index, Verdict::Failed, Duration::ZERO));
+        pool.look();
+    }
+    assert_eq!(pool.ejected.len(), 2);
+    // Of three one may be away, of one none.
+    for (gone, away) in [(1, 1), (2, 1), (3, 0)] {
+        pool.gone = gone;
+        pool.look();
+        let still = (gone..4).filter(|&index| matches!(pool.standing(index), Standing::Ejected { .. })).count();
+        assert_eq!(still, away, "{gone}");
+    }
+}
+
+#[test]
+fn failures_of_before_it_was_connected_do_not_count() {
+    let mut pool = Pool::new(3, OutlierDetection::DEFAULT, 3);
+    pool.look();
+    // It fails and is gone before anybody looks; and back.
+    (0..8).for_each(|_| pool.call(0, Verdict::Failed, Duration::ZERO));
+    pool.gone = 1;
+    pool.look();
+    pool.gone = 0;
+    pool.look();
+    assert_eq!(pool.ejected, []);
+    (0..4).for_each(|_| pool.call(0, Verdict::Failed, Duration::ZERO));
+    pool.look();
+    assert_eq!(pool.ejected, []);
+    pool.call(0, Verdict::Failed, Duration::ZERO);
+    pool.look();
+    assert_eq!(pool.ejected.len(), 1);
+}
+
+#[test]
 fn all_come_back_when_it_is_switched_off() {
     let mut pool = Pool::new(4, OutlierDetection::DEFAULT, 3);
+    pool.look();
     for _ in 0..5 {
         pool.call(0, Verdict::Failed, Duration::ZERO);
     }
     pool.look();
-    assert_eq!(pool.standing(0), Standing::Ejected { is_probed: false });
+    assert_eq!(pool.standing(0), Standing::Ejected { question: None });
     assert!(pool.ejector.reason(0).is_some());
     pool.ejector.set_policy(OutlierDetection::NEVER);
     pool.look();

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{SWEEP_EVERY, Tally};
 use crate::policy::load::{Observation, Pace};
-use crate::policy::marks::Marks;
+use crate::policy::marks::{Marks, evenly};
 
 /// How far back is looked.
 const LONG: Duration = Duration::from_secs(10);
@@ -34,10 +34,20 @@ impl Window {
         self.marks.restart(now, seen);
     }
 
-    /// Takes up what is known now. After a while without a look it begins anew: what was answered then would hide what fails now.
+    /// Takes up what is known now. After a while without a look, in which nothing failed, what was answered came evenly.
     pub(super) fn see(&mut self, now: Instant, seen: Observation) {
         (self.now, self.seen) = (now, seen);
-        self.marks.note(now, seen);
+        self.marks.note(now, seen, |last, part| Observation {
+            ended: evenly(last.ended, seen.ended, part),
+            // How long answers took is not known of a part of them.
+            pace: seen.pace,
+            ..last
+        });
+    }
+
+    /// What is known now.
+    pub(super) fn seen(&self) -> Observation {
+        self.seen
     }
 
     /// Since the last part began, or the one before if that has only just begun.
