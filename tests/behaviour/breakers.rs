@@ -48,7 +48,7 @@ impl Mine for Foreman {
     async fn dig(&self) -> Result<(), Status> {
         self.dug.fetch_add(1, Ordering::Relaxed);
         if self.hangs.load(Ordering::Relaxed) {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
         let says = self.says.lock().unwrap_or_else(PoisonError::into_inner).clone();
         says.map_or(Ok(()), Err)
