@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use sinew::{Channel, Code, RetryPolicy, Server, service};
+use sinew::{AdaptiveThrottle, Channel, Code, RetryPolicy, Server, service};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -53,8 +53,10 @@ async fn offer(client: &RenderClient, rate: f64) -> (f64, f64) {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let server = Server::builder().service(RenderServer::new(Workers(Semaphore::new(8))));
-    let server = server.adaptive_concurrency(true).bind("127.0.0.1:0").start().await?;
-    let channel = Channel::builder().retry(RetryPolicy::NEVER).connect(&server.target()).await?;
+    let server = server.bind("127.0.0.1:0").start().await?;
+    // It makes all calls that it is asked to, and each once.
+    let channel = Channel::builder().retry(RetryPolicy::NEVER).throttle(AdaptiveThrottle::NEVER);
+    let channel = channel.connect(&server.target()).await?;
     let client = RenderClient::from_channel(channel);
     offer(&client, CAPACITY * 2.0).await; // it finds its limit
 

@@ -5,7 +5,7 @@ use std::error::Error;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use sinew::{Channel, Cx, RetryPolicy, Server, Status, service};
+use sinew::{AdaptiveThrottle, Channel, Cx, RetryPolicy, Server, Status, service};
 
 #[service]
 trait Stock {
@@ -38,7 +38,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let server = Server::builder().service(StockServer::new(Store::default())).bind("127.0.0.1:0").start().await?;
     // What it does without a word: up to three attempts. Here each has half a second, too.
     let policy = RetryPolicy::DEFAULT.attempt_timeout(Duration::from_millis(500));
-    let channel = Channel::builder().retry(policy).connect(&server.target()).await?;
+    // The throttle, which would not even make most of the calls at the end, is another example's.
+    let channel = Channel::builder().retry(policy).throttle(AdaptiveThrottle::NEVER);
+    let channel = channel.connect(&server.target()).await?;
     let stock = StockClient::from_channel(channel.clone());
 
     let mut again = 0;

@@ -4,8 +4,8 @@
 //! call before it is made; awaiting it takes the short way ([`future`]) when the connection is ready and nothing special is asked for, and the
 //! general way ([`attempt`]) otherwise.
 
-pub mod accounts;
-mod attempt;
+mod accounts;
+pub mod attempt;
 pub mod balancer;
 pub mod builder;
 pub mod call;
