@@ -27,6 +27,7 @@ trait Clinic {
 const HEALTHY: u8 = 0;
 const FAILS: u8 = 1;
 const HANGS: u8 = 2;
+const FAILS_FOR_NOW: u8 = 3;
 
 /// One of several servers.
 #[derive(Clone, Default)]
@@ -52,6 +53,7 @@ impl Patient {
         match self.mood.load(Ordering::Relaxed) {
             FAILS => Err(Status::internal("ill")),
             HANGS => std::future::pending().await,
+            FAILS_FOR_NOW => Err(Status::unavailable("ill")),
             _ => Ok(()),
         }
     }
@@ -165,7 +167,8 @@ async fn who_fails_is_left_alone_and_comes_back_when_it_works() {
 #[tokio::test(start_paused = true)]
 async fn calls_that_must_not_run_twice_ask_only_if_there_are_no_others() {
     bounded(async {
-        let pool = pool(3, |channel| channel).await;
+        // Those that are tried again if need be ask; not for this failure, so that it shows.
+        let pool = pool(3, |channel| channel.retry(RetryPolicy::DEFAULT)).await;
         pool.patients[0].turn(FAILS);
         pool.get(S / 2, 100).await;
         assert_eq!(pool.ejected().len(), 1);
@@ -197,6 +200,25 @@ async fn calls_that_must_not_run_twice_ask_only_if_there_are_no_others() {
             sleep(S / 100).await;
         }
         assert_eq!(pool.ejected().len(), 0);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_asks_one_at_the_most() {
+    bounded(async {
+        let pool = pool(8, |channel| channel.retry(RetryPolicy::DEFAULT)).await;
+        pool.get(S, 200).await;
+        for ill in [0, 3, 6] {
+            pool.patients[ill].turn(FAILS_FOR_NOW);
+        }
+        pool.get(2 * S, 200).await;
+        assert_eq!(pool.ejected().len(), 3);
+        // Hardly anything is called, so all three may be asked; and no call is lost for it.
+        for _ in 0..20 {
+            sleep(3 * S).await;
+            pool.client.get().await.unwrap();
+        }
     })
     .await;
 }

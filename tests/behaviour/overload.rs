@@ -116,29 +116,6 @@ fn usage(server: &Serving) -> Option<MethodAdmission> {
         .find(|method| method.path == "test.Shop/buy")
 }
 
-/// One client that makes many calls at once, and would rather wait, is no overload.
-#[tokio::test(start_paused = true)]
-async fn a_burst_is_waited_for_as_long_as_deadlines_are_far() {
-    bounded(async {
-        let (client, server) = open("burst", |builder| builder).await;
-        // The limit is found.
-        buy_at(&client, 3 * CAPACITY, Duration::from_secs(10), |_| Priority::Normal).await;
-        assert!(usage(&server).unwrap().limit.is_some());
-        // A second's work at once, with ten seconds' time, again and again.
-        for round in 0..5 {
-            let calls = (0..CAPACITY).map(|_| client.buy().into_future());
-            let failed = futures_util::future::join_all(calls).await.into_iter().filter_map(Result::err).next();
-            assert!(failed.is_none(), "round {round}: {failed:?}");
-        }
-        // More than can be done within the time that they wait is turned away.
-        let calls = (0..20 * CAPACITY).map(|_| client.buy().into_future());
-        let ends = futures_util::future::join_all(calls).await;
-        let answered = ends.iter().filter(|end| end.is_ok()).count();
-        assert!((400..8_000).contains(&answered), "{answered}");
-    })
-    .await;
-}
-
 #[tokio::test(start_paused = true)]
 async fn what_is_too_much_is_turned_away_at_once_with_its_reason() {
     bounded(async {

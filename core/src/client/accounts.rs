@@ -41,6 +41,8 @@ pub(super) struct Account {
     budget: RetryBudget,
     /// Calls that were answered, or failed by no fault of the service, by their priority.
     answered: [AtomicU64; PRIORITIES],
+    /// Calls that failed at a server which did not turn them away, by their priority.
+    faulty: [AtomicU64; PRIORITIES],
     /// Somebody has to look at the books before a call is made.
     is_guarded: AtomicBool,
     /// Counts the changes of the breaker.
@@ -185,7 +187,7 @@ impl Account {
             Ok(pass) => pass,
             Err(wait) => {
                 self.refused.fetch_add(1, Ordering::Relaxed);
-                let status = refusal(path, "too many calls failed", &books.cause);
+                let status = refusal(path, "failed", &books.cause);
                 let status = status.with_rejection(BREAKER_POLICY, "open");
                 return Err(if wait.is_zero() {
                     status
@@ -195,11 +197,11 @@ impl Account {
             }
         };
         let throttle = &mut books.throttles[priority.index()];
-        if !throttle.admit(now, self.answered(priority), &guards.throttle, fastrand::f64()) {
+        if !throttle.admit(now, self.taken(priority.index()), &guards.throttle, fastrand::f64()) {
             self.refused.fetch_add(1, Ordering::Relaxed);
             // Its turn is somebody else's.
             books.breaker.end(now, (pass, Ended::Aside), self.all_answered(), &guards.breaker, 0.5);
-            let status = refusal(path, "most calls were turned away", &books.cause);
+            let status = refusal(path, "were turned away", &books.cause);
             return Err(status.with_rejection(THROTTLE_POLICY, "turned_away"));
         }
         self.calm_down(now, guards, books);
@@ -253,6 +255,8 @@ impl Account {
         let ended = ended(status, was_turned_away);
         if failure.is_answer {
             self.note_answer(priority);
+        } else if status.is_from_server() && !was_turned_away {
+            self.faulty[priority.index()].fetch_add(1, Ordering::Relaxed);
         }
         match ended {
             Ended::Badly if !self.is_shared && (guards.breaker.is_on() || was_turned_away) => {}
@@ -267,7 +271,7 @@ impl Account {
         }
         books.note_cause(status);
         if was_turned_away {
-            books.throttles[priority.index()].note_rejection(now, self.answered(priority));
+            books.throttles[priority.index()].note_rejection(now, self.taken(priority.index()));
         }
         let before = books.breaker.state();
         books.breaker.end(
@@ -281,8 +285,9 @@ impl Account {
         self.calm_down(now, guards, books);
     }
 
-    fn answered(&self, priority: Priority) -> u64 {
-        self.answered[priority.index()].load(Ordering::Relaxed)
+    /// Calls that were not turned away.
+    fn taken(&self, index: usize) -> u64 {
+        self.answered[index].load(Ordering::Relaxed) + self.faulty[index].load(Ordering::Relaxed)
     }
 
     fn all_answered(&self) -> u64 {
@@ -291,9 +296,8 @@ impl Account {
 
     /// Whether calls have to look at the books.
     fn calm_down(&self, now: Instant, guards: &Guards, books: &mut Books) {
-        let answered = self.answered.iter().map(|answered| answered.load(Ordering::Relaxed));
-        let throttled = books.throttles.iter_mut().zip(answered);
-        let mut shares = throttled.map(|(throttle, answered)| throttle.share(now, answered, &guards.throttle));
+        let throttled = books.throttles.iter_mut().enumerate();
+        let mut shares = throttled.map(|(index, throttle)| throttle.share(now, self.taken(index), &guards.throttle));
         let is_throttled = shares.any(|share| share > 0.0);
         let is_guarded = is_throttled || books.breaker.state() != BreakerState::Closed;
         self.turn.store(books.breaker.turn(), Ordering::Relaxed);
@@ -304,10 +308,9 @@ impl Account {
         let mut books = self.books();
         let books = books.as_mut()?;
         let (now, is_guarded) = (time::now(), !self.is_calm());
-        let mut throttles = books.throttles.iter_mut().zip(&self.answered);
-        let is_throttled = throttles.any(|(throttle, answered)| {
-            throttle.share(now, answered.load(Ordering::Relaxed), &AdaptiveThrottle::DEFAULT) > 0.0
-        });
+        let mut throttles = books.throttles.iter_mut().enumerate();
+        let is_throttled =
+            throttles.any(|(index, throttle)| throttle.share(now, self.taken(index), &AdaptiveThrottle::DEFAULT) > 0.0);
         Some(MethodSnapshot {
             path: self.path.get().cloned().unwrap_or_default(),
             refused: self.refused.load(Ordering::Relaxed),
@@ -367,7 +370,7 @@ fn ended(status: &Status, was_turned_away: bool) -> Ended {
 fn refusal(path: &str, why: &str, cause: &str) -> Status {
     let method = if path.is_empty() { "this method" } else { path };
     let status = Status::unavailable(format!(
-        "{why} of {method} lately, so this one was not sent; the last: {cause}"
+        "most calls of {method} {why} lately, so this one was not sent; the last: {cause}"
     ));
     // What follows would not be sent either.
     status.with_origin(Origin::Local).with_retryable(false)

@@ -11,7 +11,6 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use super::channel::{Channel, Wanted};
-use super::ejection::MayAsk;
 use super::future::outcome;
 use super::hedge::hedged;
 use super::member::{Completion, Picked};
@@ -254,7 +253,7 @@ pub(super) async fn open_somewhere(
     loop {
         let mut picked = match chosen.take() {
             Some(picked) => picked,
-            None => choose(channel, request).await.map_err(failed)?,
+            None => choose(channel, request, policy).await.map_err(failed)?,
         };
         if !request.is_idempotent() {
             // What is sent before the handshake is done can be sent again by others.
@@ -278,7 +277,8 @@ pub(super) async fn open_somewhere(
             arguments: &request.arguments,
             fin: request.outbound.is_none(),
         };
-        let due = opening.deadline;
+        // What a stream has to open in its server need not know.
+        let due = limit.map(|(limit, _)| limit).or(request.deadline);
         match open_here_or_there(&picked, opening).await {
             Some(Ok(key)) => {
                 if let Some(completion) = &mut picked.completion {
@@ -350,12 +350,12 @@ async fn streamed(channel: &Channel, mut guard: Guard, key: StreamKey, idle: Opt
 }
 
 /// A connection, or a stream of it, for the next attempt.
-async fn choose(channel: &Channel, request: &mut RawRequest) -> Result<Picked, Status> {
+async fn choose(channel: &Channel, request: &mut RawRequest, policy: &RetryPolicy) -> Result<Picked, Status> {
     let wanted = Wanted {
         method: request.method,
         metadata: &request.metadata,
         route_key: request.route_key,
-        may_ask: MayAsk::of(request.is_unary(), request.is_idempotent()),
+        may_ask: request.may_ask(policy),
         tried: &request.history.tried,
         wait_for_ready: request.wait_for_ready,
     };

@@ -16,7 +16,10 @@ use crate::policy::outlier::{Ejector, OutlierDetection, ProbeEnd, Reason, SWEEP_
 
 /// How long a call that must not run twice is spared asking an ejected endpoint, if others could: then it asks, or the endpoint would never come back. After as long
 /// again a stream does.
-const SPARE_OTHERS_FOR: Duration = Duration::from_secs(1);
+const SPARE_OTHERS_FOR: Duration = Duration::from_millis(500);
+
+/// A call that asks and does not end within this, as one that polls for long, leaves it to another: longer than calls take that have no other deadline.
+const ASKED_FOR_MAX: Duration = Duration::from_secs(11);
 
 /// After so long without a failure the windows are not looked at until there is one: as long as the longest of them.
 const QUIET_AFTER: Duration = Duration::from_secs(10);
@@ -240,16 +243,21 @@ impl Ejections {
         watch.is_swept.store(self.is_swept || self.worth_a_look == u32::MAX, Ordering::Relaxed);
         let Standing::Ejected {
             question: Some(question),
+            is_hopeful,
         } = self.ejector.standing(member.id)
         else {
             self.asked_since.remove(&member.id);
             watch.asks.store(NOBODY, Ordering::Relaxed);
             return;
         };
-        let open = self.asked_since.get(&member.id).filter(|(asked, _)| *asked == question);
+        let is_open = |(asked, since): &&(u32, Instant)| {
+            *asked == question && now.saturating_duration_since(*since) < ASKED_FOR_MAX
+        };
+        let open = self.asked_since.get(&member.id).filter(is_open);
         let Some((_, since)) = open.copied() else {
             self.asked_since.insert(member.id, (question, now));
-            watch.asks.store(IDEMPOTENT, Ordering::Relaxed);
+            // One that has answered is no great risk any more.
+            watch.asks.store(if is_hopeful { UNARY } else { IDEMPOTENT }, Ordering::Relaxed);
             return self.look_again_at(now + SPARE_OTHERS_FOR);
         };
         let spared = now.saturating_duration_since(since);
@@ -261,9 +269,11 @@ impl Ejections {
         // Unless somebody asks already.
         let more = |before: u8| (before != NOBODY).then_some(asks.max(before));
         let is_open = watch.asks.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok();
-        if is_open && asks != ANYBODY {
-            self.look_again_at(since + SPARE_OTHERS_FOR * u32::from(asks));
-        }
+        self.look_again_at(match asks {
+            ANYBODY => since + ASKED_FOR_MAX,
+            _ if !is_open => since + ASKED_FOR_MAX,
+            asks => since + SPARE_OTHERS_FOR * u32::from(asks),
+        });
     }
 
     fn look_again_at(&mut self, at: Instant) {

@@ -329,7 +329,7 @@ fn choose<T, E>(call: &Call<T, E>, metadata: &Metadata) -> Option<Picked> {
         method: call.spec.id(),
         metadata,
         route_key: call.options.as_ref().and_then(|options| options.route_key),
-        may_ask: MayAsk::of(true, call.spec.is_idempotent()),
+        may_ask: MayAsk::of(true, call.spec.is_idempotent() && call.channel.is_retried(call.spec)),
         tried: &[],
         wait_for_ready: false,
     })?;

@@ -7,6 +7,7 @@ use tokio::runtime::Handle;
 
 use super::accounts::{Account, Accounts, Failure, Guards};
 use super::channel::Channel;
+use super::ejection::MayAsk;
 use super::raw::{Cause, History, RawRequest};
 use super::snapshot::MethodSnapshot;
 use crate::code::Code;
@@ -172,6 +173,15 @@ impl Channel {
         configured.retry.or(for_all.retry).unwrap_or_else(|| self.retries().policy())
     }
 
+    /// Whether calls of a method are tried again at all, as far as is known without looking far.
+    #[inline]
+    pub(super) fn is_retried(&self, spec: &MethodSpec) -> bool {
+        match self.config().as_deref() {
+            Some(Some(_)) => self.retry_policy(Some(spec)).max_attempts() > 1,
+            Some(None) | None => self.retries().policy.max_attempts() > 1,
+        }
+    }
+
     /// What may keep calls of a method from being made.
     pub(super) fn guards(&self, spec: Option<&MethodSpec>) -> Guards {
         let config = self.config();
@@ -247,6 +257,15 @@ impl Channel {
 }
 
 impl RawRequest {
+    /// Whether it may ask an endpoint that is ejected: gladly if it can be made again elsewhere, and not for a call that has failed once already.
+    pub(super) fn may_ask(&self, policy: &RetryPolicy) -> MayAsk {
+        if !self.history.tried.is_empty() {
+            return MayAsk::Never;
+        }
+        let is_retried = policy.max_attempts() > 1 && !self.history.is_on_behalf_of_a_retry;
+        MayAsk::of(self.is_unary(), self.is_idempotent() && is_retried)
+    }
+
     /// Tells the server that this is a retry, so that nobody retries on its behalf.
     pub(super) fn mark_attempt(&mut self) {
         if self.history.was_retried {

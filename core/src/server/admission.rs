@@ -28,26 +28,18 @@ use crate::time;
 /// Why a call was turned away, as its status says.
 const REASON: &str = "overloaded";
 
-/// How long a call waits for its turn at the least, before it is turned away. A call that has little time learns soon that it has to go elsewhere, and what is served has
-/// hardly waited.
+/// How long a call waits for its turn at the most. Answers that say no come within 10 ms then, and what is served has hardly waited.
 const PATIENCE: Duration = Duration::from_millis(8);
 /// The same for those that matter most: there are few of them, and the next turn is theirs, unless many come at once.
 const PATIENCE_CRITICAL: Duration = Duration::from_millis(192);
-/// A call with more time than this waits for a part of what is beyond it: a line that is gone long before anybody's deadline does no harm, as one of a thousand calls
-/// that one client makes at once.
-const SHORT_DEADLINE: Duration = Duration::from_millis(250);
-const PATIENT_PART: u32 = 8;
-/// Nobody waits for longer, and those without a deadline for as long.
-const PATIENCE_MAX: Duration = Duration::from_secs(2);
-/// Calls of a method that stand in line, as a multiple of those that are worked on, and at least: about as many as leave within the least time that they wait. Where
-/// they wait for longer there are more.
+/// Calls of a method that stand in line, as a multiple of those that are worked on, and at least: about as many as leave within the time that they wait.
 const LINE_TIMES: u32 = 2;
 const LINE_MIN: u32 = 16;
 /// The same when one comes that matters most, which may wait for longer.
 const LINE_TIMES_CRITICAL: u32 = 4;
 const LINE_MIN_CRITICAL: u32 = 256;
 /// More never stand in line before a method.
-const LINE_MAX: u32 = 16_384;
+const LINE_MAX: u32 = 1_024;
 /// When a client that was turned away is asked to come back: several times what it takes for a line to go or a limit to rise.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
@@ -76,7 +68,6 @@ struct Line {
 
 struct Waiter {
     since: Instant,
-    patience: Duration,
     turn: oneshot::Sender<Admitted>,
 }
 
@@ -141,13 +132,7 @@ impl Admission {
     }
 
     /// A call that arrived.
-    pub(super) fn enter(
-        self: &Arc<Self>,
-        method: usize,
-        priority: Priority,
-        deadline: Option<Instant>,
-        now: Instant,
-    ) -> Entry {
+    pub(super) fn enter(self: &Arc<Self>, method: usize, priority: Priority, now: Instant) -> Entry {
         let mut book = self.lock();
         // Those in line were here before, and may matter more.
         let ticket = match book.lines[method].is_empty() {
@@ -158,11 +143,7 @@ impl Admission {
         if let Some(ticket) = ticket {
             return Entry::Admitted(Box::new(self.admitted(ticket)));
         }
-        let patience = patience(
-            priority,
-            deadline.map(|deadline| deadline.saturating_duration_since(now)),
-        );
-        let Some((number, granted, evicted)) = book.stand_in_line(method, priority, patience, now) else {
+        let Some((number, granted, evicted)) = book.stand_in_line(method, priority, now) else {
             let limit = book.limiters.limit(method);
             drop(book);
             self.count_rejected(priority);
@@ -181,7 +162,7 @@ impl Admission {
                 number,
             },
             granted,
-            patience: Box::pin(tokio::time::sleep(patience)),
+            patience: Box::pin(tokio::time::sleep(patience(priority))),
         }))
     }
 
@@ -251,17 +232,11 @@ impl Admission {
 
 impl Book {
     /// A place in the line, and whose place it was if the line is full; `None` if all who wait matter more.
-    fn stand_in_line(
-        &mut self,
-        method: usize,
-        priority: Priority,
-        patience: Duration,
-        now: Instant,
-    ) -> Option<NewPlace> {
+    fn stand_in_line(&mut self, method: usize, priority: Priority, now: Instant) -> Option<NewPlace> {
         let limit = self.limiters.limit(method).unwrap_or_default();
         let line = &mut self.lines[method];
         let mut evicted = None;
-        if line.len() >= line_max(limit, priority, patience) {
+        if line.len() >= line_max(limit, priority) {
             let lowest = line.by_priority.iter_mut().take(priority.index() + 1).find(|waiting| !waiting.is_empty());
             evicted = lowest.and_then(BTreeMap::pop_first).map(|(_, waiter)| waiter);
             // Either way there is one less to work on than wants it.
@@ -271,12 +246,7 @@ impl Book {
         let (turn, granted) = oneshot::channel();
         let number = self.next;
         self.next += 1;
-        let waiter = Waiter {
-            since: now,
-            patience,
-            turn,
-        };
-        line.by_priority[priority.index()].insert(number, waiter);
+        line.by_priority[priority.index()].insert(number, Waiter { since: now, turn });
         if !self.waited_for.contains(&method) {
             self.waited_for.push(method);
         }
@@ -309,25 +279,21 @@ impl Book {
 /// The number, what tells of the turn, and whose place it was.
 type NewPlace = (u64, oneshot::Receiver<Admitted>, Option<Waiter>);
 
-/// How long a call of that priority, with so much time left, waits for its turn.
-fn patience(priority: Priority, left: Option<Duration>) -> Duration {
-    let least = match priority {
+/// How long a call of that priority waits for its turn.
+fn patience(priority: Priority) -> Duration {
+    match priority {
         Priority::Critical => PATIENCE_CRITICAL,
         Priority::Normal | Priority::Low | Priority::Background => PATIENCE,
-    };
-    let beyond = left.map_or(PATIENCE_MAX, |left| left.saturating_sub(SHORT_DEADLINE) / PATIENT_PART);
-    (least + beyond).min(PATIENCE_MAX)
+    }
 }
 
-/// Calls that stand in line, before a method with that limit, when one more of that priority comes that waits for so long.
-fn line_max(limit: u32, priority: Priority, patience: Duration) -> usize {
-    let (times, least, usual) = match priority {
-        Priority::Critical => (LINE_TIMES_CRITICAL, LINE_MIN_CRITICAL, PATIENCE_CRITICAL),
-        Priority::Normal | Priority::Low | Priority::Background => (LINE_TIMES, LINE_MIN, PATIENCE),
+/// Calls that stand in line, before a method with that limit, when one more of that priority comes.
+fn line_max(limit: u32, priority: Priority) -> usize {
+    let (times, least) = match priority {
+        Priority::Critical => (LINE_TIMES_CRITICAL, LINE_MIN_CRITICAL),
+        Priority::Normal | Priority::Low | Priority::Background => (LINE_TIMES, LINE_MIN),
     };
-    let longer = u32::try_from(patience.as_millis() / usual.as_millis()).unwrap_or(u32::MAX).max(1);
-    let most = limit.saturating_mul(times).max(least).saturating_mul(longer);
-    most.min(LINE_MAX) as usize
+    limit.saturating_mul(times).clamp(least, LINE_MAX) as usize
 }
 
 impl Line {
@@ -341,9 +307,10 @@ impl Line {
 
     /// Whoever is next.
     fn pop(&mut self, now: Instant) -> Option<Waiter> {
-        let waiting = self.by_priority.iter_mut().rev().find(|waiting| !waiting.is_empty())?;
-        let (_, oldest) = waiting.first_key_value()?;
-        let is_short = now.saturating_duration_since(oldest.since) < oldest.patience / 2;
+        let priorities = Priority::ALL.into_iter().zip(&mut self.by_priority);
+        let (priority, waiting) = priorities.rev().find(|(_, waiting)| !waiting.is_empty())?;
+        let oldest = waiting.first_key_value()?.1.since;
+        let is_short = now.saturating_duration_since(oldest) < patience(priority) / 2;
         let next = if is_short {
             waiting.pop_first()
         } else {

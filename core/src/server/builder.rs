@@ -150,7 +150,7 @@ impl Default for ServerBuilder {
             health: Health::default(),
             load: ServerLoad::default(),
             reports_load: true,
-            adaptive_concurrency: true,
+            adaptive_concurrency: false,
             trusts_priorities: false,
             age: None,
             age_grace: GRACE_DEFAULT,
@@ -381,13 +381,13 @@ impl ServerBuilder {
         self
     }
 
-    /// Sets whether calls are turned away when the server has more to do than it can (default: yes).
+    /// Sets whether calls are turned away when the server has more to do than it can (default: no). Not yet where clients make hundreds of calls at once and would
+    /// rather wait for all of them: what they make together stands in line, and most of a line is turned away, though it would be gone in a second.
     ///
     /// There is no limit until calls stand in line for each other: as long as more calls in flight means that more are answered, none is turned away, however
-    /// many there are. Then each method gets a limit that it finds by itself and that keeps the line short. What is above it waits for 8 ms, and for an eighth of
-    /// what its deadline leaves beyond 250 ms: 1.2 s of 10 s, 2 s at the most and without a deadline (192 ms at least if
-    /// [`Critical`](crate::priority::Priority::Critical)). The highest priority goes first, and of that the oldest, or the newest once the oldest has waited for half
-    /// of its time. Whoever waits in vain ends with RESOURCE_EXHAUSTED and the policy `adaptive_concurrency`. The limit goes when it was not reached for 10 s. Streams,
+    /// many there are. Then each method gets a limit that it finds by itself and that keeps the line short; what is above it waits up to 8 ms (192 ms if
+    /// [`Critical`](crate::priority::Priority::Critical)), the highest priority first, and of that the oldest, or the newest once it has waited for half of that; it
+    /// ends with RESOURCE_EXHAUSTED and the policy `adaptive_concurrency`. The limit goes when it was not reached for 10 s. Streams,
     /// [`fallback`](Self::fallback) and health are outside.
     #[must_use]
     pub fn adaptive_concurrency(mut self, limit: bool) -> Self {

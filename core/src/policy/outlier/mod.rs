@@ -123,6 +123,8 @@ pub enum Standing {
     Ejected {
         /// A call may ask it: which question that is, counted from 1.
         question: Option<u32>,
+        /// It has answered the last one.
+        is_hopeful: bool,
     },
 }
 
@@ -201,9 +203,13 @@ impl Ejector {
             None => Standing::InService { since: None },
             Some(Place::InService { since }) => Standing::InService { since },
             Some(Place::Away {
-                is_asked, questions, ..
+                is_asked,
+                questions,
+                answered,
+                ..
             }) => Standing::Ejected {
                 question: is_asked.then_some(questions),
+                is_hopeful: answered > 0,
             },
         }
     }
