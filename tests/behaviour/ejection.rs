@@ -245,6 +245,31 @@ async fn a_caller_that_gives_up_asking_leaves_it_to_the_next() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_that_asks_and_never_ends_leaves_it_to_others() {
+    bounded(async {
+        let pool = pool(3, |channel| channel).await;
+        pool.patients[0].turn(FAILS);
+        pool.get(S, 100).await;
+        assert_eq!(pool.ejected().len(), 1);
+        pool.patients[0].turn(HANGS);
+        // Without a deadline: the one that asks waits for ever.
+        let mut waiting = tokio::task::JoinSet::new();
+        for _ in 0..300 {
+            let client = pool.client.clone();
+            waiting.spawn(async move { client.get().detached().await });
+            sleep(S / 100).await;
+        }
+        pool.patients[0].turn(HEALTHY);
+        pool.get(15 * S, 100).await;
+        assert_eq!(pool.ejected().len(), 0);
+        while waiting.len() > 1 {
+            waiting.join_next().await.unwrap().unwrap().unwrap();
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_never_answers_in_time_is_ejected_as_well() {
     bounded(async {
         let pool = pool(3, |channel| channel.timeout("100ms")).await;

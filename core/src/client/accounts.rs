@@ -41,8 +41,6 @@ pub(super) struct Account {
     budget: RetryBudget,
     /// Calls that were answered, or failed by no fault of the service, by their priority.
     answered: [AtomicU64; PRIORITIES],
-    /// Calls that failed at a server which did not turn them away, by their priority.
-    faulty: [AtomicU64; PRIORITIES],
     /// Somebody has to look at the books before a call is made.
     is_guarded: AtomicBool,
     /// Counts the changes of the breaker.
@@ -50,9 +48,8 @@ pub(super) struct Account {
     /// By methods that have nothing to do with each other.
     is_shared: bool,
     refused: AtomicU64,
-    path: OnceLock<String>,
     books: Mutex<Option<Box<Books>>>,
-    hedges: Mutex<Hedges>,
+    hedges: OnceLock<Box<Mutex<Hedges>>>,
 }
 
 /// What is only needed where calls fail.
@@ -60,6 +57,9 @@ struct Books {
     /// By priority: a server that turns some away may have time for those that matter more.
     throttles: [Throttle; PRIORITIES],
     breaker: Breaker,
+    /// Calls that failed at a server which did not turn them away, since there are books, by their priority.
+    faulty: [u64; PRIORITIES],
+    path: String,
     /// How the last call that was turned away ended, or that failed.
     cause: String,
 }
@@ -78,14 +78,6 @@ pub(super) struct Failure<'a> {
 pub(super) struct Guards {
     pub(super) throttle: AdaptiveThrottle,
     pub(super) breaker: CircuitBreaker,
-}
-
-impl Guards {
-    /// Calls that would be turned away are left out; there is no breaker.
-    pub(super) const DEFAULT: Self = Self {
-        throttle: AdaptiveThrottle::DEFAULT,
-        breaker: CircuitBreaker::NEVER,
-    };
 }
 
 impl Accounts {
@@ -142,7 +134,7 @@ impl Account {
 
     /// What is known of how long calls take, where they are made a second time.
     pub(super) fn hedges(&self) -> MutexGuard<'_, Hedges> {
-        self.hedges.lock().unwrap_or_else(PoisonError::into_inner)
+        self.hedges.get_or_init(Box::default).lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives it back.
@@ -182,7 +174,7 @@ impl Account {
         };
         let before = books.breaker.state();
         let pass = books.breaker.admit(now, self.all_answered(), &guards.breaker);
-        tell(path, before, books);
+        tell(before, books);
         let pass = match pass {
             Ok(pass) => pass,
             Err(wait) => {
@@ -196,8 +188,9 @@ impl Account {
                 });
             }
         };
+        let taken = self.taken(books, priority.index());
         let throttle = &mut books.throttles[priority.index()];
-        if !throttle.admit(now, self.taken(priority.index()), &guards.throttle, fastrand::f64()) {
+        if !throttle.admit(now, taken, &guards.throttle, fastrand::f64()) {
             self.refused.fetch_add(1, Ordering::Relaxed);
             // Its turn is somebody else's.
             books.breaker.end(now, (pass, Ended::Aside), self.all_answered(), &guards.breaker, 0.5);
@@ -240,7 +233,7 @@ impl Account {
         if let Some(books) = self.books().as_mut() {
             let before = books.breaker.state();
             books.breaker.end(time::now(), (pass, ended), answered, &guards.breaker, fastrand::f64());
-            tell(self.path.get().map_or("", String::as_str), before, books);
+            tell(before, books);
             self.turn.store(books.breaker.turn(), Ordering::Relaxed);
         }
     }
@@ -255,8 +248,11 @@ impl Account {
         let ended = ended(status, was_turned_away);
         if failure.is_answer {
             self.note_answer(priority);
-        } else if status.is_from_server() && !was_turned_away {
-            self.faulty[priority.index()].fetch_add(1, Ordering::Relaxed);
+        } else if status.is_from_server()
+            && !was_turned_away
+            && let Some(books) = self.books().as_mut()
+        {
+            books.faulty[priority.index()] += 1;
         }
         match ended {
             Ended::Badly if !self.is_shared && (guards.breaker.is_on() || was_turned_away) => {}
@@ -266,12 +262,13 @@ impl Account {
         let now = time::now();
         let mut books = self.books();
         let books = books.get_or_insert_with(|| Box::new(Books::new(since, guards)));
-        if self.path.get().is_none() && !path.is_empty() {
-            let _first = self.path.set(path.to_owned());
+        if books.path.is_empty() {
+            path.clone_into(&mut books.path);
         }
         books.note_cause(status);
         if was_turned_away {
-            books.throttles[priority.index()].note_rejection(now, self.taken(priority.index()));
+            let taken = self.taken(books, priority.index());
+            books.throttles[priority.index()].note_rejection(now, taken);
         }
         let before = books.breaker.state();
         books.breaker.end(
@@ -281,13 +278,13 @@ impl Account {
             &guards.breaker,
             fastrand::f64(),
         );
-        tell(path, before, books);
+        tell(before, books);
         self.calm_down(now, guards, books);
     }
 
     /// Calls that were not turned away.
-    fn taken(&self, index: usize) -> u64 {
-        self.answered[index].load(Ordering::Relaxed) + self.faulty[index].load(Ordering::Relaxed)
+    fn taken(&self, books: &Books, priority: usize) -> u64 {
+        self.answered[priority].load(Ordering::Relaxed) + books.faulty[priority]
     }
 
     fn all_answered(&self) -> u64 {
@@ -296,25 +293,27 @@ impl Account {
 
     /// Whether calls have to look at the books.
     fn calm_down(&self, now: Instant, guards: &Guards, books: &mut Books) {
-        let throttled = books.throttles.iter_mut().enumerate();
-        let mut shares = throttled.map(|(index, throttle)| throttle.share(now, self.taken(index), &guards.throttle));
-        let is_throttled = shares.any(|share| share > 0.0);
+        let is_throttled = self.is_throttled(now, &guards.throttle, books);
         let is_guarded = is_throttled || books.breaker.state() != BreakerState::Closed;
         self.turn.store(books.breaker.turn(), Ordering::Relaxed);
         self.is_guarded.store(is_guarded, Ordering::Relaxed);
     }
 
+    fn is_throttled(&self, now: Instant, policy: &AdaptiveThrottle, books: &mut Books) -> bool {
+        (0..PRIORITIES).any(|priority| {
+            let taken = self.taken(books, priority);
+            books.throttles[priority].share(now, taken, policy) > 0.0
+        })
+    }
+
     fn snapshot(&self) -> Option<MethodSnapshot> {
         let mut books = self.books();
         let books = books.as_mut()?;
-        let (now, is_guarded) = (time::now(), !self.is_calm());
-        let mut throttles = books.throttles.iter_mut().enumerate();
-        let is_throttled =
-            throttles.any(|(index, throttle)| throttle.share(now, self.taken(index), &AdaptiveThrottle::DEFAULT) > 0.0);
         Some(MethodSnapshot {
-            path: self.path.get().cloned().unwrap_or_default(),
+            path: books.path.clone(),
             refused: self.refused.load(Ordering::Relaxed),
-            is_throttled: is_guarded && is_throttled,
+            // Whatever its policy is, it leaves nothing out while it is calm.
+            is_throttled: !self.is_calm() && self.is_throttled(time::now(), &AdaptiveThrottle::DEFAULT, books),
             breaker: books.breaker.state(),
             cause: books.cause.clone(),
         })
@@ -330,6 +329,8 @@ impl Books {
         Self {
             throttles: std::array::from_fn(|_| Throttle::new(since)),
             breaker: Breaker::new(since, &guards.breaker),
+            faulty: [0; PRIORITIES],
+            path: String::new(),
             cause: String::new(),
         }
     }
@@ -377,8 +378,8 @@ fn refusal(path: &str, why: &str, cause: &str) -> Status {
 }
 
 /// Tells of a breaker that has changed.
-fn tell(path: &str, before: BreakerState, books: &Books) {
-    let now = books.breaker.state();
+fn tell(before: BreakerState, books: &Books) {
+    let (now, path) = (books.breaker.state(), &*books.path);
     if now == before {
         return;
     }

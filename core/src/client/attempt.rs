@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::channel::{Channel, Wanted};
 use super::future::outcome;
+use super::governance::Permit;
 use super::hedge::hedged;
 use super::member::{Completion, Picked};
 use super::raw::{Cause, RawRequest, context_of};
@@ -131,11 +132,11 @@ async fn run(channel: Channel, mut request: RawRequest) -> Outcome {
                 }
                 before = Some(failed);
             }
-            let admitted = match channel.admit(&request) {
-                Ok(admitted) => admitted,
+            let mut permit = match channel.admit(&request) {
+                Ok(permit) => permit,
                 Err(refused) => {
                     if is_paid {
-                        channel.retries().pay_back(request.method);
+                        channel.governance().pay_back(request.method);
                     }
                     // What was tried is what the call came to.
                     return Err(before.map_or(refused, |failed| over(failed, may_have_run)));
@@ -144,14 +145,14 @@ async fn run(channel: Channel, mut request: RawRequest) -> Outcome {
             request.history.was_retried |= is_paid;
             request.history.attempts += 1;
             request.mark_attempt();
-            match attempt(&channel, &mut request, &policy, &sent).await {
+            match attempt(&channel, &mut request, &policy, (&sent, &mut permit)).await {
                 Ok(reply) => {
-                    admitted.end_well();
+                    permit.end_well();
                     return Ok(reply);
                 }
                 Err((status, cause)) => {
                     let is_answer = spares_service(&status) && !policy.covers(&status) && cause == Cause::Failed;
-                    admitted.end_failed(&request, &status, is_answer);
+                    permit.end_failed(&request, &status, is_answer);
                     request.history.failed = Some((status, cause));
                 }
             }
@@ -191,11 +192,12 @@ async fn attempt(
     channel: &Channel,
     request: &mut RawRequest,
     policy: &RetryPolicy,
-    sent: &AtomicBool,
+    (sent, permit): (&AtomicBool, &mut Permit<'_>),
 ) -> Result<Reply, Failed> {
     let hedging = channel.hedging_of(request);
     let opened = open_somewhere(channel, request, policy, None).await?;
     sent.store(true, Ordering::Relaxed);
+    permit.sent(request.deadline);
     if let Some(hedging) = hedging {
         // Rare, and its state would make every call's larger.
         return Box::pin(hedged(channel, request, policy, &hedging, opened)).await;
@@ -351,11 +353,12 @@ async fn streamed(channel: &Channel, mut guard: Guard, key: StreamKey, idle: Opt
 
 /// A connection, or a stream of it, for the next attempt.
 async fn choose(channel: &Channel, request: &mut RawRequest, policy: &RetryPolicy) -> Result<Picked, Status> {
+    let may_ask = request.may_ask(policy);
     let wanted = Wanted {
         method: request.method,
         metadata: &request.metadata,
         route_key: request.route_key,
-        may_ask: request.may_ask(policy),
+        may_ask: &move || may_ask,
         tried: &request.history.tried,
         wait_for_ready: request.wait_for_ready,
     };

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::accounts::Guards;
 use super::balancer::{Balancer, PeakEwma};
 use super::channel::{self, CallSettings, Channel};
 use super::config::Layers;
 use super::extra_connections::CONNECTIONS_MAX;
+use super::governance::Policies;
 use super::health::HealthCheck;
 use super::pool::{Pool, PoolConfig};
 use super::subchannel::{Connector, Dial, Subchannel, SubchannelConfig};
@@ -86,9 +86,7 @@ impl Default for ChannelBuilder {
                 chain: Chain::default(),
                 timeout: Some(DEADLINE_DEFAULT),
                 wait_for_ready: false,
-                retry: RetryPolicy::DEFAULT,
-                hedging: HedgingPolicy::NEVER,
-                guards: Guards::DEFAULT,
+                policies: Policies::DEFAULT,
             },
             dangerous_plaintext: false,
             dial: DialConfig::default(),
@@ -136,7 +134,7 @@ impl ChannelBuilder {
     /// Sets how failed calls are tried again (default: [`RetryPolicy::DEFAULT`]), where the service's configuration says nothing of it.
     #[must_use]
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
-        self.calls.retry = policy;
+        self.calls.policies.retry = policy;
         self
     }
 
@@ -152,21 +150,21 @@ impl ChannelBuilder {
     /// have no other.
     #[must_use]
     pub fn hedging(mut self, policy: HedgingPolicy) -> Self {
-        self.calls.hedging = policy;
+        self.calls.policies.hedging = policy;
         self
     }
 
     /// Sets when calls are left out that would be turned away (default: [`AdaptiveThrottle::DEFAULT`]), where the service's configuration says nothing of it.
     #[must_use]
     pub fn throttle(mut self, policy: AdaptiveThrottle) -> Self {
-        self.calls.guards.throttle = policy;
+        self.calls.policies.guards.throttle = policy;
         self
     }
 
     /// Gives each method a circuit breaker (default: none), where the service's configuration says nothing of it.
     #[must_use]
     pub fn circuit_breaker(mut self, policy: CircuitBreaker) -> Self {
-        self.calls.guards.breaker = policy;
+        self.calls.policies.guards.breaker = policy;
         self
     }
 

@@ -6,13 +6,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::accounts::Guards;
 use super::builder::ChannelBuilder;
 use super::ejection::MayAsk;
+use super::governance::{Governance, Policies};
 use super::member::{Completion, Picked};
 use super::pool::Pool;
 use super::raw::RawRequest;
-use super::retry::Retries;
 use super::snapshot::ChannelSnapshot;
 use super::state::{ConnectivityState, StateChanges};
 use super::subchannel::Subchannel;
@@ -21,7 +20,6 @@ use crate::context::Cx;
 use crate::interceptor::{Chain, Interceptor};
 use crate::message::Outcome;
 use crate::metadata::Metadata;
-use crate::policy::hedging::HedgingPolicy;
 use crate::policy::retry::RetryPolicy;
 use crate::status::Status;
 use crate::transport::Connection;
@@ -50,7 +48,7 @@ struct Inner {
     chain: Chain,
     timeout: Option<Duration>,
     wait_for_ready: bool,
-    retries: Arc<Retries>,
+    governance: Arc<Governance>,
 }
 
 /// How calls are made, if nothing else is said of them.
@@ -58,9 +56,7 @@ pub(super) struct CallSettings {
     pub(super) chain: Chain,
     pub(super) timeout: Option<Duration>,
     pub(super) wait_for_ready: bool,
-    pub(super) retry: RetryPolicy,
-    pub(super) hedging: HedgingPolicy,
-    pub(super) guards: Guards,
+    pub(super) policies: Policies,
 }
 
 /// Where calls go.
@@ -114,7 +110,10 @@ impl Channel {
                 chain: Chain::default(),
                 timeout: Some(crate::call::DEADLINE_DEFAULT),
                 wait_for_ready: false,
-                retries: Arc::new(Retries::new(RetryPolicy::NEVER, HedgingPolicy::NEVER, Guards::DEFAULT)),
+                governance: Arc::new(Governance::new(Policies {
+                    retry: RetryPolicy::NEVER,
+                    ..Policies::DEFAULT
+                })),
             }),
         }
     }
@@ -126,7 +125,7 @@ impl Channel {
                 chain: calls.chain,
                 timeout: calls.timeout,
                 wait_for_ready: calls.wait_for_ready,
-                retries: Arc::new(Retries::new(calls.retry, calls.hedging, calls.guards)),
+                governance: Arc::new(Governance::new(calls.policies)),
             }),
         }
     }
@@ -140,7 +139,7 @@ impl Channel {
                 chain: self.inner.chain.with(interceptor),
                 timeout: self.inner.timeout,
                 wait_for_ready: self.inner.wait_for_ready,
-                retries: Arc::clone(&self.inner.retries),
+                governance: Arc::clone(&self.inner.governance),
             }),
         }
     }
@@ -192,9 +191,9 @@ impl Channel {
     /// ```
     #[must_use]
     pub fn snapshot(&self) -> ChannelSnapshot {
-        let (retries, retries_withheld) = self.inner.retries.counts();
-        let (hedges, hedges_withheld) = self.inner.retries.hedge_counts();
-        let methods = self.inner.retries.methods();
+        let (retries, retries_withheld) = self.inner.governance.retry_counts();
+        let (hedges, hedges_withheld) = self.inner.governance.hedge_counts();
+        let methods = self.inner.governance.methods();
         if let Target::Pool(pool) = &*self.inner.target {
             return ChannelSnapshot {
                 retries,
@@ -268,8 +267,8 @@ impl Channel {
         }
     }
 
-    pub(super) fn retries(&self) -> &Retries {
-        &self.inner.retries
+    pub(super) fn governance(&self) -> &Governance {
+        &self.inner.governance
     }
 
     pub(super) fn waits_for_ready(&self) -> bool {
@@ -343,13 +342,13 @@ impl Channel {
 }
 
 /// What an attempt needs a connection for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(super) struct Wanted<'a> {
     pub(super) method: u64,
     pub(super) metadata: &'a Metadata,
     pub(super) route_key: Option<u64>,
-    /// Whether it may go to an endpoint that is ejected, to find out whether that works again.
-    pub(super) may_ask: MayAsk,
+    /// Whether it may go to an endpoint that is ejected, to find out whether that works again; asked only where one is.
+    pub(super) may_ask: &'a (dyn Fn() -> MayAsk + Sync),
     /// Members that were tried already.
     pub(super) tried: &'a [u64],
     pub(super) wait_for_ready: bool,

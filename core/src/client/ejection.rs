@@ -137,7 +137,13 @@ impl Watch {
     /// Whether this call is the one that asks.
     pub(super) fn takes_probe(&self, call: MayAsk) -> bool {
         let asks = self.asks.load(Ordering::Relaxed);
-        asks >= call.rank() && self.asks.compare_exchange(asks, NOBODY, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        let takes = asks >= call.rank()
+            && self.asks.compare_exchange(asks, NOBODY, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        if takes {
+            // How long it takes is looked at.
+            self.looks.notify_one();
+        }
+        takes
     }
 
     /// The call that was to ask could not be made; the next one may.
@@ -153,6 +159,25 @@ pub(super) struct Judged<'a> {
     pub(super) member: &'a Arc<Member>,
 }
 
+/// Whether an ejected endpoint works again.
+struct Question {
+    number: u32,
+    /// When it was open to the first calls.
+    since: Instant,
+    /// When a call was seen to have taken it up.
+    asked_at: Option<Instant>,
+}
+
+impl Question {
+    fn new(number: u32, since: Instant) -> Self {
+        Self {
+            number,
+            since,
+            asked_at: None,
+        }
+    }
+}
+
 /// Who is ejected.
 pub(super) struct Ejections {
     target: String,
@@ -162,10 +187,10 @@ pub(super) struct Ejections {
     next_sweep: tokio::time::Instant,
     /// Failures of all of them, and when there were more than before.
     failed: u64,
-    failed_at: tokio::time::Instant,
+    failed_at: Option<tokio::time::Instant>,
     is_swept: bool,
-    /// Which question to each of those that are ejected is open, and since when.
-    asked_since: HashMap<u64, (u32, Instant)>,
+    /// What each of those that are ejected is to be asked.
+    questions: HashMap<u64, Question>,
     /// When somebody else may.
     look_again: Option<Instant>,
 }
@@ -178,9 +203,9 @@ impl Ejections {
             worth_a_look: 0,
             next_sweep: tokio::time::Instant::now(),
             failed: 0,
-            failed_at: tokio::time::Instant::now(),
-            is_swept: true,
-            asked_since: HashMap::new(),
+            failed_at: None,
+            is_swept: false,
+            questions: HashMap::new(),
             look_again: None,
         };
         new.set_policy(policy);
@@ -210,9 +235,9 @@ impl Ejections {
             .collect();
         let failed = subjects.iter().map(|subject| subject.seen.failed).sum();
         if failed != self.failed {
-            (self.failed, self.failed_at) = (failed, now);
+            (self.failed, self.failed_at) = (failed, Some(now));
         }
-        let is_quiet = now.saturating_duration_since(self.failed_at) >= QUIET_AFTER;
+        let is_quiet = self.failed_at.is_none_or(|at| now.saturating_duration_since(at) >= QUIET_AFTER);
         self.is_swept = self.worth_a_look != u32::MAX && (!is_quiet || self.ejector.needs_sweeps());
         if now >= self.next_sweep {
             self.next_sweep = now + SWEEP_EVERY;
@@ -229,7 +254,7 @@ impl Ejections {
         for id in &changes.readmitted {
             tracing::info!(target = %self.target, endpoint = name(*id), "an endpoint that was ejected gets calls again");
         }
-        self.asked_since.retain(|id, _| ready.iter().any(|one| one.member.id == *id));
+        self.questions.retain(|id, _| ready.iter().any(|one| one.member.id == *id));
         self.look_again = self.ejector.look_again_at();
         for one in ready {
             self.show(now, one.member);
@@ -246,34 +271,39 @@ impl Ejections {
             is_hopeful,
         } = self.ejector.standing(member.id)
         else {
-            self.asked_since.remove(&member.id);
+            self.questions.remove(&member.id);
             watch.asks.store(NOBODY, Ordering::Relaxed);
             return;
         };
-        let is_open = |(asked, since): &&(u32, Instant)| {
-            *asked == question && now.saturating_duration_since(*since) < ASKED_FOR_MAX
-        };
-        let open = self.asked_since.get(&member.id).filter(is_open);
-        let Some((_, since)) = open.copied() else {
-            self.asked_since.insert(member.id, (question, now));
+        let known = self.questions.get_mut(&member.id).filter(|known| known.number == question);
+        let Some(known) = known else {
+            self.questions.insert(member.id, Question::new(question, now));
             // One that has answered is no great risk any more.
             watch.asks.store(if is_hopeful { UNARY } else { IDEMPOTENT }, Ordering::Relaxed);
             return self.look_again_at(now + SPARE_OTHERS_FOR);
         };
-        let spared = now.saturating_duration_since(since);
-        let asks = match spared {
-            spared if spared >= SPARE_OTHERS_FOR * 2 => ANYBODY,
-            spared if spared >= SPARE_OTHERS_FOR => UNARY,
-            _ => IDEMPOTENT,
+        let asks = watch.asks.load(Ordering::Relaxed);
+        if asks == NOBODY {
+            let asked_at = *known.asked_at.get_or_insert(now);
+            if now.saturating_duration_since(asked_at) < ASKED_FOR_MAX {
+                return self.look_again_at(asked_at + ASKED_FOR_MAX);
+            }
+            // That call does not end: another one asks.
+            *known = Question::new(question, now);
+            watch.asks.store(IDEMPOTENT, Ordering::Relaxed);
+            return self.look_again_at(now + SPARE_OTHERS_FOR);
+        }
+        let since = known.since;
+        let (more, look_again) = match now.saturating_duration_since(since) {
+            waited if waited >= SPARE_OTHERS_FOR * 2 => (ANYBODY, None),
+            waited if waited >= SPARE_OTHERS_FOR => (UNARY, Some(since + SPARE_OTHERS_FOR * 2)),
+            _ => (asks, Some(since + SPARE_OTHERS_FOR)),
         };
-        // Unless somebody asks already.
-        let more = |before: u8| (before != NOBODY).then_some(asks.max(before));
-        let is_open = watch.asks.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok();
-        self.look_again_at(match asks {
-            ANYBODY => since + ASKED_FOR_MAX,
-            _ if !is_open => since + ASKED_FOR_MAX,
-            asks => since + SPARE_OTHERS_FOR * u32::from(asks),
-        });
+        // Unless somebody has just begun to ask.
+        let _asks = watch.asks.compare_exchange(asks, more.max(asks), Ordering::Relaxed, Ordering::Relaxed);
+        if let Some(at) = look_again {
+            self.look_again_at(at);
+        }
     }
 
     fn look_again_at(&mut self, at: Instant) {

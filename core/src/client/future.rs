@@ -119,7 +119,7 @@ impl<T: ReplyShape, E: FromStatus> MetaFuture<T, E> {
                                 None => {
                                     running.over(None);
                                     if let Some(call) = &self.call {
-                                        call.channel.retries().account(self.spec.id()).note_answer(running.priority);
+                                        call.channel.governance().account(self.spec.id()).note_answer(running.priority);
                                     }
                                     self.state = State::Done;
                                     return Poll::Ready(Ended::Short(reply));
@@ -181,7 +181,7 @@ impl<T: ReplyShape, E> MetaFuture<T, E> {
         };
         let policy = call.channel.retry_policy(Some(self.spec));
         let is_covered = policy.covers(&status);
-        let account = call.channel.retries().account(self.spec.id());
+        let account = call.channel.governance().account(self.spec.id());
         let is_answer = spares_service(&status) && !is_covered;
         let failure = Failure {
             path: self.spec.path(),
@@ -194,7 +194,7 @@ impl<T: ReplyShape, E> MetaFuture<T, E> {
             Pass::free(running.turn),
             &guards,
             &failure,
-            call.channel.retries().since(),
+            call.channel.governance().since(),
         );
         let may_follow = status.handler_ran() == HandlerRan::No || (self.spec.is_idempotent() && is_covered);
         // The time of the whole call is up; its stream need not know any more when that was.
@@ -253,7 +253,7 @@ fn is_plain<T: ReplyShape, E>(call: &Call<T, E>) -> bool {
 
 /// Opens the call on the ready connection, if it is a plain one.
 fn begin<T: ReplyShape, E: FromStatus>(call: &mut Call<T, E>, task: &Context<'_>) -> Begun {
-    let account = call.channel.retries().account(call.spec.id());
+    let account = call.channel.governance().account(call.spec.id());
     if !is_plain(call) || !account.is_calm() {
         return Begun::General;
     }
@@ -325,11 +325,12 @@ fn begin<T: ReplyShape, E: FromStatus>(call: &mut Call<T, E>, task: &Context<'_>
 
 /// The connection, or a stream of it, that is there for the call.
 fn choose<T, E>(call: &Call<T, E>, metadata: &Metadata) -> Option<Picked> {
-    let mut picked = call.channel.pick(&Wanted {
+    let (channel, spec) = (&call.channel, call.spec);
+    let mut picked = channel.pick(&Wanted {
         method: call.spec.id(),
         metadata,
         route_key: call.options.as_ref().and_then(|options| options.route_key),
-        may_ask: MayAsk::of(true, call.spec.is_idempotent() && call.channel.is_retried(call.spec)),
+        may_ask: &|| MayAsk::of(true, spec.is_idempotent() && channel.is_retried(spec)),
         tried: &[],
         wait_for_ready: false,
     })?;

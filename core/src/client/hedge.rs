@@ -27,7 +27,7 @@ impl Channel {
     pub(super) fn hedging(&self, spec: Option<&MethodSpec>) -> Option<HedgingPolicy> {
         let config = self.config()?;
         let (configured, for_all) = ServiceConfig::for_method(Some(&config), spec);
-        let policy = configured.hedging.or(for_all.hedging).unwrap_or_else(|| self.retries().hedging());
+        let policy = configured.hedging.or(for_all.hedging).unwrap_or_else(|| self.governance().policies().hedging);
         policy.is_on().then_some(policy)
     }
 
@@ -48,7 +48,7 @@ pub(super) async fn hedged(
     hedging: &HedgingPolicy,
     mut opened: Opened,
 ) -> Result<Reply, Failed> {
-    let account = channel.retries().account(request.method);
+    let account = channel.governance().account(request.method);
     let (began, member) = (time::now(), opened.member());
     let note = |began: Instant, member: Option<u64>| {
         if let Some(member) = member {
@@ -76,18 +76,18 @@ pub(super) async fn hedged(
     }
     let other = if is_paid { elsewhere(channel, request) } else { None };
     let admitted = other.and_then(|other| Some((other, channel.admit(request).ok()?)));
-    let Some((other, admitted)) = admitted else {
+    let Some((other, permit)) = admitted else {
         if is_paid {
             account.hedges().give_back();
         }
-        channel.retries().count_hedge(false, schedule.is_some());
+        channel.governance().count_hedge(false, schedule.is_some());
         let outcome = first.await;
         if outcome.is_ok() {
             note(began, member);
         }
         return outcome;
     };
-    channel.retries().count_hedge(true, true);
+    channel.governance().count_hedge(true, true);
     let second_member = other.completion.as_ref().map(|completion| completion.member().id);
     let second_began = time::now();
     request.history.attempts += 1;
@@ -111,7 +111,7 @@ pub(super) async fn hedged(
         }
     }
     // Both are one call, and whoever made it tells how that ended.
-    drop(admitted);
+    drop(permit);
     if is_final(&outcome) {
         return outcome;
     }
@@ -125,7 +125,7 @@ fn elsewhere(channel: &Channel, request: &mut RawRequest) -> Option<Picked> {
         method: request.method,
         metadata: &request.metadata,
         route_key: request.route_key,
-        may_ask: MayAsk::Never,
+        may_ask: &|| MayAsk::Never,
         tried: &request.history.tried,
         wait_for_ready: false,
     })?;

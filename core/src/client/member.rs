@@ -263,6 +263,7 @@ impl Completion {
         self.verdict = failed.map_or(Verdict::Answered, verdict);
         if !self.is_timed && self.verdict == Verdict::Answered {
             self.verdict = Verdict::Streamed;
+            self.member.load.note_answer();
         }
     }
 }

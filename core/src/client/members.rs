@@ -425,6 +425,8 @@ impl Members {
         if ready.is_empty() {
             self.gathering = Gathering::None;
             self.look_again = None;
+            // Who comes back is judged by what it does then.
+            self.ejections.look(now, &[]);
             self.show_again();
             return View::Nobody {
                 failure: self.failure(),
@@ -440,10 +442,7 @@ impl Members {
             self.gathering = Gathering::Until(until);
             return View::Gathering(until);
         }
-        // Where one has all calls there is nobody to compare it with.
-        let is_judged = self.connects_to != ConnectsTo::First;
-        let judges = Some(&mut self.ejections).filter(|_| is_judged);
-        let ejected = judges.map_or_else(Vec::new, |judges| eject(judges, &mut ready, &self.config, now));
+        let ejected = eject(&mut self.ejections, self.connects_to, &mut ready, &self.config, now);
         let warmup = Warmup::new(self.config.slow_start);
         let age = |known: &&Known| Age {
             ready: known.member.ready_for(now),
@@ -459,8 +458,7 @@ impl Members {
         let candidates: Vec<Candidate> = ready.iter().zip(weights).map(candidate).collect();
         let grows_at = warmup.next_change(&ages).map(|ahead| now + ahead);
         let leave_at = self.outgoing.as_ref().map(|outgoing| outgoing.until).filter(|until| *until > now);
-        let judge_at = self.ejections.look_again().filter(|_| is_judged);
-        self.look_again = grows_at.into_iter().chain(leave_at).chain(judge_at).min();
+        self.look_again = grows_at.into_iter().chain(leave_at).chain(self.ejections.look_again()).min();
         self.gathering = Gathering::Done;
         let shown = candidates.iter().map(|one| (one.member.id, one.endpoint.clone(), one.weight)).collect();
         let asked = ejected.iter().map(|member| member.id).collect();
@@ -550,16 +548,21 @@ impl Members {
 }
 
 /// Takes those out that are so much worse than the others that they get no calls.
-fn eject(ejections: &mut Ejections, ready: &mut Vec<&Known>, config: &ServiceConfig, now: Instant) -> Vec<Arc<Member>> {
-    let judged: Vec<Judged<'_>> = ready
-        .iter()
-        .map(|known| Judged {
-            endpoint: &known.endpoint,
-            route: config.route_to(&known.endpoint).unwrap_or_default(),
-            member: &known.member,
-        })
-        .collect();
-    ejections.look(now, &judged);
+fn eject(
+    ejections: &mut Ejections,
+    connects_to: ConnectsTo,
+    ready: &mut Vec<&Known>,
+    config: &ServiceConfig,
+    now: Instant,
+) -> Vec<Arc<Member>> {
+    // Where one has all calls there is nobody to compare it with.
+    let compared = ready.iter().filter(|_| connects_to != ConnectsTo::First);
+    let judged = compared.map(|known| Judged {
+        endpoint: &known.endpoint,
+        route: config.route_to(&known.endpoint).unwrap_or_default(),
+        member: &known.member,
+    });
+    ejections.look(now, &judged.collect::<Vec<_>>());
     let mut ejected: Vec<&Known> = ready.extract_if(.., |known| ejections.reason(&known.member).is_some()).collect();
     if ready.is_empty() {
         ready.append(&mut ejected);

@@ -300,8 +300,9 @@ impl Published {
     /// An endpoint that is ejected and has to be asked whether it works again, if this call is one that may.
     #[cold]
     fn probe(&self, wanted: &Wanted<'_>, args: &PickArgs<'_>) -> Option<Picked> {
+        let may_ask = (wanted.may_ask)();
         let mut free = self.ejected.iter().filter(|member| !wanted.tried.contains(&member.id));
-        let member = free.find(|member| member.watch.takes_probe(wanted.may_ask))?;
+        let member = free.find(|member| member.watch.takes_probe(may_ask))?;
         let mut picked = member.begin(|| args.now());
         match picked.as_mut().and_then(|picked| picked.completion.as_mut()) {
             Some(completion) => completion.set_probe(),

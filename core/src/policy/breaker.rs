@@ -12,6 +12,8 @@ use super::marks::{Marks, evenly};
 const PARTS: u32 = 10;
 /// The longest time that a breaker stays open, however often it opened.
 const OPEN_MAX: Duration = Duration::from_secs(60);
+/// Calls that find out have so much time; then others do.
+const TRIALS_MAX: Duration = Duration::from_secs(60);
 /// The time that it stays open differs by so much, so that clients do not come back together.
 const JITTER: f64 = 0.1;
 /// The longest window, and the longest time for which a breaker opens at first.
@@ -159,7 +161,27 @@ struct Counts {
 enum State {
     Closed,
     Open { until: Instant },
-    HalfOpen { begun: u32, well: u32, badly: u32 },
+    HalfOpen(Trials),
+}
+
+/// The calls that find out whether it can close.
+#[derive(Clone, Copy, Debug)]
+struct Trials {
+    since: Instant,
+    begun: u32,
+    well: u32,
+    badly: u32,
+}
+
+impl Trials {
+    fn new(since: Instant) -> Self {
+        Self {
+            since,
+            begun: 0,
+            well: 0,
+            badly: 0,
+        }
+    }
 }
 
 impl Breaker {
@@ -182,7 +204,7 @@ impl Breaker {
         match self.state {
             State::Closed => BreakerState::Closed,
             State::Open { .. } => BreakerState::Open,
-            State::HalfOpen { .. } => BreakerState::HalfOpen,
+            State::HalfOpen(_) => BreakerState::HalfOpen,
         }
     }
 
@@ -201,25 +223,24 @@ impl Breaker {
             self.become_state(State::Closed);
             self.times = 0;
         }
-        if let State::Open { until } = self.state {
-            if now < until {
-                return Err(until - now);
+        match self.state {
+            State::Open { until } if now < until => return Err(until - now),
+            State::Open { .. } => self.become_state(State::HalfOpen(Trials::new(now))),
+            // They never end, as calls without a deadline may: others find out.
+            State::HalfOpen(trials) if now.saturating_duration_since(trials.since) >= TRIALS_MAX => {
+                self.become_state(State::HalfOpen(Trials::new(now)));
             }
-            self.become_state(State::HalfOpen {
-                begun: 0,
-                well: 0,
-                badly: 0,
-            });
+            State::HalfOpen(_) | State::Closed => {}
         }
         match &mut self.state {
-            State::HalfOpen { begun, .. } if *begun < policy.half_open_calls => *begun += 1,
+            State::HalfOpen(trials) if trials.begun < policy.half_open_calls => trials.begun += 1,
             // Those that find out are under way.
-            State::HalfOpen { .. } => return Err(Duration::ZERO),
+            State::HalfOpen(_) => return Err(Duration::ZERO),
             State::Closed | State::Open { .. } => self.see(now, answered, policy),
         }
         Ok(Pass {
             turn: self.turn,
-            is_trial: matches!(self.state, State::HalfOpen { .. }),
+            is_trial: matches!(self.state, State::HalfOpen(_)),
         })
     }
 
@@ -244,7 +265,7 @@ impl Breaker {
                     self.judge(now, policy, random);
                 }
             }
-            State::HalfOpen { begun, well, badly } => {
+            State::HalfOpen(Trials { begun, well, badly, .. }) => {
                 match ended {
                     Ended::Well => *well += 1,
                     Ended::Badly => *badly += 1,
@@ -471,6 +492,21 @@ mod tests {
         for pass in &passes[2..] {
             bench.end(*pass, Ended::Well);
         }
+        assert_eq!(bench.breaker.state(), BreakerState::Closed);
+    }
+
+    #[test]
+    fn trials_that_never_end_leave_it_to_others() {
+        let mut bench = Bench::opened();
+        bench.now += Duration::from_secs(6);
+        let lost: Vec<Pass> = (0..5).map(|_| bench.admit().unwrap()).collect();
+        bench.now += Duration::from_secs(59);
+        assert!(bench.admit().is_err());
+        bench.now += Duration::from_secs(1);
+        (0..5).for_each(|_| assert!(bench.call(Ended::Well)));
+        assert_eq!(bench.breaker.state(), BreakerState::Closed);
+        // Too late to tell anything.
+        bench.end(lost[0], Ended::Badly);
         assert_eq!(bench.breaker.state(), BreakerState::Closed);
     }
 

@@ -307,8 +307,11 @@ impl Load {
                 self.note_trouble();
                 self.in_flight.fetch_sub(1, Ordering::Relaxed);
             }
-            Verdict::Answered | Verdict::Streamed => {
+            Verdict::Answered => {
                 self.note_answer();
+                self.in_flight.fetch_sub(1, Ordering::Relaxed);
+            }
+            Verdict::Streamed => {
                 self.in_flight.fetch_sub(1, Ordering::Relaxed);
             }
             Verdict::GivenUp | Verdict::Neutral => {
@@ -350,10 +353,8 @@ impl Load {
                 }
                 return;
             }
-            Verdict::Streamed => {
-                self.note_answer();
-                return;
-            }
+            // It was an answer when it began.
+            Verdict::Streamed => return,
             Verdict::Neutral => {
                 self.aside.fetch_add(1, Ordering::Relaxed);
                 return;

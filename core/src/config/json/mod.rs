@@ -15,21 +15,6 @@ use crate::discovery::nearest::nearest;
 use crate::metadata::Metadata;
 use crate::time::parse_duration;
 
-const KEYS: [&str; 13] = [
-    "timeout",
-    "wait_for_ready",
-    "retry",
-    "hedging",
-    "throttle",
-    "circuit_breaker",
-    "methods",
-    "balancer",
-    "routes",
-    "weights",
-    "slow_start",
-    "prefer_zone",
-    "outlier_detection",
-];
 const METHOD_KEYS: [&str; 6] = [
     "timeout",
     "wait_for_ready",
@@ -37,6 +22,16 @@ const METHOD_KEYS: [&str; 6] = [
     "hedging",
     "throttle",
     "circuit_breaker",
+];
+/// Those of all, besides.
+const SERVICE_KEYS: [&str; 7] = [
+    "methods",
+    "balancer",
+    "routes",
+    "weights",
+    "slow_start",
+    "prefer_zone",
+    "outlier_detection",
 ];
 const ROUTE_KEYS: [&str; 2] = ["labels", "weight"];
 const BALANCERS: [&str; 6] = [
@@ -72,7 +67,7 @@ pub(super) fn parse(text: &str) -> Parsed<ServiceConfig> {
             "slow_start" => config.slow_start = Some(place.duration_or_zero(value)?),
             "prefer_zone" => config.prefer_zone = Some(place.boolean(value)?),
             "outlier_detection" => config.outliers = Some(place.outliers(value)?),
-            _ => return Err(root.unknown(key, &KEYS)),
+            _ => return Err(root.unknown(key, &[&METHOD_KEYS[..], &SERVICE_KEYS[..]].concat())),
         }
     }
     Ok(config)

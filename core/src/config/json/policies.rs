@@ -91,83 +91,75 @@ impl Place {
         list.iter().map(code).collect()
     }
 
-    pub(super) fn outliers(&self, value: &Value) -> Parsed<OutlierDetection> {
-        if value == &Value::Bool(false) {
-            return Ok(OutlierDetection::NEVER);
+    pub(super) fn hedging(&self, value: &Value) -> Parsed<HedgingPolicy> {
+        let has = |key: &str| value.get(key).is_some();
+        if has("delay") && has("percentile") {
+            return Err(self.wrong("one of `delay` and `percentile`, and not both", value));
         }
-        let options = value.as_object().ok_or_else(|| self.wrong("false, or an object", value))?;
-        let mut policy = OutlierDetection::DEFAULT;
-        for (key, value) in options {
-            let place = self.key(key);
-            policy = match key.as_str() {
+        let (never, default) = (HedgingPolicy::NEVER, HedgingPolicy::DEFAULT);
+        self.policy(value, never, default, &HEDGING_KEYS, |policy, key, place, value| {
+            Ok(match key {
+                "delay" => policy.after(place.duration_up_to(value, HEDGING_DELAY_MAX)?),
+                "percentile" => policy.percentile(place.number(value, 0.5, 0.999)?),
+                _ => policy.budget(place.number(value, 0.001, 1.0)?),
+            })
+        })
+    }
+
+    pub(super) fn throttle(&self, value: &Value) -> Parsed<AdaptiveThrottle> {
+        let (never, default) = (AdaptiveThrottle::NEVER, AdaptiveThrottle::DEFAULT);
+        self.policy(value, never, default, &THROTTLE_KEYS, |policy, key, place, value| {
+            Ok(match key {
+                "multiplier" => policy.multiplier(place.number(value, 1.1, 10.0)?),
+                _ => policy.calls_min(place.count(value, CALLS_MAX)?),
+            })
+        })
+    }
+
+    pub(super) fn breaker(&self, value: &Value) -> Parsed<CircuitBreaker> {
+        let (never, default) = (CircuitBreaker::NEVER, CircuitBreaker::DEFAULT);
+        self.policy(value, never, default, &BREAKER_KEYS, |policy, key, place, value| {
+            Ok(match key {
+                "window" => policy.window(place.duration_within(value, BREAKER_WINDOW_MIN, WINDOW_MAX)?),
+                "calls_min" => policy.calls_min(place.count(value, CALLS_MAX)?),
+                "failure_share" => policy.failure_share(place.number(value, 0.01, 1.0)?),
+                "open_for" => policy.open_for(place.duration_within(value, Duration::from_millis(1), WINDOW_MAX)?),
+                _ => policy.half_open_calls(place.count(value, CALLS_MAX)?),
+            })
+        })
+    }
+
+    pub(super) fn outliers(&self, value: &Value) -> Parsed<OutlierDetection> {
+        let (never, default) = (OutlierDetection::NEVER, OutlierDetection::DEFAULT);
+        self.policy(value, never, default, &OUTLIER_KEYS, |policy, key, place, value| {
+            Ok(match key {
                 "consecutive_failures" => policy.consecutive_failures(place.count(value, 1_000)?),
                 "success_rate" => policy.success_rate(place.boolean(value)?),
                 "failure_share" => policy.failure_share(place.number(value, 0.01, 1.0)?),
                 "latency_factor" => policy.latency_factor(place.number(value, 1.5, 1_000.0)?),
                 "max_ejected" => policy.max_ejected(place.number(value, 0.0, 1.0)?),
-                "ejection_time" => policy.ejection_time(place.duration_up_to(value, EJECTION_TIME_MAX)?),
-                _ => return Err(self.unknown(key, &OUTLIER_KEYS)),
-            };
-        }
-        Ok(policy)
+                _ => policy.ejection_time(place.duration_up_to(value, EJECTION_TIME_MAX)?),
+            })
+        })
     }
 
-    pub(super) fn hedging(&self, value: &Value) -> Parsed<HedgingPolicy> {
+    /// `false`, or an object with any of `keys`, each of which `set` changes in what is the default else.
+    fn policy<P>(
+        &self,
+        value: &Value,
+        never: P,
+        default: P,
+        keys: &[&str],
+        set: impl Fn(P, &str, &Self, &Value) -> Parsed<P>,
+    ) -> Parsed<P> {
         if value == &Value::Bool(false) {
-            return Ok(HedgingPolicy::NEVER);
+            return Ok(never);
         }
         let options = value.as_object().ok_or_else(|| self.wrong("false, or an object", value))?;
-        let mut policy = HedgingPolicy::DEFAULT;
-        if options.contains_key("delay") && options.contains_key("percentile") {
-            return Err(self.wrong("one of `delay` and `percentile`, and not both", value));
-        }
-        for (key, value) in options {
-            let place = self.key(key);
-            policy = match key.as_str() {
-                "delay" => policy.after(place.duration_up_to(value, HEDGING_DELAY_MAX)?),
-                "percentile" => policy.percentile(place.number(value, 0.5, 0.999)?),
-                "budget" => policy.budget(place.number(value, 0.001, 1.0)?),
-                _ => return Err(self.unknown(key, &HEDGING_KEYS)),
-            };
-        }
-        Ok(policy)
-    }
-
-    pub(super) fn throttle(&self, value: &Value) -> Parsed<AdaptiveThrottle> {
-        if value == &Value::Bool(false) {
-            return Ok(AdaptiveThrottle::NEVER);
-        }
-        let options = value.as_object().ok_or_else(|| self.wrong("false, or an object", value))?;
-        let mut policy = AdaptiveThrottle::DEFAULT;
-        for (key, value) in options {
-            let place = self.key(key);
-            policy = match key.as_str() {
-                "multiplier" => policy.multiplier(place.number(value, 1.1, 10.0)?),
-                "calls_min" => policy.calls_min(place.count(value, CALLS_MAX)?),
-                _ => return Err(self.unknown(key, &THROTTLE_KEYS)),
-            };
-        }
-        Ok(policy)
-    }
-
-    pub(super) fn breaker(&self, value: &Value) -> Parsed<CircuitBreaker> {
-        if value == &Value::Bool(false) {
-            return Ok(CircuitBreaker::NEVER);
-        }
-        let options = value.as_object().ok_or_else(|| self.wrong("false, or an object", value))?;
-        let mut policy = CircuitBreaker::DEFAULT;
-        for (key, value) in options {
-            let place = self.key(key);
-            policy = match key.as_str() {
-                "window" => policy.window(place.duration_within(value, BREAKER_WINDOW_MIN, WINDOW_MAX)?),
-                "calls_min" => policy.calls_min(place.count(value, CALLS_MAX)?),
-                "failure_share" => policy.failure_share(place.number(value, 0.01, 1.0)?),
-                "open_for" => policy.open_for(place.duration_within(value, Duration::from_millis(1), WINDOW_MAX)?),
-                "half_open_calls" => policy.half_open_calls(place.count(value, CALLS_MAX)?),
-                _ => return Err(self.unknown(key, &BREAKER_KEYS)),
-            };
-        }
-        Ok(policy)
+        options.iter().try_fold(default, |policy, (key, value)| match keys.contains(&key.as_str()) {
+            true => set(policy, key, &self.key(key), value),
+            false => Err(self.unknown(key, keys)),
+        })
     }
 
     fn duration_within(&self, value: &Value, least: Duration, most: Duration) -> Parsed<Duration> {
