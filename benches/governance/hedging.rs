@@ -40,7 +40,7 @@ async fn run(
 ) -> (Vec<f64>, f64) {
     let pool = Pool::open(REPLICAS, manners, seed, set).await;
     let mut times: Vec<f64> =
-        pool.drive(RATE, LASTS, seed).await.iter().map(|Made { took }| took.as_secs_f64()).collect();
+        pool.drive(RATE, LASTS, seed).await.iter().map(|Made { took, .. }| took.as_secs_f64()).collect();
     times.sort_unstable_by(f64::total_cmp);
     let came = pool.came().len() as f64 / times.len() as f64;
     (times, came)

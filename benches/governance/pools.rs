@@ -33,6 +33,7 @@ pub(crate) struct Came {
 #[derive(Clone, Copy)]
 pub(crate) struct Made {
     pub(crate) took: Duration,
+    pub(crate) succeeded: bool,
 }
 
 #[sinew::service(name = "bench.Replica")]
@@ -71,12 +72,35 @@ impl Replica for One {
     }
 }
 
+/// A server that asks others.
+struct Middle(ReplicaClient);
+
+impl Replica for Middle {
+    async fn get(&self) -> Result<(), Status> {
+        self.0.get().await
+    }
+}
+
+/// A server that asks those of `channel`, and a channel to it.
+pub(crate) async fn before(channel: Channel, set: impl FnOnce(ChannelBuilder) -> ChannelBuilder) -> (Serving, Channel) {
+    let middle = ReplicaServer::new(Middle(ReplicaClient::from_channel(channel)));
+    let server = Server::builder().service(middle).bind(address()).start().await.expect("it starts");
+    let channel = set(Channel::builder()).connect(&server.target()).await.expect("it is there");
+    (server, channel)
+}
+
+/// A name that nobody else has.
+fn address() -> String {
+    static SERVERS: AtomicUsize = AtomicUsize::new(0);
+    format!("mem:replica-{}", SERVERS.fetch_add(1, Ordering::Relaxed))
+}
+
 /// A pool of servers, and a client.
 pub(crate) struct Pool {
     pub(crate) channel: Channel,
     start: Instant,
     came: Arc<Mutex<Vec<Came>>>,
-    _servers: Vec<Serving>,
+    servers: Vec<Serving>,
 }
 
 impl Pool {
@@ -86,7 +110,6 @@ impl Pool {
         seed: u64,
         set: impl FnOnce(ChannelBuilder) -> ChannelBuilder,
     ) -> Self {
-        static SERVERS: AtomicUsize = AtomicUsize::new(0);
         fastrand::seed(seed);
         let registry = MemRegistry::new();
         let (start, came) = (Instant::now(), Arc::default());
@@ -101,13 +124,7 @@ impl Pool {
                 came: Arc::clone(&came),
             };
             let server = Server::builder().service(ReplicaServer::new(one)).register(registry.clone());
-            servers.push(
-                server
-                    .bind(format!("mem:replica-{}", SERVERS.fetch_add(1, Ordering::Relaxed)))
-                    .start()
-                    .await
-                    .expect("it starts"),
-            );
+            servers.push(server.bind(address()).start().await.expect("it starts"));
         }
         let channel = set(Channel::builder().resolver(registry.resolver("bench.Replica")));
         let channel = channel.connect("mem:///bench.Replica").await.expect("it is there");
@@ -118,29 +135,41 @@ impl Pool {
             channel,
             start,
             came,
-            _servers: servers,
+            servers,
         }
     }
 
-    /// Makes so many calls a second at random times until then, whatever became of those before; tells what became of them.
+    /// Makes so many calls a second until then, each at a random time of its own, whatever became of those before; tells what became of them.
     pub(crate) async fn drive(&self, rate: f64, until: f64, seed: u64) -> Vec<Made> {
+        self.drive_through(std::slice::from_ref(&self.channel), rate, until, seed).await
+    }
+
+    /// The same, each through one of these channels.
+    pub(crate) async fn drive_through(&self, channels: &[Channel], rate: f64, until: f64, seed: u64) -> Vec<Made> {
         let made = Arc::new(Mutex::new(Vec::new()));
         let mut rng = Rng::with_seed(seed);
-        let client = ReplicaClient::from_channel(self.channel.clone());
         let mut at = self.start.elapsed().as_secs_f64();
         while at < until {
-            at += -(1.0 - rng.f64()).ln() / rate;
-            sleep_until(self.start + Duration::from_secs_f64(at)).await;
-            let (client, made) = (client.clone(), Arc::clone(&made));
+            sleep_until(self.start + Duration::from_secs_f64(at + rng.f64() / rate)).await;
+            at += 1.0 / rate;
+            let client = ReplicaClient::from_channel(channels[rng.usize(..channels.len())].clone());
+            let made = Arc::clone(&made);
             tokio::spawn(async move {
                 let begun = Instant::now();
-                // Who fails is counted where it failed.
-                let _end = client.get().timeout("5s").await;
-                made.lock().expect("nobody panicked").push(Made { took: begun.elapsed() });
+                let succeeded = client.get().timeout("5s").await.is_ok();
+                made.lock().expect("nobody panicked").push(Made {
+                    took: begun.elapsed(),
+                    succeeded,
+                });
             });
         }
         sleep(Duration::from_secs(6)).await;
         std::mem::take(&mut *made.lock().expect("nobody panicked"))
+    }
+
+    /// The address of one of the servers.
+    pub(crate) fn target(&self, number: usize) -> String {
+        self.servers[number].target()
     }
 
     /// What came to the servers.

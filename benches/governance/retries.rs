@@ -1,83 +1,14 @@
 //! Retries through the real channel and servers: what they save, and what they cost when nothing can be saved.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use sinew::{
-    AdaptiveThrottle, Channel, ChannelBuilder, MemRegistry, OutlierDetection, RoundRobin, Server, Serving, Status,
-};
-use tokio::time::{Instant, sleep, sleep_until};
+use sinew::{AdaptiveThrottle, Channel, ChannelBuilder, OutlierDetection, RoundRobin};
 
-use crate::pools::{Figure, Scene, in_virtual_time, rows as rows_of};
+use crate::pools::{Came, Figure, Manner, Manners, Pool, Scene, before, in_virtual_time, rows as rows_of};
 use crate::table::{Goal, Row};
 
 /// Calls a second.
-const RATE: u64 = 1_000;
-/// What a call takes at a server that works.
-const TAKES: Duration = Duration::from_millis(5);
-
-#[sinew::service(name = "bench.Shop")]
-trait Shop {
-    #[rpc(idempotent)]
-    async fn get(&self) -> Result<(), Status>;
-}
-
-/// What comes to the servers.
-struct Counted {
-    start: Instant,
-    /// Calls in each second.
-    seconds: Vec<AtomicU64>,
-}
-
-impl Counted {
-    fn new(lasts: Duration) -> Self {
-        Self {
-            start: Instant::now(),
-            seconds: (0..=lasts.as_secs() + 15).map(|_| AtomicU64::new(0)).collect(),
-        }
-    }
-
-    fn count(&self) {
-        let second = usize::try_from(self.start.elapsed().as_secs()).expect("it is not long");
-        self.seconds[second].fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn of_seconds(&self, from: u64, to: u64) -> Vec<u64> {
-        (from..to)
-            .map(|second| self.seconds[usize::try_from(second).expect("few")].load(Ordering::Relaxed))
-            .collect()
-    }
-}
-
-/// A server that fails while it is told to.
-#[derive(Clone)]
-struct Last {
-    counted: Arc<Counted>,
-    /// From when to when, in seconds.
-    fails: (f64, f64),
-}
-
-impl Shop for Last {
-    async fn get(&self) -> Result<(), Status> {
-        self.counted.count();
-        let at = self.counted.start.elapsed().as_secs_f64();
-        if (self.fails.0..self.fails.1).contains(&at) {
-            return Err(Status::unavailable("out of order"));
-        }
-        sleep(TAKES).await;
-        Ok(())
-    }
-}
-
-/// A server that asks another.
-struct Middle(ShopClient);
-
-impl Shop for Middle {
-    async fn get(&self) -> Result<(), Status> {
-        self.0.get().await
-    }
-}
+const RATE: f64 = 1_000.0;
 
 /// What a channel has.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -103,13 +34,6 @@ impl With {
             Self::Defaults => channel,
         }
     }
-}
-
-/// What came of the calls of a while.
-#[derive(Default)]
-struct Ends {
-    calls: u64,
-    succeeded: u64,
 }
 
 /// Measures what has `wanted` in its name with so many seeds.
@@ -142,127 +66,95 @@ pub(crate) fn rows(seeds: u64, wanted: &str) -> Vec<Row> {
 /// From the 10th second to the 70th nothing works.
 const OUTAGE: (f64, f64) = (10.0, 70.0);
 
+/// How long calls are made.
+const LASTS: f64 = 75.0;
+
+fn answers() -> Manner {
+    Manner::AnswersAfter(Duration::from_millis(5))
+}
+
+fn fails() -> Manner {
+    Manner::FailsAfter(Duration::ZERO)
+}
+
+fn out_of_order(_: usize, at: f64, _: f64) -> Manner {
+    if (OUTAGE.0..OUTAGE.1).contains(&at) {
+        fails()
+    } else {
+        answers()
+    }
+}
+
+async fn ten_servers(manners: Manners, seed: u64, with: With) -> Pool {
+    Pool::open(10, manners, seed, |channel| with.set_pool(channel)).await
+}
+
 fn outage(seed: u64, with: With) -> Vec<Figure> {
     in_virtual_time(async move {
-        let counted = Arc::new(Counted::new(Duration::from_secs(75)));
-        let (_servers, channel) = pool(&counted, 10, with, |_| OUTAGE).await;
-        drive(&[channel], RATE, seed, Duration::from_secs(75)).await;
-        amplification(&counted)
+        let pool = ten_servers(out_of_order, seed, with).await;
+        pool.drive(RATE, LASTS, seed).await;
+        amplification(&pool.came())
     })
 }
 
 fn three_tiers(seed: u64, with: With) -> Vec<Figure> {
     in_virtual_time(async move {
-        let counted = Arc::new(Counted::new(Duration::from_secs(75)));
-        let (_servers, mut channel) = pool(&counted, 10, with, |_| OUTAGE).await;
-        let mut between = Vec::new();
-        for _ in 0..2 {
-            let middle = ShopServer::new(Middle(ShopClient::from_channel(channel)));
-            let server = Server::builder().service(middle).bind(format!("mem:tier-{}", fastrand::u64(..)));
-            let server = server.start().await.expect("it starts");
-            channel = with.set(Channel::builder()).connect(&server.target()).await.expect("it is there");
-            between.push(server);
-        }
-        drive(&[channel], RATE, seed, Duration::from_secs(75)).await;
-        amplification(&counted)
+        let pool = ten_servers(out_of_order, seed, with).await;
+        let (_middle, channel) = before(pool.channel.clone(), |channel| with.set(channel)).await;
+        let (_front, channel) = before(channel, |channel| with.set(channel)).await;
+        pool.drive_through(&[channel], RATE, LASTS, seed).await;
+        amplification(&pool.came())
     })
 }
 
 /// Of the outage.
-fn amplification(counted: &Counted) -> Vec<Figure> {
-    let seconds = counted.of_seconds(10, 70);
-    let mean = seconds.iter().sum::<u64>() as f64 / (60 * RATE) as f64;
+fn amplification(came: &[Came]) -> Vec<Figure> {
+    let (from, to) = OUTAGE;
+    let count = |from: f64, to: f64| came.iter().filter(|came| (from..to).contains(&came.at)).count() as f64;
+    let seconds = (0..60).map(|second| from + f64::from(second));
     // The generator itself is a call or two off at the ends of a second.
-    let worst = seconds.iter().copied().max().unwrap_or_default() as f64 / RATE as f64;
+    let worst = seconds.map(|second| count(second, second + 1.0)).fold(0.0, f64::max);
     vec![
-        (mean, Goal::AtMost(1.05), "calls made of one"),
-        (worst, Goal::AtMost(1.10), "the same in the worst second"),
+        (
+            count(from, to) / ((to - from) * RATE),
+            Goal::AtMost(1.05),
+            "calls made of one",
+        ),
+        (worst / RATE, Goal::AtMost(1.10), "the same in the worst second"),
     ]
 }
 
 fn one_of_ten(seed: u64, with: With) -> Vec<Figure> {
     in_virtual_time(async move {
-        let counted = Arc::new(Counted::new(Duration::from_secs(60)));
-        let (_servers, channel) = pool(
-            &counted,
-            10,
-            with,
-            |number| if number == 3 { (0.0, 1e9) } else { (0.0, 0.0) },
-        )
-        .await;
-        let ends = drive(&[channel], RATE, seed, Duration::from_secs(60)).await;
-        let made: u64 = counted.of_seconds(0, 61).iter().sum();
+        let ill = |server, _, _| if server == 3 { fails() } else { answers() };
+        let pool = ten_servers(ill, seed, with).await;
+        let made = pool.drive(RATE, 60.0, seed).await;
+        let calls = made.len() as f64;
+        let answered = made.iter().filter(|made| made.succeeded).count() as f64;
         vec![
+            (answered / calls, Goal::AtLeast(0.9995), "answered"),
             (
-                ends.succeeded as f64 / ends.calls as f64,
-                Goal::AtLeast(0.9995),
-                "answered",
+                pool.came().len() as f64 / calls,
+                Goal::AtMost(1.13),
+                "calls made of one",
             ),
-            (made as f64 / ends.calls as f64, Goal::AtMost(1.13), "calls made of one"),
         ]
     })
 }
 
 fn many_clients(seed: u64) -> Vec<Figure> {
     in_virtual_time(async move {
-        let counted = Arc::new(Counted::new(Duration::from_secs(60)));
-        let (servers, _channel) = pool(&counted, 1, With::RetriesOnly, |_| (0.0, 1e9)).await;
-        let target = servers[0].target();
-        let mut channels = Vec::new();
-        for _ in 0..10_000 {
-            channels.push(Channel::lazy(&target).expect("it is an address"));
-        }
-        let ends = drive(&channels, RATE, seed, Duration::from_secs(60)).await;
-        let made: u64 = counted.of_seconds(0, 61).iter().sum();
-        vec![(made as f64 / ends.calls as f64, Goal::AtMost(1.2), "calls made of one")]
+        let pool = Pool::open(
+            1,
+            |_, _, _| fails(),
+            seed,
+            |channel| With::RetriesOnly.set_pool(channel),
+        )
+        .await;
+        let target = pool.target(0);
+        let channels: Vec<Channel> = (0..10_000).map(|_| Channel::lazy(&target).expect("it is an address")).collect();
+        let made = pool.drive_through(&channels, RATE, 60.0, seed).await;
+        let came = pool.came().len() as f64;
+        vec![(came / made.len() as f64, Goal::AtMost(1.2), "calls made of one")]
     })
-}
-
-/// Servers, and a channel to all of them with retries as they come.
-async fn pool(
-    counted: &Arc<Counted>,
-    count: usize,
-    with: With,
-    fails: impl Fn(usize) -> (f64, f64),
-) -> (Vec<Serving>, Channel) {
-    let registry = MemRegistry::new();
-    let mut servers = Vec::new();
-    for number in 0..count {
-        let last = Last {
-            counted: Arc::clone(counted),
-            fails: fails(number),
-        };
-        let server = Server::builder().service(ShopServer::new(last));
-        let server = server.register(registry.clone()).bind(format!("mem:shop-{}", fastrand::u64(..)));
-        servers.push(server.start().await.expect("it starts"));
-    }
-    let channel = with.set_pool(Channel::builder().resolver(registry.resolver("bench.Shop")));
-    let channel = channel.connect("mem:///bench.Shop").await.expect("it is there");
-    while channel.snapshot().endpoints.len() < count {
-        sleep(Duration::from_millis(10)).await;
-    }
-    (servers, channel)
-}
-
-/// Makes calls at random times, each through one of the channels, whatever became of those before.
-async fn drive(channels: &[Channel], rate: u64, seed: u64, lasts: Duration) -> Ends {
-    let ends = Arc::new(Mutex::new(Ends::default()));
-    let mut rng = fastrand::Rng::with_seed(seed);
-    let start = Instant::now();
-    let gap = Duration::from_secs(1) / u32::try_from(rate).expect("it is small");
-    let mut at = Duration::ZERO;
-    while at < lasts {
-        sleep_until(start + at + gap.mul_f64(rng.f64())).await;
-        at += gap;
-        let client = ShopClient::from_channel(channels[rng.usize(..channels.len())].clone());
-        let ends = Arc::clone(&ends);
-        tokio::spawn(async move {
-            let answer = client.get().timeout("2s").await;
-            let mut ends = ends.lock().expect("nobody panicked");
-            ends.calls += 1;
-            ends.succeeded += u64::from(answer.is_ok());
-        });
-    }
-    sleep(Duration::from_secs(10)).await;
-    std::mem::take(&mut *ends.lock().expect("nobody panicked"))
 }
