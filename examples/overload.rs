@@ -53,7 +53,7 @@ async fn offer(client: &RenderClient, rate: f64) -> (f64, f64) {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let server = Server::builder().service(RenderServer::new(Workers(Semaphore::new(8))));
-    let server = server.adaptive_concurrency(true).bind("127.0.0.1:0").start().await?;
+    let server = server.bind("127.0.0.1:0").start().await?;
     // It makes all calls that it is asked to, and each once.
     let channel = Channel::builder().retry(RetryPolicy::NEVER).throttle(AdaptiveThrottle::NEVER);
     let channel = channel.connect(&server.target()).await?;

@@ -30,7 +30,7 @@ impl Shop for Workers {
 async fn main() -> Result<(), Box<dyn Error>> {
     // All clients are our own here. Otherwise only those with a certificate may say that a call is critical.
     let server = Server::builder().service(ShopServer::new(Workers(Semaphore::new(8)))).trust_priorities();
-    let server = server.adaptive_concurrency(true).bind("127.0.0.1:0").start().await?;
+    let server = server.bind("127.0.0.1:0").start().await?;
     let channel = Channel::builder().retry(RetryPolicy::NEVER).connect(&server.target()).await?;
     let client = ShopClient::from_channel(channel);
 

@@ -49,8 +49,8 @@
 //!   `#[rpc(timeout = "..")]` or [`ChannelBuilder::timeout`] says otherwise; calls that a handler makes have what is left of its own. A task that it
 //!   spawns gets that by [`Cx::carry`].
 //! - **Governance.** [`RetryPolicy`] says which calls are made again when they fail, [`HedgingPolicy`] which when they take long; [`OutlierDetection`] which
-//!   endpoints get none for a while, [`AdaptiveThrottle`] and [`CircuitBreaker`] when none are made at all. What is too much for a server is
-//!   turned away by the interceptors in [`limits`], or, the lowest [`Priority`] first, with [`adaptive_concurrency`](ServerBuilder::adaptive_concurrency). [`Status::policy`],
+//!   endpoints get none for a while, [`AdaptiveThrottle`] and [`CircuitBreaker`] when none are made at all. What is too much for a server waits or
+//!   is turned away, the lowest [`Priority`] first ([`adaptive_concurrency`](ServerBuilder::adaptive_concurrency)), or by the interceptors in [`limits`]. [`Status::policy`],
 //!   [`Status::reason`] and [`Status::retry_after`] are what a call that was turned away is told.
 //! - **Limits.** [`ServerBuilder`] and [`ChannelBuilder`] have a setter for each that one changes; [`Limits`] has all.
 //! - **Testing.** `#[service(mock)]` makes a mock, `XClient::local(handler)` a client without a socket, and the address `mem:name` a server

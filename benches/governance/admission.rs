@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::server::{Bottleneck, CAPACITY, Traffic, run};
-use crate::simulator::Outcome;
+use crate::simulator::{DEADLINE, Outcome};
 use crate::table::{Goal, Row};
 
 const PLACES: [(Bottleneck, &str); 3] = [
@@ -44,20 +44,37 @@ pub(crate) fn rows(seeds: u64, wanted: &str, all: bool) -> Vec<Row> {
     rows
 }
 
+/// What callers wait for by default.
+const DEADLINE_LONG: Duration = Duration::from_secs(10);
+
 fn cases() -> Vec<Case> {
+    let mut cases = hurried();
+    cases.extend(patient());
+    cases
+}
+
+/// Ten seconds of as many calls, after fifteen to get there.
+fn steady(load: fn(f64) -> f64) -> Traffic {
+    Traffic {
+        bottleneck: Bottleneck::Pool,
+        load,
+        deadline: DEADLINE,
+        in_turn: 0,
+        stops: (0.0, 0.0),
+        critical: 0.0,
+        refusal: 0.0,
+        end: Duration::from_secs(25),
+        counted: (Duration::from_secs(15), Duration::from_secs(25)),
+    }
+}
+
+/// Callers with 250 ms.
+fn hurried() -> Vec<Case> {
     let goodput = |least| Figure::new("goodput", good, Goal::AtLeast(least));
     let p99 = |most| Figure::new("p99, ms", p99_ms, Goal::AtMost(most));
     let refused = || Figure::new("refused", refused_share, Goal::AtMost(0.005));
     let served = Figure::new("of the critical", good_share, Goal::AtLeast(0.999));
     let seconds = Duration::from_secs;
-    let steady = |load| Traffic {
-        bottleneck: Bottleneck::Pool,
-        load,
-        critical: 0.0,
-        refusal: 0.0,
-        end: seconds(25),
-        counted: (seconds(15), seconds(25)),
-    };
     let all = &PLACES[..];
     let case = |name, traffic, figures| Case {
         name,
@@ -105,6 +122,64 @@ fn cases() -> Vec<Case> {
     ]
 }
 
+/// Callers with 10 s, whose calls may wait for a while.
+fn patient() -> Vec<Case> {
+    let seconds = Duration::from_secs;
+    let traffic = |load| Traffic {
+        deadline: DEADLINE_LONG,
+        ..steady(load)
+    };
+    let case = |name, traffic, figures| Case {
+        name,
+        traffic,
+        places: &PLACES,
+        figures,
+        is_met_by_all: true,
+    };
+    let refused = || Figure::new("refused", refused_share, Goal::AtMost(0.005));
+    let refused_none = || Figure::new("refused", refused_share, Goal::AtMost(0.0));
+    let goodput = || Figure::new("goodput", good, Goal::AtLeast(0.98));
+    let p99 = |most| Figure::new("p99, ms", p99_ms, Goal::AtMost(most));
+    let no = |most| Figure::new("99 % of refusals within, ms", no_ms, Goal::AtMost(most));
+    // 1.25 s of work.
+    let burst = Traffic {
+        counted: (seconds(15), seconds(20)),
+        ..traffic(|at| if (15.0..15.01).contains(&at) { 125.0 } else { 0.5 })
+    };
+    let in_turn = Traffic {
+        in_turn: 800,
+        ..traffic(|_| 0.0)
+    };
+    let stop = Traffic {
+        stops: (15.0, 15.3),
+        ..traffic(|_| 0.8)
+    };
+    vec![
+        case("10 s, 2,000 within 10 ms", burst, vec![refused_none(), p99(2_500.0)]),
+        case(
+            "10 s, 800 callers with a call each",
+            in_turn,
+            vec![refused_none(), goodput()],
+        ),
+        case("10 s, 0.8", traffic(|_| 0.8), vec![refused(), p99(56.0)]),
+        Case {
+            // Who has no processor for that long cannot tell.
+            places: &PLACES[..2],
+            ..case("10 s, 0.8, nothing for 0.3 s", stop, vec![refused()])
+        },
+        case("10 s, 1.2", traffic(|_| 1.2), vec![goodput()]),
+        Case {
+            places: &PLACES[..2],
+            ..case("10 s, 3", traffic(|_| 3.0), vec![goodput(), p99(84.0), no(11.0)])
+        },
+        Case {
+            // A refusal waits for the handlers before it, as an answer does.
+            places: &PLACES[2..],
+            ..case("10 s, 3", traffic(|_| 3.0), vec![goodput(), p99(84.0), no(84.0)])
+        },
+    ]
+}
+
 impl Case {
     fn rows(&self, named: &str, bottleneck: Bottleneck, seeds: u64) -> Vec<Row> {
         let row = |figure: &Figure| Row {
@@ -140,6 +215,10 @@ fn good(traffic: &Traffic, outcome: &mut Outcome) -> f64 {
 
 fn p99_ms(_: &Traffic, outcome: &mut Outcome) -> f64 {
     outcome.p99().as_secs_f64() * 1e3
+}
+
+fn no_ms(_: &Traffic, outcome: &mut Outcome) -> f64 {
+    outcome.refused_p99().as_secs_f64() * 1e3
 }
 
 fn refused_share(_: &Traffic, outcome: &mut Outcome) -> f64 {

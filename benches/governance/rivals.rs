@@ -110,7 +110,8 @@ impl Limiter for Sinew {
     }
 
     fn refuse(&mut self, method: usize, now: Instant) {
-        self.limiters.refuse(method, now);
+        self.limiters.press(method, now);
+        self.limiters.refuse(method);
     }
 
     fn limit(&self) -> f64 {

@@ -6,12 +6,12 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use fastrand::Rng;
-use sinew::{AdaptiveThrottle, Channel, Code, Priority, RetryPolicy, Server, Serving};
+use sinew::{AdaptiveThrottle, Channel, Code, Priority, RetryPolicy, Server, Serving, Status};
 use tokio::runtime::Builder;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, advance, sleep, sleep_until};
 
-use crate::simulator::{DEADLINE, Outcome, Work};
+use crate::simulator::{Outcome, Work};
 
 /// What runs short, at 1,600 calls a second.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -34,6 +34,12 @@ pub(crate) struct Traffic {
     pub(crate) bottleneck: Bottleneck,
     /// How many times the capacity at a time, in seconds.
     pub(crate) load: fn(f64) -> f64,
+    /// What callers wait for.
+    pub(crate) deadline: Duration,
+    /// As many callers, besides, make one call after the other.
+    pub(crate) in_turn: usize,
+    /// When calls do not go on, in seconds.
+    pub(crate) stops: (f64, f64),
     /// The part of the calls that is critical, and the only one that is counted if there is one.
     pub(crate) critical: f64,
     /// What it takes to turn a call away, as a part of what it takes to answer one; on the processor only.
@@ -82,6 +88,14 @@ fn compute(duration: Duration) {
     let _moved = went_by.poll(&mut Context::from_waker(Waker::noop()));
 }
 
+/// Who makes the calls.
+struct Caller {
+    client: WorksClient,
+    traffic: Traffic,
+    start: Instant,
+    outcome: Mutex<Outcome>,
+}
+
 /// Runs it, in virtual time.
 pub(crate) fn run(traffic: Traffic, seed: u64) -> Outcome {
     let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().expect("a runtime starts");
@@ -90,61 +104,98 @@ pub(crate) fn run(traffic: Traffic, seed: u64) -> Outcome {
 
 async fn drive(traffic: Traffic, seed: u64) -> Outcome {
     let (client, _servers) = connect(traffic.bottleneck).await;
-    let outcome = Arc::new(Mutex::new(Outcome::default()));
-    let mut rng = Rng::with_seed(seed);
-    let start = Instant::now();
-    let mut at = Duration::ZERO;
-    while at < traffic.end {
-        let rate = CAPACITY * (traffic.load)(at.as_secs_f64());
-        at += Duration::from_secs_f64(-(1.0 - rng.f64()).ln() / rate);
-        sleep_until(start + at).await;
-        let is_critical = rng.f64() < traffic.critical;
-        let (from, to) = traffic.counted;
-        let is_counted = (from..to).contains(&at) && is_critical == (traffic.critical > 0.0);
-        let takes = takes(traffic.bottleneck, &mut rng);
-        let (client, outcome) = (client.clone(), Arc::clone(&outcome));
-        // Where a refusal takes time, it takes that of the processor which makes the calls as well: they are late before they are made.
-        let made_at = if traffic.refusal > 0.0 { start.elapsed() } else { at };
+    let caller = Arc::new(Caller {
+        client,
+        traffic,
+        start: Instant::now(),
+        outcome: Mutex::default(),
+    });
+    for number in 0..traffic.in_turn {
+        let (caller, mut rng) = (Arc::clone(&caller), Rng::with_seed(seed << 32 | number as u64));
         tokio::spawn(async move {
-            let priority = if is_critical {
-                Priority::Critical
-            } else {
-                Priority::Normal
-            };
-            let micros = u64::try_from(takes.as_micros()).expect("it is short");
-            let answer = client.work(micros).timeout(DEADLINE).priority(priority).await;
-            let refused = answer.as_ref().is_err_and(|status| status.code() == Code::ResourceExhausted);
-            if refused && traffic.refusal > 0.0 {
-                compute(takes.mul_f64(traffic.refusal));
-            }
-            if is_counted {
-                let latency = start.elapsed().saturating_sub(made_at);
-                outcome.lock().expect("nobody panicked").count(answer.is_ok().then_some(latency), refused);
+            while caller.start.elapsed() < traffic.end {
+                let refused = caller.call(caller.start.elapsed(), false, takes(traffic.bottleneck, &mut rng)).await;
+                // Who is told no comes back when it is asked to.
+                if let Some(after) = refused.and_then(|status| status.retry_after()) {
+                    sleep(after).await;
+                }
             }
         });
     }
+    let mut rng = Rng::with_seed(seed);
+    let mut at = Duration::ZERO;
+    loop {
+        let rate = CAPACITY * (traffic.load)(at.as_secs_f64()).max(1e-9);
+        at += Duration::from_secs_f64(-(1.0 - rng.f64()).ln() / rate);
+        if at >= traffic.end {
+            break;
+        }
+        sleep_until(caller.start + at).await;
+        let is_critical = rng.f64() < traffic.critical;
+        let takes = takes(traffic.bottleneck, &mut rng);
+        let caller = Arc::clone(&caller);
+        tokio::spawn(async move { caller.call(at, is_critical, takes).await });
+    }
     // Who is still waited for has as much time as anybody.
-    sleep(2 * DEADLINE).await;
-    std::mem::take(&mut *outcome.lock().expect("nobody panicked"))
+    sleep_until(caller.start + traffic.end + 2 * traffic.deadline).await;
+    std::mem::take(&mut *caller.outcome.lock().expect("nobody panicked"))
+}
+
+impl Caller {
+    /// Makes a call that arrives `at` a time since the start; returns why it was refused if it was.
+    async fn call(&self, at: Duration, is_critical: bool, mut takes: Duration) -> Option<Status> {
+        let traffic = &self.traffic;
+        // Where a refusal takes time, it takes that of the processor which makes the calls as well: they are late before they are made.
+        let made_at = if traffic.refusal > 0.0 {
+            self.start.elapsed()
+        } else {
+            at
+        };
+        let (from, to) = traffic.stops;
+        if (from..to).contains(&at.as_secs_f64()) {
+            takes += Duration::from_secs_f64(to - at.as_secs_f64());
+        }
+        let priority = if is_critical {
+            Priority::Critical
+        } else {
+            Priority::Normal
+        };
+        let micros = u64::try_from(takes.as_micros()).expect("it is short");
+        let answer = self.client.work(micros).timeout(traffic.deadline).priority(priority).await;
+        let is_good = answer.is_ok();
+        let refused = answer.err().filter(|status| status.code() == Code::ResourceExhausted);
+        if refused.is_some() && traffic.refusal > 0.0 {
+            compute(takes.mul_f64(traffic.refusal));
+        }
+        let (from, to) = traffic.counted;
+        if (from..to).contains(&at) && is_critical == (traffic.critical > 0.0) {
+            let latency = self.start.elapsed().saturating_sub(made_at);
+            let mut outcome = self.outcome.lock().expect("nobody panicked");
+            outcome.count(
+                traffic.deadline,
+                is_good.then_some(latency),
+                refused.as_ref().map(|_| latency),
+            );
+        }
+        refused
+    }
 }
 
 async fn connect(bottleneck: Bottleneck) -> (WorksClient, Vec<Serving>) {
     let pool = || WorksServer::new(Pool(Semaphore::new(WORKERS)));
     match bottleneck {
         Bottleneck::Pool => {
-            let (client, server) = serve(Server::builder().service(pool()).adaptive_concurrency(true)).await;
+            let (client, server) = serve(Server::builder().service(pool())).await;
             (client, vec![server])
         }
         Bottleneck::Processor => {
-            let (client, server) =
-                serve(Server::builder().service(WorksServer::new(Processor)).adaptive_concurrency(true)).await;
+            let (client, server) = serve(Server::builder().service(WorksServer::new(Processor))).await;
             (client, vec![server])
         }
         Bottleneck::Downstream => {
             // Of both only the one in front can do something about it.
-            let (inner, behind) = serve(Server::builder().service(pool())).await;
-            let (client, front) =
-                serve(Server::builder().service(WorksServer::new(Front(inner))).adaptive_concurrency(true)).await;
+            let (inner, behind) = serve(Server::builder().service(pool()).adaptive_concurrency(false)).await;
+            let (client, front) = serve(Server::builder().service(WorksServer::new(Front(inner)))).await;
             (client, vec![front, behind])
         }
     }

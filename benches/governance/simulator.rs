@@ -67,6 +67,7 @@ pub(crate) struct Outcome {
     pub(crate) good_by_method: Vec<u64>,
     pub(crate) refused: u64,
     latencies: Vec<Duration>,
+    refusals: Vec<Duration>,
     /// The limit, twice a second.
     pub(crate) limits: Vec<f64>,
 }
@@ -295,18 +296,23 @@ impl Work {
 }
 
 impl Outcome {
-    /// A call is over: it was answered after so long, or it was not.
-    pub(crate) fn count(&mut self, answered: Option<Duration>, refused: bool) {
+    /// A call is over whose answer is good for so long: it was answered after some time, or refused after some, or neither.
+    pub(crate) fn count(&mut self, deadline: Duration, answered: Option<Duration>, refused: Option<Duration>) {
         self.offered += 1;
-        self.refused += u64::from(refused);
+        self.refused += u64::from(refused.is_some());
+        self.refusals.extend(refused);
         self.latencies.extend(answered);
-        self.good += u64::from(answered.is_some_and(|latency| latency <= DEADLINE));
+        self.good += u64::from(answered.is_some_and(|latency| latency <= deadline));
+    }
+
+    /// The time that one of a hundred refusals exceeds.
+    pub(crate) fn refused_p99(&mut self) -> Duration {
+        p99(&mut self.refusals)
     }
 
     /// The latency that one of a hundred answers exceeds.
     pub(crate) fn p99(&mut self) -> Duration {
-        self.latencies.sort_unstable();
-        self.latencies.get(self.latencies.len() * 99 / 100).copied().unwrap_or_default()
+        p99(&mut self.latencies)
     }
 
     /// Of the calls that could have been answered: all, or as many as the service is capable of.
@@ -317,4 +323,9 @@ impl Outcome {
     pub(crate) fn refused_share(&self) -> f64 {
         self.refused as f64 / self.offered as f64
     }
+}
+
+fn p99(of: &mut [Duration]) -> Duration {
+    of.sort_unstable();
+    of.get(of.len() * 99 / 100).copied().unwrap_or_default()
 }

@@ -61,7 +61,7 @@ const CAPACITY: u64 = 400;
 
 async fn open(name: &str, with: impl FnOnce(ServerBuilder) -> ServerBuilder) -> (ShopClient, Serving) {
     let builder = Server::builder().service(ShopServer::new(Till::new())).bind(format!("mem:{name}"));
-    let server = with(builder.adaptive_concurrency(true)).start().await.unwrap();
+    let server = with(builder).start().await.unwrap();
     // Who is turned away says so, and does not try again.
     let channel = Channel::builder().retry(RetryPolicy::NEVER).throttle(AdaptiveThrottle::NEVER);
     let channel = channel.connect(&server.target()).await.unwrap();
@@ -286,6 +286,83 @@ async fn priorities_are_inherited_and_clamped() {
         );
         let local = ShopClient::local(Till::new());
         assert_eq!(local.priority().priority(Priority::Critical).await.unwrap(), "critical");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_burst_waits_and_nobody_with_little_time_waits_behind_it() {
+    bounded(async {
+        let (client, server) = open("burst", |builder| builder).await;
+        buy_at(&client, CAPACITY / 2, Duration::from_secs(3), |_| Priority::Normal).await;
+        // What makes it find a limit, and then a second of work; both of callers that wait for ten seconds.
+        let mut burst = tokio::task::JoinSet::new();
+        for count in [100, CAPACITY] {
+            for _ in 0..count {
+                let client = client.clone();
+                burst.spawn(async move { client.buy().await });
+            }
+            until("there is a limit", || {
+                usage(&server).is_some_and(|usage| usage.limit.is_some())
+            })
+            .await;
+        }
+        until("the burst stands in line", || {
+            usage(&server).is_some_and(|usage| usage.waiting > 300)
+        })
+        .await;
+        // Meanwhile others come that have 250 ms.
+        let [_, _, (answered, failed), _] =
+            buy_at(&client, CAPACITY / 4, Duration::from_millis(500), |_| Priority::Normal).await;
+        // Four places come free at once, every 10 ms: some of those that wait for 8 ms see none.
+        assert!(answered >= 35, "{answered} of 50");
+        assert!(failed.iter().all(|(status, _)| status.code() == Code::ResourceExhausted));
+        assert!(usage(&server).unwrap().waiting > 100, "those that have time still wait");
+        while let Some(answer) = burst.join_next().await {
+            answer.unwrap().unwrap();
+        }
+        let rejected = server.snapshot().admission.unwrap().rejected;
+        assert_eq!(
+            rejected.iter().map(|(_, count)| *count).sum::<u64>(),
+            failed.len() as u64
+        );
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_patient_callers_than_can_be_served_are_told_no_early() {
+    bounded(async {
+        let (client, server) = open("patient", |builder| builder.max_calls_per_connection(10_000)).await;
+        buy_at(&client, CAPACITY / 2, Duration::from_secs(3), |_| Priority::Normal).await;
+        let mut late = Vec::new();
+        let mut calls = tokio::task::JoinSet::new();
+        let start = Instant::now();
+        // Three times what is possible, for ten seconds.
+        for number in 0..30 * CAPACITY {
+            sleep_until(start + Duration::from_micros(1_000_000 * number / (3 * CAPACITY))).await;
+            let client = client.clone();
+            calls.spawn(async move {
+                let began = Instant::now();
+                let answer = client.buy().await;
+                (began.duration_since(start), answer.is_ok(), began.elapsed())
+            });
+        }
+        let (mut answered, mut refused) = (0, 0);
+        while let Some(call) = calls.join_next().await {
+            let (at, is_ok, took) = call.unwrap();
+            answered += u32::from(is_ok);
+            refused += u32::from(!is_ok);
+            // Once it is known for an overload.
+            if at > Duration::from_secs(4) && took > Duration::from_millis(if is_ok { 100 } else { 10 }) {
+                late.push((at, is_ok, took));
+            }
+        }
+        assert!(answered >= 3_800, "{answered} of 4,000 that are possible");
+        assert!(refused > 7_000, "{refused}");
+        // Those that were in line before it was known may be served in a lull.
+        assert!(late.len() < 30, "{}: {:?}", late.len(), &late[..10.min(late.len())]);
+        drop(server);
     })
     .await;
 }

@@ -1,17 +1,14 @@
 //! Whether a call is worked on at once, waits a little, or is turned away: the adaptive limit of each method, and the line before it.
 //!
 //! As long as a method has no limit, calls that are answered within their first poll are never seen here, and all others are only counted. With a limit, a call
-//! that has to wait stands in line for a moment. The highest priority goes first; of one priority the oldest, until it has waited for half the time that it may,
-//! and then the newest: a line that has become that long does not get shorter, and of those in it some can still be answered quickly.
-//!
-//! Source: CoDel for short lines; Facebook's "Fail at scale" (adaptive LIFO); Google's SRE book, chapter 21, for priorities.
+//! that has to wait stands in [`line`](crate::policy::concurrency::line), in a task of its own. After a moment it tells the limit that it had to wait, and at the end
+//! of its patience it is turned away.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -20,6 +17,7 @@ use tokio::time::Sleep;
 use super::router::Router;
 use crate::context::Peer;
 use crate::metadata::Metadata;
+use crate::policy::concurrency::line::{Joined, Line, least};
 use crate::policy::concurrency::{Ending, Limiters, Ticket};
 use crate::priority::{PRIORITIES, Priority};
 use crate::status::{OVERLOAD_POLICY, Status};
@@ -28,18 +26,6 @@ use crate::time;
 /// Why a call was turned away, as its status says.
 const REASON: &str = "overloaded";
 
-/// How long a call waits for its turn at the most. Answers that say no come within 10 ms then, and what is served has hardly waited.
-const PATIENCE: Duration = Duration::from_millis(8);
-/// The same for those that matter most: there are few of them, and the next turn is theirs, unless many come at once.
-const PATIENCE_CRITICAL: Duration = Duration::from_millis(192);
-/// Calls of a method that stand in line, as a multiple of those that are worked on, and at least: about as many as leave within the time that they wait.
-const LINE_TIMES: u32 = 2;
-const LINE_MIN: u32 = 16;
-/// The same when one comes that matters most, which may wait for longer.
-const LINE_TIMES_CRITICAL: u32 = 4;
-const LINE_MIN_CRITICAL: u32 = 256;
-/// More never stand in line before a method.
-const LINE_MAX: u32 = 1_024;
 /// When a client that was turned away is asked to come back: several times what it takes for a line to go or a limit to rise.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
@@ -54,22 +40,14 @@ pub(super) struct Admission {
 
 struct Book {
     limiters: Limiters,
-    lines: Vec<Line>,
+    lines: Vec<Line<Call>>,
     /// Methods that somebody waits for.
     waited_for: Vec<usize>,
     next: u64,
 }
 
-/// The calls of one method that wait: of each priority, by the order in which they came.
-#[derive(Default)]
-struct Line {
-    by_priority: [BTreeMap<u64, Waiter>; PRIORITIES],
-}
-
-struct Waiter {
-    since: Instant,
-    turn: oneshot::Sender<Admitted>,
-}
+/// What tells a call that stands in line of its turn.
+type Call = oneshot::Sender<Admitted>;
 
 /// What becomes of a call.
 pub(super) enum Entry {
@@ -91,7 +69,10 @@ pub(super) struct Admitted {
 pub(super) struct Turn {
     place: Place,
     granted: oneshot::Receiver<Admitted>,
-    patience: Pin<Box<Sleep>>,
+    timer: Pin<Box<Sleep>>,
+    /// For how much longer it waits after that; taken when it does.
+    rest: Duration,
+    has_pressed: bool,
 }
 
 /// A place in a line, left when this is gone.
@@ -100,6 +81,15 @@ struct Place {
     method: usize,
     priority: Priority,
     number: u64,
+}
+
+/// Why a call leaves the line.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leaving {
+    /// Nobody waits for its answer any more.
+    GivenUp,
+    /// It has waited for as long as it would; `press` if nobody has said yet that it had to wait.
+    InVain { press: bool },
 }
 
 /// What a method's limit is, and how it is used.
@@ -131,8 +121,14 @@ impl Admission {
         !self.limited[method].load(Ordering::Relaxed)
     }
 
-    /// A call that arrived.
-    pub(super) fn enter(self: &Arc<Self>, method: usize, priority: Priority, now: Instant) -> Entry {
+    /// A call that arrived, whose caller waits until `deadline`.
+    pub(super) fn enter(
+        self: &Arc<Self>,
+        method: usize,
+        priority: Priority,
+        deadline: Option<Instant>,
+        now: Instant,
+    ) -> Entry {
         let mut book = self.lock();
         // Those in line were here before, and may matter more.
         let ticket = match book.lines[method].is_empty() {
@@ -143,17 +139,31 @@ impl Admission {
         if let Some(ticket) = ticket {
             return Entry::Admitted(Box::new(self.admitted(ticket)));
         }
-        let Some((number, granted, evicted)) = book.stand_in_line(method, priority, now) else {
+        let (call, granted) = oneshot::channel();
+        let number = book.next;
+        book.next += 1;
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(now));
+        let joined = book.lines[method].join(number, priority, left, now, call);
+        if !matches!(joined, Joined::In { evicted: None, .. }) {
+            // Either way there is one less to work on than wants it.
+            book.limiters.press(method, now);
+            book.limiters.refuse(method);
+        }
+        let Joined::In { patience, evicted } = joined else {
             let limit = book.limiters.limit(method);
             drop(book);
             self.count_rejected(priority);
             return Entry::Refused(overloaded(limit));
         };
+        if !book.waited_for.contains(&method) {
+            book.waited_for.push(method);
+        }
         let served = book.serve(now);
         drop(book);
         // Its task counts itself.
         drop(evicted);
         self.grant(served);
+        let least = least(priority);
         Entry::Waits(Box::new(Turn {
             place: Place {
                 admission: Arc::clone(self),
@@ -162,7 +172,9 @@ impl Admission {
                 number,
             },
             granted,
-            patience: Box::pin(tokio::time::sleep(patience(priority))),
+            timer: Box::pin(tokio::time::sleep(least)),
+            rest: patience.saturating_sub(least),
+            has_pressed: false,
         }))
     }
 
@@ -206,9 +218,9 @@ impl Admission {
     }
 
     /// Lets those know whose turn it is. Without the lock: who has left meanwhile gives its ticket back.
-    fn grant(self: &Arc<Self>, served: Vec<(Waiter, Ticket)>) {
-        for (waiter, ticket) in served {
-            if let Err(mut left) = waiter.turn.send(self.admitted(ticket)) {
+    fn grant(self: &Arc<Self>, served: Vec<(Call, Ticket)>) {
+        for (call, ticket) in served {
+            if let Err(mut left) = call.send(self.admitted(ticket)) {
                 left.end(Ending::Neutral);
             }
         }
@@ -231,30 +243,8 @@ impl Admission {
 }
 
 impl Book {
-    /// A place in the line, and whose place it was if the line is full; `None` if all who wait matter more.
-    fn stand_in_line(&mut self, method: usize, priority: Priority, now: Instant) -> Option<NewPlace> {
-        let limit = self.limiters.limit(method).unwrap_or_default();
-        let line = &mut self.lines[method];
-        let mut evicted = None;
-        if line.len() >= line_max(limit, priority) {
-            let lowest = line.by_priority.iter_mut().take(priority.index() + 1).find(|waiting| !waiting.is_empty());
-            evicted = lowest.and_then(BTreeMap::pop_first).map(|(_, waiter)| waiter);
-            // Either way there is one less to work on than wants it.
-            self.limiters.refuse(method, now);
-            evicted.as_ref()?;
-        }
-        let (turn, granted) = oneshot::channel();
-        let number = self.next;
-        self.next += 1;
-        line.by_priority[priority.index()].insert(number, Waiter { since: now, turn });
-        if !self.waited_for.contains(&method) {
-            self.waited_for.push(method);
-        }
-        Some((number, granted, evicted))
-    }
-
     /// Takes those up whose turn it is.
-    fn serve(&mut self, now: Instant) -> Vec<(Waiter, Ticket)> {
+    fn serve(&mut self, now: Instant) -> Vec<(Call, Ticket)> {
         let mut served = Vec::new();
         let Self {
             limiters,
@@ -268,55 +258,11 @@ impl Book {
                 let Some(ticket) = limiters.admit(method, now) else {
                     break;
                 };
-                served.extend(line.pop(now).map(|waiter| (waiter, ticket)));
+                served.extend(line.pop(now).map(|call| (call, ticket)));
             }
             !line.is_empty()
         });
         served
-    }
-}
-
-/// The number, what tells of the turn, and whose place it was.
-type NewPlace = (u64, oneshot::Receiver<Admitted>, Option<Waiter>);
-
-/// How long a call of that priority waits for its turn.
-fn patience(priority: Priority) -> Duration {
-    match priority {
-        Priority::Critical => PATIENCE_CRITICAL,
-        Priority::Normal | Priority::Low | Priority::Background => PATIENCE,
-    }
-}
-
-/// Calls that stand in line, before a method with that limit, when one more of that priority comes.
-fn line_max(limit: u32, priority: Priority) -> usize {
-    let (times, least) = match priority {
-        Priority::Critical => (LINE_TIMES_CRITICAL, LINE_MIN_CRITICAL),
-        Priority::Normal | Priority::Low | Priority::Background => (LINE_TIMES, LINE_MIN),
-    };
-    limit.saturating_mul(times).clamp(least, LINE_MAX) as usize
-}
-
-impl Line {
-    fn len(&self) -> usize {
-        self.by_priority.iter().map(BTreeMap::len).sum()
-    }
-
-    fn is_empty(&self) -> bool {
-        self.by_priority.iter().all(BTreeMap::is_empty)
-    }
-
-    /// Whoever is next.
-    fn pop(&mut self, now: Instant) -> Option<Waiter> {
-        let priorities = Priority::ALL.into_iter().zip(&mut self.by_priority);
-        let (priority, waiting) = priorities.rev().find(|(_, waiting)| !waiting.is_empty())?;
-        let oldest = waiting.first_key_value()?.1.since;
-        let is_short = now.saturating_duration_since(oldest) < patience(priority) / 2;
-        let next = if is_short {
-            waiting.pop_first()
-        } else {
-            waiting.pop_last()
-        };
-        next.map(|(_, waiter)| waiter)
     }
 }
 
@@ -351,15 +297,24 @@ impl Future for Turn {
 
     fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        let mut granted = Pin::new(&mut this.granted).poll(task);
-        if granted.is_pending() && this.patience.as_mut().poll(task).is_ready() {
-            if this.place.leave(true) {
+        loop {
+            if let Poll::Ready(granted) = Pin::new(&mut this.granted).poll(task) {
+                return Poll::Ready(granted.map_err(|_| this.place.refusal()));
+            }
+            ready!(this.timer.as_mut().poll(task));
+            let rest = std::mem::take(&mut this.rest);
+            if !rest.is_zero() {
+                this.has_pressed = true;
+                this.place.press();
+                let end = this.timer.deadline() + rest;
+                this.timer.as_mut().reset(end);
+            } else if this.place.leave(Leaving::InVain {
+                press: !this.has_pressed,
+            }) {
                 return Poll::Ready(Err(this.place.refusal()));
             }
-            // Its turn came, or it was turned away, just now.
-            granted = Pin::new(&mut this.granted).poll(task);
+            // Otherwise its turn came, or it was turned away, just now.
         }
-        granted.map(|granted| granted.map_err(|_| this.place.refusal()))
     }
 }
 
@@ -369,29 +324,45 @@ impl Place {
         overloaded(self.admission.usage(self.method).limit)
     }
 
-    /// Leaves the line; `false` if it was not in it any more.
-    fn leave(&self, refused: bool) -> bool {
+    /// It has waited for a moment, and goes on waiting.
+    fn press(&self) {
         let mut book = self.admission.lock();
-        let waiting = book.lines[self.method].by_priority[self.priority.index()].remove(&self.number);
-        if waiting.is_none() {
+        let now = time::now();
+        book.limiters.press(self.method, now);
+        self.go_on(book, now);
+    }
+
+    /// Leaves the line; `false` if it was not in it any more.
+    fn leave(&self, why: Leaving) -> bool {
+        let mut book = self.admission.lock();
+        let now = time::now();
+        let in_vain = why != Leaving::GivenUp;
+        let left = book.lines[self.method].leave(self.number, self.priority, in_vain, now);
+        if left.is_none() {
             return false;
         }
-        let now = time::now();
-        if refused {
-            book.limiters.refuse(self.method, now);
+        if why == (Leaving::InVain { press: true }) {
+            book.limiters.press(self.method, now);
         }
-        // A probe may be over that nobody else looks at.
+        if in_vain {
+            book.limiters.refuse(self.method);
+        }
+        self.go_on(book, now);
+        true
+    }
+
+    /// A probe may be over that nobody else looks at, or a limit given up.
+    fn go_on(&self, mut book: MutexGuard<'_, Book>, now: Instant) {
         let served = book.serve(now);
         self.admission.note_limit(&book, self.method);
         drop(book);
         self.admission.grant(served);
-        true
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.leave(false);
+        self.leave(Leaving::GivenUp);
     }
 }
 

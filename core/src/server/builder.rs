@@ -150,7 +150,7 @@ impl Default for ServerBuilder {
             health: Health::default(),
             load: ServerLoad::default(),
             reports_load: true,
-            adaptive_concurrency: false,
+            adaptive_concurrency: true,
             trusts_priorities: false,
             age: None,
             age_grace: GRACE_DEFAULT,
@@ -381,14 +381,15 @@ impl ServerBuilder {
         self
     }
 
-    /// Sets whether calls are turned away when the server has more to do than it can (default: no). Not yet where clients make hundreds of calls at once and would
-    /// rather wait for all of them: what they make together stands in line, and most of a line is turned away, though it would be gone in a second.
+    /// Sets whether calls wait, and are turned away, when the server has more to do than it can (default: yes).
     ///
     /// There is no limit until calls stand in line for each other: as long as more calls in flight means that more are answered, none is turned away, however
-    /// many there are. Then each method gets a limit that it finds by itself and that keeps the line short; what is above it waits up to 8 ms (192 ms if
-    /// [`Critical`](crate::priority::Priority::Critical)), the highest priority first, and of that the oldest, or the newest once it has waited for half of that; it
-    /// ends with RESOURCE_EXHAUSTED and the policy `adaptive_concurrency`. The limit goes when it was not reached for 10 s. Streams,
-    /// [`fallback`](Self::fallback) and health are outside.
+    /// many there are. Then each method gets a limit that it finds by itself and that keeps the line short; what is above it waits, the highest
+    /// priority first. A burst has time: each call waits for 8 ms and a quarter of what its caller has beyond 250 ms, 2.5 s at the most, and those go first that would leave
+    /// first. From the moment at which one waits in vain, or for half of that, until a second after the last, there is an overload: calls that come
+    /// wait for 8 ms (192 ms if [`Critical`](crate::priority::Priority::Critical)), and the newest goes first. Who waits in vain ends with RESOURCE_EXHAUSTED and the
+    /// policy `adaptive_concurrency`; so does the oldest of the lowest priority if 16,384 wait before a method. The limit goes when it was not reached for 10 s.
+    /// Streams, [`fallback`](Self::fallback) and health are outside.
     #[must_use]
     pub fn adaptive_concurrency(mut self, limit: bool) -> Self {
         self.adaptive_concurrency = limit;

@@ -208,7 +208,9 @@ impl ServerConnection {
         let method = call.route.filter(|at| shared.router.route(*at).is_some_and(Route::is_admitted));
         match (&shared.admission, method) {
             // When it arrived, or nearly so: in a long turn it has waited since.
-            (Some(admission), Some(method)) => admission.enter(method, priority, self.clock.turn_began()),
+            (Some(admission), Some(method)) => {
+                admission.enter(method, priority, call.deadline, self.clock.turn_began())
+            }
             _ => Entry::Free,
         }
     }

@@ -46,9 +46,9 @@ const PROBE_EVERY: Duration = Duration::from_secs(2);
 const PROBE_EVERY_TIMES: u32 = 100;
 /// So many times what they take is between them as long as they find less and less.
 const PROBE_AGAIN_TIMES: u32 = 4;
-/// Calls that have to be refused before a probe, and their share of those that were answered: where hardly any are, the limit does no harm.
-const REFUSED_BEFORE_PROBE: u32 = 8;
-const REFUSED_SHARE: f64 = 0.006;
+/// Calls that have to wait for more than a moment before a probe, and their share of those that were answered: where hardly any do, the limit does no harm.
+const PRESSED_BEFORE_PROBE: u32 = 8;
+const PRESSED_SHARE: f64 = 0.006;
 /// A limit that was not reached for so long is forgotten.
 const FORGET_AFTER: Duration = Duration::from_secs(10);
 /// How long after one that failed the next trial begins, each with half the width of the one before, for so many times.
@@ -113,7 +113,8 @@ struct Limited {
     /// Since when there have been enough calls, and answers since then.
     full: Option<(Instant, u32)>,
     probe: Option<Probe>,
-    /// Calls that were refused, and answered, since the last probe was over.
+    /// Calls that did not get their turn within a moment, that were refused, and that were answered, since the last probe was over.
+    pressed: u32,
     refused: u32,
     answered: u32,
     /// When the limit was reached last.
@@ -165,7 +166,7 @@ impl Limiter {
     /// By what is offered to it, it would work on so many calls at a time.
     pub(super) fn demand(&mut self, width: f64) {
         if let Some(held) = &mut self.held {
-            (held.refused, held.answered) = (0, 0);
+            (held.pressed, held.refused, held.answered) = (0, 0, 0);
             let own = held.width();
             held.demanded = Some(width.clamp(own / DEMAND_TIMES_MAX, own * DEMAND_TIMES_MAX));
             held.set_limit();
@@ -203,11 +204,18 @@ impl Limiter {
         }
     }
 
-    /// A call was refused for good. Returns whether it is time for a probe.
-    pub(super) fn refuse(&mut self, now: Instant) -> bool {
+    /// A call was refused for good.
+    pub(super) fn refuse(&mut self) {
+        if let Some(held) = &mut self.held {
+            held.refused = held.refused.saturating_add(1);
+        }
+    }
+
+    /// A call did not get its turn within a moment. Returns whether it is time for a probe.
+    pub(super) fn press(&mut self, now: Instant) -> bool {
         self.end_trial(now);
         let Some(held) = &mut self.held else { return false };
-        held.refused = held.refused.saturating_add(1);
+        held.pressed = held.pressed.saturating_add(1);
         if held.trial.is_some() {
             return false;
         }
@@ -362,6 +370,7 @@ impl Limited {
             low_began: now,
             full: None,
             probe: None,
+            pressed: 0,
             refused: 0,
             answered: 0,
             reached: now,
@@ -396,10 +405,10 @@ impl Limited {
     }
 
     fn wants_probe(&self) -> bool {
-        let refused = f64::from(self.refused);
+        let pressed = f64::from(self.pressed);
         self.probe.is_none()
-            && self.refused >= REFUSED_BEFORE_PROBE
-            && refused >= REFUSED_SHARE * f64::from(self.answered)
+            && self.pressed >= PRESSED_BEFORE_PROBE
+            && pressed >= PRESSED_SHARE * f64::from(self.answered)
     }
 
     /// Calls that may be in flight now.

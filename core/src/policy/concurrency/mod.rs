@@ -17,11 +17,14 @@
 //! Where most calls are given up before they are answered, there is no throughput to go by. Then the limit of better times is on trial for a moment: it stays if calls
 //! come back, and is tried again with half the width later if none does.
 //!
-//! Not here: waiting for one's turn, and who is turned away first.
+//! Those that are one too many stand in a [`line`]. A limit that is too low shows in them: by how many did not get their turn within a moment, whether they got it later or not.
+//!
+//! Not here: who tells them of their turn.
 //! Source: BBR for the probes, Little's law; `benches/governance` has the scenarios that the constants were tuned by.
 
 mod baseline;
 mod limiter;
+pub(crate) mod line;
 mod probe;
 mod sample;
 
@@ -117,13 +120,18 @@ impl Limiters {
         Ticket { method, begun }
     }
 
-    /// A call was refused for good.
-    pub fn refuse(&mut self, method: usize, now: Instant) {
+    /// A call did not get its turn within a moment; it may still get it.
+    pub fn press(&mut self, method: usize, now: Instant) {
         // Where no call ends, nobody else looks.
         self.look_at_probes(now);
-        if self.methods[method].refuse(now) && self.leaders.is_empty() && now >= self.probe_next {
+        if self.methods[method].press(now) && self.leaders.is_empty() && now >= self.probe_next {
             self.probe(now);
         }
+    }
+
+    /// A call was refused for good.
+    pub fn refuse(&mut self, method: usize) {
+        self.methods[method].refuse();
     }
 
     /// A call is over.

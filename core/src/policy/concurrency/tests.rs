@@ -47,7 +47,8 @@ impl Service {
                     self.begin();
                 }
                 None => {
-                    self.limiter.refuse(0, self.now);
+                    self.limiter.press(0, self.now);
+                    self.limiter.refuse(0);
                     self.refused += 1;
                 }
             }
