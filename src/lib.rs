@@ -144,6 +144,27 @@ pub mod limits {
     };
 }
 
+/// Faults on purpose, for tests and game days: delays, errors and answers that never come, for a part of the calls; with the feature `faults`.
+///
+/// [`Faults`](faults::Faults) is a handle whose clones are one: what is set through one holds at once wherever another was given to. On a channel
+/// (`ChannelBuilder::faults`) it is about attempts, so that retries, hedging, ejection and breakers meet what they are for; as an
+/// [`Interceptor`] of a server, a service or a method, about calls before their handler. A status that was made by one says so: its
+/// [`policy`](Status::policy) is `fault_injection`.
+///
+/// ```
+/// use sinew::Code;
+/// use sinew::faults::{Fault, Faults};
+///
+/// let faults = Faults::new();
+/// // Given to `Channel::builder().faults(faults.clone())` or `Server::builder().interceptor(faults.clone())`, it does nothing, until:
+/// faults.set([Fault::delay("100ms").percent(20.0), Fault::error(Code::Unavailable).percent(5.0)]);
+/// faults.clear();
+/// ```
+#[cfg(feature = "faults")]
+pub mod faults {
+    pub use sinew_core::faults::{Fault, FaultCounts, Faults};
+}
+
 /// Byte streams for transports of one's own, and for tests that hurt a connection.
 pub mod transport {
     pub use sinew_core::transport::error::{AddressError, BindError, ConnectError};

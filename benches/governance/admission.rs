@@ -155,7 +155,7 @@ fn patient() -> Vec<Case> {
         ..traffic(|_| 0.8)
     };
     vec![
-        case("10 s, 2,000 within 10 ms", burst, vec![refused_none(), p99(2_500.0)]),
+        case("10 s, 2,000 within 10 ms", burst, vec![refused(), p99(2_500.0)]),
         case(
             "10 s, 800 callers with a call each",
             in_turn,

@@ -15,6 +15,7 @@ pub mod mux;
 pub mod transport;
 pub mod message;
 pub mod interceptor;
+pub mod faults;
 pub mod service;
 pub mod call;
 pub mod health;

@@ -16,6 +16,8 @@ mod deadlines;
 mod discovery;
 mod ejection;
 mod evolution;
+#[cfg(feature = "faults")]
+mod faults;
 mod foreign;
 mod hedging;
 mod interceptors;

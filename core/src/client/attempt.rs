@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use super::channel::{Channel, Wanted};
+use super::faults::Pending;
 use super::future::outcome;
 use super::governance::Permit;
 use super::hedge::hedged;
@@ -185,6 +186,7 @@ pub(super) struct Opened {
     key: StreamKey,
     /// Until when the attempt may take, and how long that is.
     limit: Option<(Instant, Duration)>,
+    fault: Pending,
 }
 
 /// One attempt, which from when it is sent on has as long as its policy allows.
@@ -203,7 +205,7 @@ async fn attempt(
         return Box::pin(hedged(channel, request, policy, &hedging, opened)).await;
     }
     let limit = opened.limit;
-    bounded(limit, answer(channel, request, opened.picked, opened.key)).await
+    bounded(limit, answer(channel, request, opened)).await
 }
 
 /// Bounds an attempt.
@@ -240,7 +242,11 @@ impl Opened {
             pump: None,
             completion: self.picked.completion,
         };
-        bounded(self.limit, answered(guard, self.key, method, idle.as_ref())).await
+        let answer = async {
+            self.fault.pass().await?;
+            answered(guard, self.key, method, idle.as_ref()).await
+        };
+        bounded(self.limit, answer).await
     }
 }
 
@@ -269,6 +275,13 @@ pub(super) async fn open_somewhere(
             completion.set_neutral();
         }
         let limit = request.attempt_limit(policy);
+        // What a stream has to open in its server need not know.
+        let due = limit.map(|(limit, _)| limit).or(request.deadline);
+        let fault = channel.fault(request, &picked);
+        if fault.is_error() {
+            let ended = Box::pin(bounded(limit, not_sent(picked, fault, due))).await;
+            return ended.and_then(|_| Err(failed(Status::internal("a fault that is none"))));
+        }
         // Only these parts are borrowed while waiting: a stream is not shared between threads.
         let opening = OpenRequest {
             method: request.method,
@@ -279,14 +292,17 @@ pub(super) async fn open_somewhere(
             arguments: &request.arguments,
             fin: request.outbound.is_none(),
         };
-        // What a stream has to open in its server need not know.
-        let due = limit.map(|(limit, _)| limit).or(request.deadline);
         match open_here_or_there(&picked, opening).await {
             Some(Ok(key)) => {
                 if let Some(completion) = &mut picked.completion {
                     completion.set_due(due);
                 }
-                return Ok(Opened { picked, key, limit });
+                return Ok(Opened {
+                    picked,
+                    key,
+                    limit,
+                    fault,
+                });
             }
             Some(Err(error)) => return Err(failed(not_opened(channel, picked, error))),
             None => {
@@ -301,7 +317,8 @@ pub(super) async fn open_somewhere(
 }
 
 /// The answer to a call that was opened, or the beginning of it.
-async fn answer(channel: &Channel, request: &mut RawRequest, picked: Picked, key: StreamKey) -> Outcome {
+async fn answer(channel: &Channel, request: &mut RawRequest, opened: Opened) -> Outcome {
+    let Opened { picked, key, fault, .. } = opened;
     let idle = request.idle_timeout.map(Idle::new);
     let connection = picked.connection.clone();
     let mut guard = Guard {
@@ -316,6 +333,7 @@ async fn answer(channel: &Channel, request: &mut RawRequest, picked: Picked, key
         let pump = pump.with_idle(idle.as_ref().map(Idle::other));
         guard.pump = Some(Aborting(tokio::spawn(pump)));
     }
+    fault.pass().await?;
     if request.streaming {
         streamed(channel, guard, key, idle).await
     } else {
@@ -379,6 +397,19 @@ async fn open_here_or_there(picked: &Picked, opening: OpenRequest<'_>) -> Option
         opened = open(&picked.connection, opening) => Some(opened),
         () = extras.room(&member.subchannel, &picked.connection) => None,
     }
+}
+
+/// An attempt ends on purpose, as if its endpoint had failed.
+async fn not_sent(mut picked: Picked, fault: Pending, due: Option<Instant>) -> Outcome {
+    picked.connection.not_opened();
+    if let Some(completion) = &mut picked.completion {
+        completion.set_due(due);
+    }
+    let ended = fault.pass().await;
+    if let Some(completion) = picked.completion {
+        completion.end(ended.as_ref().err());
+    }
+    ended.map(|()| Reply::default())
 }
 
 fn not_opened(channel: &Channel, picked: Picked, error: OpenError) -> Status {

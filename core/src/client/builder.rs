@@ -87,6 +87,7 @@ impl Default for ChannelBuilder {
                 timeout: Some(DEADLINE_DEFAULT),
                 wait_for_ready: false,
                 policies: Policies::DEFAULT,
+                faults: None,
             },
             dangerous_plaintext: false,
             dial: DialConfig::default(),
@@ -172,6 +173,15 @@ impl ChannelBuilder {
     #[must_use]
     pub fn wait_for_ready(mut self) -> Self {
         self.calls.wait_for_ready = true;
+        self
+    }
+
+    /// Lets attempts meet these [faults](crate::faults), after their endpoint is chosen and under all that is done about failures; for tests and game days. The handle
+    /// changes them while calls run. Calls to a handler in this process have no attempts.
+    #[cfg(feature = "faults")]
+    #[must_use]
+    pub fn faults(mut self, faults: crate::faults::Faults) -> Self {
+        self.calls.faults = Some(faults);
         self
     }
 

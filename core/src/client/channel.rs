@@ -17,6 +17,7 @@ use super::state::{ConnectivityState, StateChanges};
 use super::subchannel::Subchannel;
 use crate::config::ServiceConfig;
 use crate::context::Cx;
+use crate::faults::Faults;
 use crate::interceptor::{Chain, Interceptor};
 use crate::message::Outcome;
 use crate::metadata::Metadata;
@@ -57,6 +58,7 @@ pub(super) struct CallSettings {
     pub(super) timeout: Option<Duration>,
     pub(super) wait_for_ready: bool,
     pub(super) policies: Policies,
+    pub(super) faults: Option<Faults>,
 }
 
 /// Where calls go.
@@ -110,10 +112,13 @@ impl Channel {
                 chain: Chain::default(),
                 timeout: Some(crate::call::DEADLINE_DEFAULT),
                 wait_for_ready: false,
-                governance: Arc::new(Governance::new(Policies {
-                    retry: RetryPolicy::NEVER,
-                    ..Policies::DEFAULT
-                })),
+                governance: Arc::new(Governance::new(
+                    Policies {
+                        retry: RetryPolicy::NEVER,
+                        ..Policies::DEFAULT
+                    },
+                    None,
+                )),
             }),
         }
     }
@@ -125,7 +130,7 @@ impl Channel {
                 chain: calls.chain,
                 timeout: calls.timeout,
                 wait_for_ready: calls.wait_for_ready,
-                governance: Arc::new(Governance::new(calls.policies)),
+                governance: Arc::new(Governance::new(calls.policies, calls.faults)),
             }),
         }
     }

@@ -249,6 +249,7 @@ fn is_plain<T: ReplyShape, E>(call: &Call<T, E>) -> bool {
         && call.options.as_ref().is_none_or(|options| options.chain.is_empty() && options.wrong.is_none())
         && call.channel.local_calls().is_none()
         && !call.channel.times_attempts(call.spec)
+        && !call.channel.has_faults()
 }
 
 /// Opens the call on the ready connection, if it is a plain one.

@@ -10,6 +10,7 @@ use super::channel::Channel;
 use super::raw::RawRequest;
 use super::snapshot::MethodSnapshot;
 use crate::config::ServiceConfig;
+use crate::faults::Faults;
 use crate::method::MethodSpec;
 use crate::policy::breaker::{CircuitBreaker, Pass};
 use crate::policy::hedging::HedgingPolicy;
@@ -42,6 +43,7 @@ impl Policies {
 /// What all calls of a target share.
 pub(super) struct Governance {
     policies: Policies,
+    faults: Option<Faults>,
     accounts: Accounts,
     retries: AtomicU64,
     retries_withheld: AtomicU64,
@@ -50,9 +52,10 @@ pub(super) struct Governance {
 }
 
 impl Governance {
-    pub(super) fn new(policies: Policies) -> Self {
+    pub(super) fn new(policies: Policies, faults: Option<Faults>) -> Self {
         Self {
             policies,
+            faults,
             accounts: Accounts::new(),
             retries: AtomicU64::new(0),
             retries_withheld: AtomicU64::new(0),
@@ -64,6 +67,12 @@ impl Governance {
     #[inline]
     pub(super) fn policies(&self) -> &Policies {
         &self.policies
+    }
+
+    /// What is done to attempts on purpose.
+    #[inline]
+    pub(super) fn faults(&self) -> Option<&Faults> {
+        self.faults.as_ref()
     }
 
     /// A call that took long was made a second time, or should have been.
@@ -211,7 +220,7 @@ mod tests {
 
     #[test]
     fn methods_have_budgets_of_their_own_as_long_as_there_are_any() {
-        let shared = Governance::new(Policies::DEFAULT);
+        let shared = Governance::new(Policies::DEFAULT, None);
         let spent = |method| shared.pay(method);
         // One retry is paid for from the start, of each.
         for method in [1, 1 + ACCOUNTS as u64, 1 + 2 * ACCOUNTS as u64, 2] {

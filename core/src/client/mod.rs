@@ -14,6 +14,7 @@ mod choosing;
 mod config;
 mod ejection;
 mod extra_connections;
+mod faults;
 pub mod future;
 mod governance;
 pub mod health;

@@ -4,6 +4,7 @@ pub mod aperture;
 pub mod backoff;
 pub mod breaker;
 pub mod concurrency;
+pub(crate) mod faults;
 pub mod hedging;
 pub mod inline;
 pub mod load;

@@ -17,7 +17,7 @@ pub(crate) struct Contender {
 }
 
 /// What the framework under test is called, in its two encodings, and what each is compared with.
-pub(crate) const PAIRS: [(&str, &str); 16] = [
+pub(crate) const PAIRS: [(&str, &str); 17] = [
     ("sinew", "raw"),
     ("sinew", "tarpc"),
     ("sinew", "tonic"),
@@ -32,6 +32,8 @@ pub(crate) const PAIRS: [(&str, &str); 16] = [
     ("sinew-100", "raw-100"),
     ("sinew-100", "sinew-1"),
     ("sinew-1", "sinew"),
+    // Whether what keeps calls from harm costs something where there is none.
+    ("sinew", "sinew-bare"),
     // Whether raw is what it has to be.
     ("raw", "tarpc"),
     ("raw", "tonic"),
@@ -39,13 +41,14 @@ pub(crate) const PAIRS: [(&str, &str); 16] = [
 ];
 
 /// Name, binary, encoding. All must be there, unless the options name fewer.
-const ALL: [(&str, &str, &str); 15] = [
+const ALL: [(&str, &str, &str); 16] = [
     ("raw", "peer-raw", "compact"),
     ("raw-named", "peer-raw", "named"),
     ("sinew", "peer-sinew", "compact"),
     ("sinew-named", "peer-sinew", "named"),
     ("raw-100", "peer-raw-100", "compact"),
     ("sinew-1", "peer-sinew-1", "compact"),
+    ("sinew-bare", "peer-sinew-bare", "compact"),
     ("sinew-100", "peer-sinew-100", "compact"),
     ("sinew-tls", "peer-sinew-tls", "compact"),
     ("raw-quinn", "peer-raw-quinn", "compact"),

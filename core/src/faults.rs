@@ -1,0 +1,166 @@
+//! Faults on purpose, for tests and game days: delays, errors and answers that never come, for a part of the calls; with the feature `faults`.
+//!
+//! [`Faults`] is a handle whose clones are one: what is set through one holds for all, at once. On a channel (`ChannelBuilder::faults`) it is about attempts, so that
+//! retries, hedging, ejection and breakers meet what they are for; as an interceptor of a server, a service or a method, about calls before
+//! their handler. A status that it made says so: its `policy()` is `fault_injection`.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use tokio::runtime::Handle;
+
+use crate::context::Cx;
+use crate::interceptor::{Interceptor, Next};
+use crate::message::Outcome;
+use crate::policy::faults::{End, Met, Seen, meet};
+use crate::status::{HandlerRan, Status};
+
+pub use crate::policy::faults::Fault;
+
+/// The policy that statuses name.
+const POLICY: &str = "fault_injection";
+/// Why, as they say.
+const REASON: &str = "injected";
+
+/// The faults that hold, to be changed while calls run.
+#[derive(Clone, Debug)]
+pub struct Faults(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    faults: ArcSwap<Vec<Fault>>,
+    random: Mutex<fastrand::Rng>,
+    delayed: AtomicU64,
+    failed: AtomicU64,
+    dropped: AtomicU64,
+}
+
+/// Calls, or attempts of them, that met a fault.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FaultCounts {
+    /// Those that were delayed.
+    pub delayed: u64,
+    /// Those that ended with an error.
+    pub failed: u64,
+    /// Those that were not answered.
+    pub dropped: u64,
+}
+
+impl Faults {
+    /// None, until some are [set](Self::set); chance has a seed of its own.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_seed(fastrand::u64(..))
+    }
+
+    /// The same with a seed, so that what happens can be repeated.
+    #[must_use]
+    pub fn with_seed(seed: u64) -> Self {
+        Self(Arc::new(Shared {
+            faults: ArcSwap::from_pointee(Vec::new()),
+            random: Mutex::new(fastrand::Rng::with_seed(seed)),
+            delayed: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+        }))
+    }
+
+    /// Sets the faults that hold from now on, in place of those before. A call meets all of their delays that it should, and the first error or drop.
+    pub fn set(&self, faults: impl IntoIterator<Item = Fault>) {
+        let faults: Vec<Fault> = faults.into_iter().collect();
+        if !faults.is_empty() {
+            tracing::warn!(faults = faults.len(), "faults are injected");
+        } else if self.is_on() {
+            tracing::warn!("no more faults are injected");
+        }
+        self.0.faults.store(Arc::new(faults));
+    }
+
+    /// From now on there are none.
+    pub fn clear(&self) {
+        self.set([]);
+    }
+
+    /// Whether there are any.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        !self.0.faults.load().is_empty()
+    }
+
+    /// What was met since it was made.
+    #[must_use]
+    pub fn counts(&self) -> FaultCounts {
+        FaultCounts {
+            delayed: self.0.delayed.load(Ordering::Relaxed),
+            failed: self.0.failed.load(Ordering::Relaxed),
+            dropped: self.0.dropped.load(Ordering::Relaxed),
+        }
+    }
+
+    /// What becomes of a call, which is counted.
+    pub(crate) fn meet(&self, seen: &Seen<'_>) -> Met {
+        let faults = self.0.faults.load();
+        if faults.is_empty() {
+            return Met::default();
+        }
+        let met = {
+            let mut random = self.0.random.lock().unwrap_or_else(PoisonError::into_inner);
+            meet(&faults, seen, || random.f64())
+        };
+        let ended = match &met.end {
+            None => None,
+            Some(End::Error { .. }) => Some(&self.0.failed),
+            Some(End::Drop) => Some(&self.0.dropped),
+        };
+        let delayed = (!met.delay.is_zero()).then_some(&self.0.delayed);
+        for counter in ended.into_iter().chain(delayed) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+        met
+    }
+}
+
+impl Default for Faults {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Met {
+    /// Waits for as long as it should, and for ever if there is no answer; then there may be an error.
+    pub(crate) async fn pass(self) -> Result<(), Status> {
+        if !self.delay.is_zero() && Handle::try_current().is_ok() {
+            tokio::time::sleep(self.delay).await;
+        }
+        match self.end {
+            None => Ok(()),
+            Some(End::Error {
+                code,
+                message,
+                is_unseen,
+            }) => {
+                let ran = if is_unseen { HandlerRan::No } else { HandlerRan::Maybe };
+                let status = Status::new(code, message).with_rejection(POLICY, REASON);
+                Err(status.with_handler_ran(ran))
+            }
+            Some(End::Drop) => std::future::pending().await,
+        }
+    }
+}
+
+impl Interceptor for Faults {
+    async fn call<N: Next>(&self, cx: &mut Cx, next: N) -> Outcome {
+        let met = self.meet(&Seen {
+            path: cx.path(),
+            metadata: cx.metadata(),
+            endpoint: "",
+        });
+        if met.is_any() {
+            // Rare, and its state would make every call's larger.
+            Box::pin(met.pass()).await?;
+        }
+        next.run(cx).await
+    }
+}
