@@ -27,6 +27,7 @@ const UNITS: [&str; 24] = [
     "transport",
     "message",
     "interceptor",
+    "faults",
     "service",
     "call",
     "health",
