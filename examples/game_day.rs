@@ -46,7 +46,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
         Fault::delay("5ms").percent(10.0),
     ]);
     println!("the game is on: {} of 500 calls failed", failed(&stock, 500).await);
-    println!("                {:?}, {} retries", faults.counts(), channel.snapshot().retries);
+    println!(
+        "                {:?}, {} retries",
+        faults.counts(),
+        channel.snapshot().retries
+    );
 
     // A call that is known by its metadata can be hit alone, on a server in production too.
     faults.set([Fault::error(Code::Internal).only("x-game", "on")]);

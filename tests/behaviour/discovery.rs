@@ -5,7 +5,7 @@ mod cache;
 pub(crate) mod config;
 #[cfg(feature = "dns")]
 mod dns;
-mod gate;
+pub(crate) mod gate;
 mod health;
 mod keys;
 mod connections;

@@ -1,0 +1,541 @@
+//! Nothing is lost under governance: servers with policies of all kinds are killed and misbehave, clients change theirs while calls run, and faults are injected on top.
+//!
+//! Each seed is a world of its own in virtual time. In each of them
+//! - every call ends once, in time, and with a cause that is true: a policy is named only where there is one, and what is said not to have run has not;
+//! - what must not run twice does not, whether it is retried, hedged or sent again;
+//! - when all is over, nobody waits and nothing is counted as under way, and all calls are answered again.
+//!
+//! `SINEW_SEED=17` replays one seed, `SINEW_SEEDS=1000` runs as many.
+
+use std::collections::{HashMap, HashSet};
+use std::future::IntoFuture;
+use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use fastrand::Rng;
+use sinew::limits::{concurrency_limit, rate_limit};
+use sinew::transport::MemListener;
+use sinew::{
+    Address, Channel, Code, Cx, Endpoint, HandlerRan, LeastRequest, MemRegistry, Priority, RoundRobin, Server,
+    ServerMonitor, Status, Streaming, service,
+};
+use tokio::sync::Semaphore;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, sleep};
+
+use crate::discovery::config::Said;
+use crate::discovery::gate::{Gate, Shut};
+use crate::support::fixture::unique;
+
+const SERVICE: &str = "test.Ledger";
+/// Seeds of a plain run.
+const SEEDS: u64 = 200;
+/// Things that happen in a world, and calls between two of them.
+const STEPS: usize = 40;
+const CALLS: usize = 15;
+/// How late a call may end.
+const LATE_MAX: Duration = Duration::from_millis(50);
+/// After that, breakers are closed, limits are gone, and what was ejected is asked again.
+const QUIET: Duration = Duration::from_secs(90);
+
+#[service(name = "test.Ledger")]
+trait Ledger {
+    #[rpc(idempotent)]
+    async fn get(&self, cx: &Cx, id: u64, millis: u64) -> Result<(), Status>;
+    /// Must not run twice.
+    async fn put(&self, cx: &Cx, id: u64, millis: u64) -> Result<(), Status>;
+    async fn list(&self, id: u64, millis: u64) -> Result<Streaming<u64>, Status>;
+}
+
+const WELL: u8 = 0;
+const FAILS: u8 = 1;
+const HANGS: u8 = 2;
+const IS_SLOW: u8 = 3;
+
+/// What handlers note down.
+#[derive(Clone, Default)]
+struct Books {
+    runs: Arc<Mutex<HashMap<u64, u32>>>,
+    running: Arc<AtomicI64>,
+}
+
+struct Handler {
+    books: Books,
+    mood: Arc<AtomicU8>,
+    /// What runs short.
+    places: Semaphore,
+}
+
+/// A handler that runs, until this is gone.
+struct Running(Arc<AtomicI64>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Handler {
+    async fn run(&self, id: u64, millis: u64) -> Result<(), Status> {
+        *self.books.runs.lock().unwrap().entry(id).or_default() += 1;
+        self.books.running.fetch_add(1, Ordering::Relaxed);
+        let _running = Running(Arc::clone(&self.books.running));
+        let _place = self.places.acquire().await.unwrap();
+        let mood = self.mood.load(Ordering::Relaxed);
+        match mood {
+            FAILS if id % 2 == 0 => return Err(Status::internal("ill")),
+            FAILS => return Err(Status::unavailable("ill")),
+            HANGS => std::future::pending().await,
+            _ => {}
+        }
+        let times = if mood == IS_SLOW { 10 } else { 1 };
+        sleep(Duration::from_millis(millis * times)).await;
+        Ok(())
+    }
+}
+
+impl Ledger for Handler {
+    async fn get(&self, _cx: &Cx, id: u64, millis: u64) -> Result<(), Status> {
+        self.run(id, millis).await
+    }
+    async fn put(&self, _cx: &Cx, id: u64, millis: u64) -> Result<(), Status> {
+        self.run(id, millis).await
+    }
+    async fn list(&self, id: u64, millis: u64) -> Result<Streaming<u64>, Status> {
+        self.run(id, millis).await?;
+        Ok(Streaming::iter(0..millis))
+    }
+}
+
+/// A place for a server, and the way to it.
+struct Place {
+    name: String,
+    gate: Arc<Gate>,
+    mood: Arc<AtomicU8>,
+    accepting: Option<JoinHandle<()>>,
+}
+
+struct World {
+    random: Rng,
+    registry: MemRegistry,
+    places: Vec<Place>,
+    books: Books,
+    said: Said,
+    /// Of all servers that there have been.
+    monitors: Vec<ServerMonitor>,
+    /// What a status may name: the policies that there have been.
+    policies: HashSet<&'static str>,
+    #[cfg(feature = "faults")]
+    faults: sinew::faults::Faults,
+}
+
+impl World {
+    async fn new(seed: u64) -> Self {
+        let mut world = Self {
+            random: Rng::with_seed(seed),
+            registry: MemRegistry::new(),
+            places: Vec::new(),
+            books: Books::default(),
+            said: Said::new("{}"),
+            monitors: Vec::new(),
+            policies: HashSet::from(["throttle", "adaptive_concurrency"]),
+            #[cfg(feature = "faults")]
+            faults: sinew::faults::Faults::with_seed(seed),
+        };
+        for slot in 0..world.random.usize(1..6) {
+            world.places.push(Place {
+                name: unique("ledger"),
+                gate: Arc::default(),
+                mood: Arc::default(),
+                accepting: None,
+            });
+            world.start(slot).await;
+        }
+        world
+    }
+
+    async fn start(&mut self, slot: usize) {
+        let place = &mut self.places[slot];
+        place.mood.store(WELL, Ordering::Relaxed);
+        let handler = Handler {
+            books: self.books.clone(),
+            mood: Arc::clone(&place.mood),
+            places: Semaphore::new(self.random.usize(1..20)),
+        };
+        let mut server = Server::builder().service(LedgerServer::new(handler)).trust_priorities();
+        server = server.adaptive_concurrency(self.random.u8(..4) > 0);
+        if self.random.u8(..4) == 0 {
+            server = server.interceptor(rate_limit(self.random.u32(60..500)));
+            self.policies.insert("rate_limit");
+        }
+        if self.random.u8(..4) == 0 {
+            server = server.interceptor(concurrency_limit(self.random.u32(1..20)));
+            self.policies.insert("concurrency_limit");
+        }
+        #[cfg(feature = "faults")]
+        if self.random.bool() {
+            server = server.interceptor(self.faults.clone());
+        }
+        let serving = server.start().await.unwrap();
+        self.monitors.push(serving.monitor());
+        let mut listener = MemListener::bind(&place.name).unwrap();
+        let gate = Arc::clone(&place.gate);
+        place.accepting = Some(tokio::spawn(async move {
+            while let Ok(stream) = listener.accept().await {
+                serving.accept(gate.guard(stream));
+            }
+        }));
+        let address: Address = format!("mem:{}", place.name).parse().unwrap();
+        self.registry.put(SERVICE, Endpoint::new(address).with_name(place.name.clone()));
+    }
+
+    /// As SIGKILL does it: without a word.
+    async fn kill(&mut self, slot: usize) {
+        if let Some(mut accepting) = self.places[slot].accepting.take() {
+            self.places[slot].gate.cut();
+            accepting.abort();
+            let _aborted = (&mut accepting).await;
+        }
+    }
+
+    async fn connect(&mut self) -> Channel {
+        let builder = Channel::builder().resolver(self.registry.resolver(SERVICE)).config_source(self.said.clone());
+        let builder = match self.random.u8(..3) {
+            0 => builder,
+            1 => builder.balancer(RoundRobin),
+            _ => builder.balancer(LeastRequest),
+        };
+        let builder = builder.connections_per_endpoint(self.random.usize(1..3));
+        #[cfg(feature = "faults")]
+        let builder = builder.faults(self.faults.clone());
+        builder.connect(SERVICE).await.unwrap()
+    }
+
+    /// Something happens.
+    async fn step(&mut self) {
+        let slot = self.random.usize(..self.places.len());
+        match self.random.u8(..12) {
+            0 => self.kill(slot).await,
+            1 => self.places[slot].gate.cut(),
+            2 => self.places[slot].gate.set([Shut::BOTH, Shut::THERE, Shut::BACK][self.random.usize(..3)]),
+            3 => self.places[slot].mood.store(FAILS, Ordering::Relaxed),
+            4 => self.places[slot].mood.store(HANGS, Ordering::Relaxed),
+            5 => self.places[slot].mood.store(IS_SLOW, Ordering::Relaxed),
+            6 | 7 => {
+                let text = self.config();
+                self.said.say(&text).await;
+            }
+            8 => self.inject(),
+            _ => self.mend(slot).await,
+        }
+    }
+
+    async fn mend(&mut self, slot: usize) {
+        self.places[slot].gate.set(Shut::NONE);
+        self.places[slot].mood.store(WELL, Ordering::Relaxed);
+        if self.places[slot].accepting.is_none() {
+            self.start(slot).await;
+        }
+    }
+
+    /// What a service's configuration says next.
+    fn config(&mut self) -> String {
+        let random = &mut self.random;
+        let mut said = Vec::new();
+        said.push(match random.u8(..3) {
+            0 => r#""retry": false"#.to_owned(),
+            1 => format!(
+                r#""retry": {{"attempts": {}, "initial_backoff": "1ms"}}"#,
+                random.u8(1..6)
+            ),
+            _ => format!(r#""retry": {{"attempt_timeout": "{}ms"}}"#, random.u8(5..200)),
+        });
+        if random.bool() {
+            said.push(format!(
+                r#""throttle": {}"#,
+                ["false", "{}", r#"{"multiplier": 1.2}"#][random.usize(..3)]
+            ));
+        }
+        if random.bool() {
+            let (calls, millis) = (random.u8(1..30), random.u16(10..3_000));
+            said.push(format!(
+                r#""circuit_breaker": {{"calls_min": {calls}, "open_for": "{millis}ms"}}"#
+            ));
+            self.policies.insert("circuit_breaker");
+        }
+        if random.bool() {
+            let (delay, budget) = (random.u8(1..50), random.f64().max(0.01));
+            said.push(format!(r#""hedging": {{"delay": "{delay}ms", "budget": {budget}}}"#));
+        }
+        if random.bool() {
+            said.push(format!(
+                r#""outlier_detection": {}"#,
+                ["false", "{}", r#"{"latency_factor": 3}"#][random.usize(..3)]
+            ));
+        }
+        format!("{{{}}}", said.join(", "))
+    }
+
+    #[cfg(feature = "faults")]
+    fn inject(&mut self) {
+        use sinew::faults::Fault;
+        let random = &mut self.random;
+        let mut faults = Vec::new();
+        for _ in 0..random.usize(..4) {
+            let fault = match random.u8(..4) {
+                0 => Fault::delay(Duration::from_millis(random.u64(1..300))),
+                1 => Fault::error(Code::Unavailable).unseen(),
+                2 => Fault::error([Code::Internal, Code::Unavailable][random.usize(..2)]),
+                _ => Fault::drop(),
+            };
+            faults.push(fault.percent(random.f64() * 30.0));
+        }
+        self.faults.set(faults);
+        self.policies.insert("fault_injection");
+    }
+
+    #[cfg(not(feature = "faults"))]
+    fn inject(&mut self) {}
+
+    /// From now on nothing is wrong.
+    async fn clear(&mut self) {
+        #[cfg(feature = "faults")]
+        self.faults.clear();
+        self.said.say("{}").await;
+        for slot in 0..self.places.len() {
+            self.kill(slot).await;
+            self.mend(slot).await;
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Get,
+    Put,
+    List,
+}
+
+/// How a call is to be made.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    id: u64,
+    kind: Kind,
+    millis: u64,
+    timeout: Duration,
+    priority: Priority,
+    waits: bool,
+    gives_up: Option<Duration>,
+}
+
+impl Plan {
+    fn new(id: u64, random: &mut Rng) -> Self {
+        Self {
+            id,
+            kind: [Kind::Get, Kind::Get, Kind::Put, Kind::Put, Kind::List][random.usize(..5)],
+            millis: random.u64(..20),
+            timeout: Duration::from_millis(random.u64(20..1_500)),
+            priority: Priority::ALL[random.usize(..Priority::ALL.len())],
+            waits: random.u8(..4) == 0,
+            gives_up: (random.u8(..10) == 0).then(|| Duration::from_millis(random.u64(..100))),
+        }
+    }
+
+    /// Makes the call.
+    async fn make(self, client: LedgerClient) -> Result<(), Status> {
+        macro_rules! options {
+            ($call:expr) => {{
+                let call = $call.timeout(self.timeout).priority(self.priority);
+                if self.waits { call.wait_for_ready() } else { call }
+            }};
+        }
+        match self.kind {
+            Kind::Get => options!(client.get(self.id, self.millis)).into_future().await,
+            Kind::Put => options!(client.put(self.id, self.millis)).into_future().await,
+            Kind::List => {
+                let mut items = options!(client.list(self.id, self.millis)).into_future().await?;
+                let mut count = 0;
+                while let Some(item) = items.next().await {
+                    assert_eq!(item?, count, "items come in their order");
+                    count += 1;
+                }
+                assert_eq!(count, self.millis, "the stream ended well, so it is whole");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// How a call ended: `None` if it was given up.
+type Ended = (Plan, Option<Result<(), Status>>, Duration);
+
+async fn call(client: LedgerClient, plan: Plan) -> Ended {
+    let begun = Instant::now();
+    let made = plan.make(client);
+    let end = match plan.gives_up {
+        Some(after) => tokio::time::timeout(after, made).await.ok(),
+        None => Some(made.await),
+    };
+    (plan, end, begun.elapsed())
+}
+
+/// What happened in a world.
+#[derive(Debug, Default)]
+struct Tally {
+    answered: usize,
+    failed: usize,
+    given_up: usize,
+    by_policy: HashMap<String, usize>,
+    retries: u64,
+    hedges: u64,
+}
+
+impl Tally {
+    /// Whether what its status says of a call is true.
+    fn check(&mut self, (plan, end, took): &Ended, runs: u32, policies: &HashSet<&str>) {
+        assert!(*took <= plan.timeout + LATE_MAX, "{plan:?} took {took:?}");
+        assert!(plan.kind == Kind::Get || runs <= 1, "{plan:?} was run {runs} times");
+        match end {
+            None => self.given_up += 1,
+            Some(Ok(())) => {
+                self.answered += 1;
+                assert!(runs > 0, "{plan:?} was answered by nobody");
+            }
+            Some(Err(status)) => {
+                self.failed += 1;
+                if let Some(policy) = status.policy() {
+                    assert!(policies.contains(policy), "{plan:?}: {status:?}");
+                    assert!(status.reason().is_some(), "{plan:?}: {status:?}");
+                    *self.by_policy.entry(policy.to_owned()).or_default() += 1;
+                }
+                assert!(
+                    status.handler_ran() != HandlerRan::No || runs == 0,
+                    "{plan:?} was run {runs} times: {status:?}"
+                );
+                let is_known = matches!(
+                    status.code(),
+                    Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted | Code::Internal
+                );
+                assert!(is_known, "{plan:?}: {status:?}");
+            }
+        }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.answered += other.answered;
+        self.failed += other.failed;
+        self.given_up += other.given_up;
+        self.retries += other.retries;
+        self.hedges += other.hedges;
+        for (policy, count) in other.by_policy {
+            *self.by_policy.entry(policy).or_default() += count;
+        }
+    }
+}
+
+async fn live(seed: u64) -> Tally {
+    let mut world = World::new(seed).await;
+    let channel = world.connect().await;
+    let client = LedgerClient::from_channel(channel.clone());
+    let mut calls = JoinSet::new();
+    let mut ids = 0_u64..;
+    for _ in 0..STEPS {
+        world.step().await;
+        for id in ids.by_ref().take(CALLS) {
+            calls.spawn(call(client.clone(), Plan::new(id, &mut world.random)));
+            sleep(Duration::from_millis(world.random.u64(..8))).await;
+        }
+    }
+    world.clear().await;
+    let mut ended = Vec::new();
+    while let Some(joined) = calls.join_next().await {
+        ended.push(joined.unwrap());
+    }
+    assert_eq!(ended.len(), STEPS * CALLS);
+    sleep(QUIET).await;
+    for id in ids.take(100) {
+        let plan = Plan::new(id, &mut world.random);
+        client
+            .put(id, plan.millis)
+            .await
+            .unwrap_or_else(|status| panic!("nothing is wrong any more: {status:?}"));
+    }
+    sleep(Duration::from_secs(1)).await;
+    let mut tally = Tally::default();
+    let runs = world.books.runs.lock().unwrap();
+    for one in &ended {
+        tally.check(one, runs.get(&one.0.id).copied().unwrap_or_default(), &world.policies);
+    }
+    assert_eq!(world.books.running.load(Ordering::Relaxed), 0, "no handler runs");
+    for monitor in &world.monitors {
+        let snapshot = monitor.snapshot();
+        assert_eq!(snapshot.running_handlers, 0, "{snapshot:?}");
+        let methods = snapshot.admission.map(|admission| admission.methods).unwrap_or_default();
+        assert!(
+            methods.iter().all(|it| (it.in_flight, it.waiting) == (0, 0)),
+            "{methods:?}"
+        );
+    }
+    let snapshot = channel.snapshot();
+    assert!(snapshot.endpoints.iter().all(|one| one.in_flight == 0), "{snapshot:?}");
+    let attempts_max = 10 * (STEPS * CALLS) as u64;
+    for count in [
+        snapshot.retries,
+        snapshot.retries_withheld,
+        snapshot.hedges,
+        snapshot.hedges_withheld,
+    ] {
+        assert!(count <= attempts_max, "a count below nothing: {snapshot:?}");
+    }
+    (tally.retries, tally.hedges) = (snapshot.retries, snapshot.hedges);
+    tally
+}
+
+fn run(seed: u64) -> Tally {
+    // What the client's choices, its backoff and its throttle draw from.
+    fastrand::seed(seed);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let world = tokio::time::timeout(Duration::from_secs(600), live(seed));
+        world.await.expect("something hangs")
+    })
+}
+
+#[test]
+fn nothing_is_lost_whatever_policies_faults_and_kills_there_are() {
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a seed is a number"));
+    let seeds = match number("SINEW_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("SINEW_SEEDS").unwrap_or_default().max(SEEDS),
+    };
+    let is_many = seeds.end - seeds.start >= SEEDS;
+    let mut tally = Tally::default();
+    for seed in seeds {
+        match std::panic::catch_unwind(|| run(seed)) {
+            Ok(of_seed) => tally.add(of_seed),
+            Err(panic) => {
+                println!("seed {seed} failed; replay it with SINEW_SEED={seed}");
+                std::panic::resume_unwind(panic);
+            }
+        }
+    }
+    println!("{tally:?}");
+    // Worlds in which nothing goes wrong, or nothing goes well, would prove nothing.
+    for count in [tally.answered, tally.failed, tally.given_up] {
+        assert!(!is_many || count > 1_000, "too few of one kind: {tally:?}");
+    }
+    for policy in [
+        "throttle",
+        "adaptive_concurrency",
+        "circuit_breaker",
+        "rate_limit",
+        "concurrency_limit",
+    ] {
+        assert!(
+            !is_many || tally.by_policy.contains_key(policy),
+            "never seen: {policy}, in {tally:?}"
+        );
+    }
+    assert!(!is_many || (tally.retries > 1_000 && tally.hedges > 1_000), "{tally:?}");
+}
