@@ -13,7 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The units in their order: each may name the ones before it, and itself.
-const UNITS: [&str; 24] = [
+const UNITS: [&str; 25] = [
     "code",
     "metadata",
     "priority",
