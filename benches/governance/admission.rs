@@ -141,10 +141,10 @@ fn patient() -> Vec<Case> {
     let goodput = || Figure::new("goodput", good, Goal::AtLeast(0.98));
     let p99 = |most| Figure::new("p99, ms", p99_ms, Goal::AtMost(most));
     let no = |most| Figure::new("99 % of refusals within, ms", no_ms, Goal::AtMost(most));
-    // 1.25 s of work.
+    // 1.5 s of work.
     let burst = Traffic {
         counted: (seconds(15), seconds(20)),
-        ..traffic(|at| if (15.0..15.01).contains(&at) { 125.0 } else { 0.5 })
+        ..traffic(|at| if (15.0..15.01).contains(&at) { 150.0 } else { 0.8 })
     };
     let in_turn = Traffic {
         in_turn: 800,
@@ -154,8 +154,12 @@ fn patient() -> Vec<Case> {
         stops: (15.0, 15.3),
         ..traffic(|_| 0.8)
     };
+    let stop_full = Traffic {
+        stops: (13.0, 13.15),
+        ..traffic(|_| 3.0)
+    };
     vec![
-        case("10 s, 2,000 within 10 ms", burst, vec![refused(), p99(2_500.0)]),
+        case("10 s, 0.8 and 2,400 within 10 ms", burst, vec![refused(), p99(2_500.0)]),
         case(
             "10 s, 800 callers with a call each",
             in_turn,
@@ -166,6 +170,10 @@ fn patient() -> Vec<Case> {
             // Who has no processor for that long cannot tell.
             places: &PLACES[..2],
             ..case("10 s, 0.8, nothing for 0.3 s", stop, vec![refused()])
+        },
+        Case {
+            places: &PLACES[..2],
+            ..case("10 s, 3, nothing for 0.15 s", stop_full, vec![goodput(), p99(84.0)])
         },
         case("10 s, 1.2", traffic(|_| 1.2), vec![goodput()]),
         Case {

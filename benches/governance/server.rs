@@ -54,12 +54,30 @@ trait Works {
     async fn work(&self, micros: u64);
 }
 
-struct Pool(Semaphore);
+struct Pool {
+    places: Semaphore,
+    since: Instant,
+    stops: (f64, f64),
+}
+
+impl Pool {
+    fn new(stops: (f64, f64)) -> Self {
+        Self {
+            places: Semaphore::new(WORKERS),
+            since: Instant::now(),
+            stops,
+        }
+    }
+}
 
 impl Works for Pool {
     async fn work(&self, micros: u64) {
-        if let Ok(_place) = self.0.acquire().await {
+        if let Ok(_place) = self.places.acquire().await {
             sleep(Duration::from_micros(micros)).await;
+            let (from, to) = self.stops;
+            if (from..to).contains(&self.since.elapsed().as_secs_f64()) {
+                sleep_until(self.since + Duration::from_secs_f64(to)).await;
+            }
         }
     }
 }
@@ -98,12 +116,14 @@ struct Caller {
 
 /// Runs it, in virtual time.
 pub(crate) fn run(traffic: Traffic, seed: u64) -> Outcome {
+    // What the channel draws from.
+    fastrand::seed(seed);
     let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().expect("a runtime starts");
     runtime.block_on(drive(traffic, seed))
 }
 
 async fn drive(traffic: Traffic, seed: u64) -> Outcome {
-    let (client, _servers) = connect(traffic.bottleneck).await;
+    let (client, _servers) = connect(traffic.bottleneck, traffic.stops).await;
     let caller = Arc::new(Caller {
         client,
         traffic,
@@ -143,7 +163,7 @@ async fn drive(traffic: Traffic, seed: u64) -> Outcome {
 
 impl Caller {
     /// Makes a call that arrives `at` a time since the start; returns why it was refused if it was.
-    async fn call(&self, at: Duration, is_critical: bool, mut takes: Duration) -> Option<Status> {
+    async fn call(&self, at: Duration, is_critical: bool, takes: Duration) -> Option<Status> {
         let traffic = &self.traffic;
         // Where a refusal takes time, it takes that of the processor which makes the calls as well: they are late before they are made.
         let made_at = if traffic.refusal > 0.0 {
@@ -151,10 +171,6 @@ impl Caller {
         } else {
             at
         };
-        let (from, to) = traffic.stops;
-        if (from..to).contains(&at.as_secs_f64()) {
-            takes += Duration::from_secs_f64(to - at.as_secs_f64());
-        }
         let priority = if is_critical {
             Priority::Critical
         } else {
@@ -181,8 +197,8 @@ impl Caller {
     }
 }
 
-async fn connect(bottleneck: Bottleneck) -> (WorksClient, Vec<Serving>) {
-    let pool = || WorksServer::new(Pool(Semaphore::new(WORKERS)));
+async fn connect(bottleneck: Bottleneck, stops: (f64, f64)) -> (WorksClient, Vec<Serving>) {
+    let pool = || WorksServer::new(Pool::new(stops));
     match bottleneck {
         Bottleneck::Pool => {
             let (client, server) = serve(Server::builder().service(pool())).await;

@@ -7,14 +7,12 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arc_swap::ArcSwap;
-use tokio::runtime::Handle;
-
-use crate::context::Cx;
+use crate::context::{Cx, Side};
 use crate::interceptor::{Interceptor, Next};
 use crate::message::Outcome;
 use crate::policy::faults::{End, Met, Seen, meet};
 use crate::status::{HandlerRan, Status};
+use arc_swap::ArcSwap;
 
 pub use crate::policy::faults::Fault;
 
@@ -131,7 +129,7 @@ impl Default for Faults {
 impl Met {
     /// Waits for as long as it should, and for ever if there is no answer; then there may be an error.
     pub(crate) async fn pass(self) -> Result<(), Status> {
-        if !self.delay.is_zero() && Handle::try_current().is_ok() {
+        if !self.delay.is_zero() {
             tokio::time::sleep(self.delay).await;
         }
         match self.end {
@@ -152,6 +150,12 @@ impl Met {
 
 impl Interceptor for Faults {
     async fn call<N: Next>(&self, cx: &mut Cx, next: N) -> Outcome {
+        if cx.side() == Some(Side::Client) {
+            let status = Status::failed_precondition(
+                "faults of a channel are given to `ChannelBuilder::faults`, so that attempts meet them",
+            );
+            return Err(status.with_handler_ran(HandlerRan::No));
+        }
         let met = self.meet(&Seen {
             path: cx.path(),
             metadata: cx.metadata(),

@@ -305,3 +305,32 @@ async fn a_call_that_was_tried_ends_as_it_was_tried() {
     })
     .await;
 }
+
+/// What a service says no to for good reasons is answered, too.
+#[tokio::test(start_paused = true)]
+async fn calls_that_are_aborted_or_beyond_a_quota_count_as_going_well() {
+    bounded(async {
+        let foreman = Foreman::default();
+        let server = serve(&foreman).await;
+        let channel = Channel::builder().circuit_breaker(CircuitBreaker::DEFAULT).throttle(AdaptiveThrottle::NEVER);
+        let channel = channel.retry(RetryPolicy::NEVER).connect(&server.target()).await.unwrap();
+        let client = MineClient::from_channel(channel.clone());
+        for no in [
+            Status::aborted("somebody else dug there"),
+            Status::resource_exhausted("no more today"),
+        ] {
+            for _ in 0..10 {
+                foreman.say(Some(no.clone()));
+                dig(&client, 90).await;
+                foreman.say(Some(Status::internal("a cave-in")));
+                dig(&client, 10).await;
+            }
+        }
+        assert_eq!(
+            of_dig(&channel).map(|method| method.refused),
+            Some(0),
+            "one of ten fails"
+        );
+    })
+    .await;
+}

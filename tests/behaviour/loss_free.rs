@@ -17,8 +17,8 @@ use fastrand::Rng;
 use sinew::limits::{concurrency_limit, rate_limit};
 use sinew::transport::MemListener;
 use sinew::{
-    Address, Channel, Code, Cx, Endpoint, HandlerRan, LeastRequest, MemRegistry, Priority, RoundRobin, Server,
-    ServerMonitor, Status, Streaming, service,
+    Address, Channel, Code, Cx, Endpoint, EndpointSnapshot, HandlerRan, LeastRequest, MemRegistry, Priority,
+    RoundRobin, Server, ServerMonitor, Status, Streaming, service,
 };
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
@@ -34,6 +34,8 @@ const SEEDS: u64 = 200;
 /// Things that happen in a world, and calls between two of them.
 const STEPS: usize = 40;
 const CALLS: usize = 15;
+/// Calls when all is over: of each endpoint that is ejected, more than it takes to take it back.
+const AFTER: usize = 1_000;
 /// How late a call may end.
 const LATE_MAX: Duration = Duration::from_millis(50);
 /// After that, breakers are closed, limits are gone, and what was ejected is asked again.
@@ -84,7 +86,7 @@ impl Handler {
         let _place = self.places.acquire().await.unwrap();
         let mood = self.mood.load(Ordering::Relaxed);
         match mood {
-            FAILS if id % 2 == 0 => return Err(Status::internal("ill")),
+            FAILS if id.is_multiple_of(2) => return Err(Status::internal("ill")),
             FAILS => return Err(Status::unavailable("ill")),
             HANGS => std::future::pending().await,
             _ => {}
@@ -126,6 +128,8 @@ struct World {
     monitors: Vec<ServerMonitor>,
     /// What a status may name: the policies that there have been.
     policies: HashSet<&'static str>,
+    /// There is more to do than can be done, and nothing but that in the way.
+    is_rush: bool,
     #[cfg(feature = "faults")]
     faults: sinew::faults::Faults,
 }
@@ -140,10 +144,12 @@ impl World {
             said: Said::new("{}"),
             monitors: Vec::new(),
             policies: HashSet::from(["throttle", "adaptive_concurrency"]),
+            is_rush: seed % 8 == 7,
             #[cfg(feature = "faults")]
             faults: sinew::faults::Faults::with_seed(seed),
         };
-        for slot in 0..world.random.usize(1..6) {
+        let slots = if world.is_rush { 1 } else { world.random.usize(1..6) };
+        for slot in 0..slots {
             world.places.push(Place {
                 name: unique("ledger"),
                 gate: Arc::default(),
@@ -161,15 +167,15 @@ impl World {
         let handler = Handler {
             books: self.books.clone(),
             mood: Arc::clone(&place.mood),
-            places: Semaphore::new(self.random.usize(1..20)),
+            places: Semaphore::new(self.random.usize(1..if self.is_rush { 3 } else { 20 })),
         };
         let mut server = Server::builder().service(LedgerServer::new(handler)).trust_priorities();
         server = server.adaptive_concurrency(self.random.u8(..4) > 0);
-        if self.random.u8(..4) == 0 {
+        if !self.is_rush && self.random.u8(..4) == 0 {
             server = server.interceptor(rate_limit(self.random.u32(60..500)));
             self.policies.insert("rate_limit");
         }
-        if self.random.u8(..4) == 0 {
+        if !self.is_rush && self.random.u8(..4) == 0 {
             server = server.interceptor(concurrency_limit(self.random.u32(1..20)));
             self.policies.insert("concurrency_limit");
         }
@@ -214,6 +220,9 @@ impl World {
 
     /// Something happens.
     async fn step(&mut self) {
+        if self.is_rush {
+            return;
+        }
         let slot = self.random.usize(..self.places.len());
         match self.random.u8(..12) {
             0 => self.kill(slot).await,
@@ -298,13 +307,18 @@ impl World {
     #[cfg(not(feature = "faults"))]
     fn inject(&mut self) {}
 
-    /// From now on nothing is wrong.
+    /// From now on nothing is wrong. Half of the worlds stay as they are otherwise, and the others begin anew.
     async fn clear(&mut self) {
         #[cfg(feature = "faults")]
         self.faults.clear();
-        self.said.say("{}").await;
+        let is_new = self.random.bool();
+        if is_new {
+            self.said.say("{}").await;
+        }
         for slot in 0..self.places.len() {
-            self.kill(slot).await;
+            if is_new {
+                self.kill(slot).await;
+            }
             self.mend(slot).await;
         }
     }
@@ -331,14 +345,20 @@ struct Plan {
 
 impl Plan {
     fn new(id: u64, random: &mut Rng) -> Self {
+        let gives_up = (random.u8(..10) == 0).then(|| Duration::from_millis(random.u64(..100)));
+        // Nothing but that it is given up ends the handler of such a call.
+        let timeout = match gives_up {
+            Some(_) => Duration::from_hours(1),
+            None => Duration::from_millis(random.u64(20..1_500)),
+        };
         Self {
             id,
             kind: [Kind::Get, Kind::Get, Kind::Put, Kind::Put, Kind::List][random.usize(..5)],
             millis: random.u64(..20),
-            timeout: Duration::from_millis(random.u64(20..1_500)),
+            timeout,
             priority: Priority::ALL[random.usize(..Priority::ALL.len())],
             waits: random.u8(..4) == 0,
-            gives_up: (random.u8(..10) == 0).then(|| Duration::from_millis(random.u64(..100))),
+            gives_up,
         }
     }
 
@@ -395,7 +415,9 @@ impl Tally {
     /// Whether what its status says of a call is true.
     fn check(&mut self, (plan, end, took): &Ended, runs: u32, policies: &HashSet<&str>) {
         assert!(*took <= plan.timeout + LATE_MAX, "{plan:?} took {took:?}");
-        assert!(plan.kind == Kind::Get || runs <= 1, "{plan:?} was run {runs} times");
+        // Five attempts, one of them made twice.
+        let runs_max = if plan.kind == Kind::Get { 6 } else { 1 };
+        assert!(runs <= runs_max, "{plan:?} was run {runs} times");
         match end {
             None => self.given_up += 1,
             Some(Ok(())) => {
@@ -413,11 +435,14 @@ impl Tally {
                     status.handler_ran() != HandlerRan::No || runs == 0,
                     "{plan:?} was run {runs} times: {status:?}"
                 );
-                let is_known = matches!(
-                    status.code(),
-                    Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted | Code::Internal
-                );
-                assert!(is_known, "{plan:?}: {status:?}");
+                let is_true = match status.code() {
+                    Code::Unavailable | Code::ResourceExhausted => true,
+                    Code::Internal => status.message() == "ill" || status.policy() == Some("fault_injection"),
+                    // Its own time, or that of an attempt.
+                    Code::DeadlineExceeded => *took >= plan.timeout || status.message().contains("an attempt"),
+                    _ => false,
+                };
+                assert!(is_true, "{plan:?} after {took:?}: {status:?}");
             }
         }
     }
@@ -444,7 +469,8 @@ async fn live(seed: u64) -> Tally {
         world.step().await;
         for id in ids.by_ref().take(CALLS) {
             calls.spawn(call(client.clone(), Plan::new(id, &mut world.random)));
-            sleep(Duration::from_millis(world.random.u64(..8))).await;
+            let pause = if world.is_rush { 2 } else { 8 };
+            sleep(Duration::from_millis(world.random.u64(..pause))).await;
         }
     }
     world.clear().await;
@@ -454,12 +480,11 @@ async fn live(seed: u64) -> Tally {
     }
     assert_eq!(ended.len(), STEPS * CALLS);
     sleep(QUIET).await;
-    for id in ids.take(100) {
-        let plan = Plan::new(id, &mut world.random);
-        client
-            .put(id, plan.millis)
-            .await
-            .unwrap_or_else(|status| panic!("nothing is wrong any more: {status:?}"));
+    for id in ids.take(AFTER) {
+        // Fewer than any server lets through.
+        sleep(Duration::from_millis(20)).await;
+        let put = client.put(id, id % 20).timeout("1s").await;
+        put.unwrap_or_else(|status| panic!("nothing is wrong any more: {status:?}"));
     }
     sleep(Duration::from_secs(1)).await;
     let mut tally = Tally::default();
@@ -470,7 +495,7 @@ async fn live(seed: u64) -> Tally {
     assert_eq!(world.books.running.load(Ordering::Relaxed), 0, "no handler runs");
     for monitor in &world.monitors {
         let snapshot = monitor.snapshot();
-        assert_eq!(snapshot.running_handlers, 0, "{snapshot:?}");
+        assert_eq!((snapshot.running_handlers, snapshot.panics), (0, 0), "{snapshot:?}");
         let methods = snapshot.admission.map(|admission| admission.methods).unwrap_or_default();
         assert!(
             methods.iter().all(|it| (it.in_flight, it.waiting) == (0, 0)),
@@ -478,15 +503,15 @@ async fn live(seed: u64) -> Tally {
         );
     }
     let snapshot = channel.snapshot();
-    assert!(snapshot.endpoints.iter().all(|one| one.in_flight == 0), "{snapshot:?}");
-    let attempts_max = 10 * (STEPS * CALLS) as u64;
-    for count in [
-        snapshot.retries,
-        snapshot.retries_withheld,
-        snapshot.hedges,
-        snapshot.hedges_withheld,
-    ] {
-        assert!(count <= attempts_max, "a count below nothing: {snapshot:?}");
+    // How long the others take is a matter of chance.
+    let is_back = |ejected: &Option<String>| ejected.as_ref().is_none_or(|why| why.contains("as long as"));
+    let is_over = |one: &EndpointSnapshot| one.in_flight == 0 && is_back(&one.ejected);
+    assert!(snapshot.endpoints.iter().all(is_over), "{snapshot:?}");
+    // One of each method to begin with, and what successes pay in.
+    let calls = (STEPS * CALLS + AFTER) as u64;
+    assert!(snapshot.retries as f64 <= 3.0 + 0.13 * calls as f64, "{snapshot:?}");
+    for count in [snapshot.retries_withheld, snapshot.hedges, snapshot.hedges_withheld] {
+        assert!(count <= 10 * calls, "a count below nothing: {snapshot:?}");
     }
     (tally.retries, tally.hedges) = (snapshot.retries, snapshot.hedges);
     tally
@@ -525,6 +550,11 @@ fn nothing_is_lost_whatever_policies_faults_and_kills_there_are() {
     for count in [tally.answered, tally.failed, tally.given_up] {
         assert!(!is_many || count > 1_000, "too few of one kind: {tally:?}");
     }
+    let has_faults = cfg!(feature = "faults");
+    assert!(
+        !is_many || !has_faults || tally.by_policy.contains_key("fault_injection"),
+        "{tally:?}"
+    );
     for policy in [
         "throttle",
         "adaptive_concurrency",

@@ -169,7 +169,9 @@ async fn what_is_too_much_is_turned_away_at_once_with_its_reason() {
             answered as usize + failed.len(),
             failed.first()
         );
-        assert_eq!(usage(&server), None, "nobody has reached the limit for 10 s");
+        let usage = usage(&server).unwrap();
+        assert_eq!(usage.limit, None, "nobody has reached the limit for 10 s");
+        assert_eq!(usage.rejected, of_normal);
     })
     .await;
 }
@@ -363,6 +365,40 @@ async fn more_patient_callers_than_can_be_served_are_told_no_early() {
         // Those that were in line before it was known may be served in a lull.
         assert!(late.len() < 30, "{}: {:?}", late.len(), &late[..10.min(late.len())]);
         drop(server);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_is_switched_off_and_on_while_calls_run() {
+    bounded(async {
+        let (client, server) = open("switched", |builder| builder).await;
+        let monitor = server.monitor();
+        buy_at(&client, 3 * CAPACITY, Duration::from_secs(3), |_| Priority::Normal).await;
+        let mut patient = tokio::task::JoinSet::new();
+        for _ in 0..CAPACITY {
+            let client = client.clone();
+            patient.spawn(async move { client.buy().await });
+            sleep(Duration::from_millis(1)).await;
+        }
+        let waiting = usage(&server).unwrap().waiting;
+        assert!(waiting > 50, "{waiting}");
+        monitor.set_adaptive_concurrency(false);
+        assert_eq!(server.snapshot().admission, None);
+        let rejected = |server: &Serving| {
+            let admission = server.snapshot().admission.unwrap();
+            admission.methods.iter().map(|method| method.rejected).sum::<u64>()
+        };
+        let mut answered = 0;
+        while let Some(answer) = patient.join_next().await {
+            answered += usize::from(answer.unwrap().is_ok());
+        }
+        assert!(answered >= waiting, "{answered}, with {waiting} that were let in");
+        monitor.set_adaptive_concurrency(true);
+        let before = rejected(&server);
+        assert_eq!(usage(&server).unwrap().waiting, 0);
+        buy_at(&client, 3 * CAPACITY, Duration::from_secs(5), |_| Priority::Normal).await;
+        assert!(rejected(&server) > before);
     })
     .await;
 }

@@ -1,6 +1,7 @@
 //! Calls that fail and are made again: which, when, how often, and what that costs.
 
 use std::collections::VecDeque;
+use std::future::IntoFuture;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -291,6 +292,29 @@ async fn retries_are_paid_for_by_calls_that_succeed() {
         // Other methods have their own.
         script.then([busy()]);
         assert_eq!(client.list().await.unwrap().next().await.unwrap().unwrap(), 2);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_that_is_not_waited_for_is_not_paid_for() {
+    bounded(async {
+        let script = Script::default();
+        let server = Server::builder().service(WobblyServer::new(script.clone())).bind("mem:not-waited-for");
+        let server = server.start().await.unwrap();
+        let channel = Channel::connect(&server.target()).await.unwrap();
+        let client = WobblyClient::from_channel(channel.clone());
+        pay_in(&client).await;
+        let later = || fail(Status::resource_exhausted("full").with_retry_after(Duration::from_secs(5)));
+        for _ in 0..100 {
+            script.then([later()]);
+            let call = client.get().timeout("1m").into_future();
+            assert!(tokio::time::timeout(Duration::from_secs(1), call).await.is_err());
+        }
+        assert_eq!(channel.snapshot().retries, 0);
+        script.then([later()]);
+        client.get().timeout("1m").await.unwrap();
+        assert_eq!(channel.snapshot().retries, 1);
     })
     .await;
 }

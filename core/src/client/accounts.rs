@@ -41,6 +41,8 @@ pub(super) struct Account {
     budget: RetryBudget,
     /// Calls that were answered, or failed by no fault of the service, by their priority.
     answered: [AtomicU64; PRIORITIES],
+    /// Calls that failed for reasons of their own, though one cannot tell that by the code alone, as ABORTED: nothing is paid in for them, but the service works.
+    denied: AtomicU64,
     /// Somebody has to look at the books before a call is made.
     is_guarded: AtomicBool,
     /// Counts the changes of the breaker.
@@ -256,7 +258,15 @@ impl Account {
         }
         match ended {
             Ended::Badly if !self.is_shared && (guards.breaker.is_on() || was_turned_away) => {}
-            Ended::Well if pass.is_trial() => return self.end(pass, Ended::Well, guards),
+            Ended::Well => {
+                if !failure.is_answer {
+                    self.denied.fetch_add(1, Ordering::Relaxed);
+                }
+                return match pass.is_trial() {
+                    true => self.end(pass, Ended::Well, guards),
+                    false => self.end_aside(pass, guards),
+                };
+            }
             _ => return self.end_aside(pass, guards),
         }
         let now = time::now();
@@ -288,7 +298,8 @@ impl Account {
     }
 
     fn all_answered(&self) -> u64 {
-        self.answered.iter().map(|answered| answered.load(Ordering::Relaxed)).sum()
+        let answered: u64 = self.answered.iter().map(|answered| answered.load(Ordering::Relaxed)).sum();
+        answered + self.denied.load(Ordering::Relaxed)
     }
 
     /// Whether calls have to look at the books.

@@ -117,7 +117,7 @@ async fn run(channel: Channel, mut request: RawRequest) -> Outcome {
             _ => failed,
         };
         loop {
-            let (mut before, mut is_paid) = (None, false);
+            let (mut before, mut paid) = (None, None);
             if let Some((failed, cause)) = request.history.failed.take() {
                 may_have_run |= failed.handler_ran() != HandlerRan::No;
                 let next = channel.after(&request, &policy, &failed, cause);
@@ -126,7 +126,7 @@ async fn run(channel: Channel, mut request: RawRequest) -> Outcome {
                 match next {
                     NextAttempt::AtOnce => {}
                     NextAttempt::After(wait) => {
-                        is_paid = true;
+                        paid = Some(channel.governance().paid(request.method));
                         tokio::time::sleep(wait).await;
                     }
                     NextAttempt::Over => return Err(over(failed, may_have_run)),
@@ -135,15 +135,13 @@ async fn run(channel: Channel, mut request: RawRequest) -> Outcome {
             }
             let mut permit = match channel.admit(&request) {
                 Ok(permit) => permit,
-                Err(refused) => {
-                    if is_paid {
-                        channel.governance().pay_back(request.method);
-                    }
-                    // What was tried is what the call came to.
-                    return Err(before.map_or(refused, |failed| over(failed, may_have_run)));
-                }
+                // What was tried is what the call came to.
+                Err(refused) => return Err(before.map_or(refused, |failed| over(failed, may_have_run))),
             };
-            request.history.was_retried |= is_paid;
+            request.history.was_retried |= paid.is_some();
+            if let Some(paid) = paid {
+                paid.spend();
+            }
             request.history.attempts += 1;
             request.mark_attempt();
             match attempt(&channel, &mut request, &policy, (&sent, &mut permit)).await {
@@ -183,7 +181,8 @@ pub(super) type Failed = (Status, Cause);
 /// A call that was opened at an endpoint.
 pub(super) struct Opened {
     picked: Picked,
-    key: StreamKey,
+    /// `None` if nothing is sent, because it ends on purpose.
+    key: Option<StreamKey>,
     /// Until when the attempt may take, and how long that is.
     limit: Option<(Instant, Duration)>,
     fault: Pending,
@@ -238,15 +237,11 @@ impl Opened {
         let idle = idle.map(Idle::new);
         let guard = Guard {
             connection: self.picked.connection,
-            key: Some(self.key),
+            key: self.key,
             pump: None,
             completion: self.picked.completion,
         };
-        let answer = async {
-            self.fault.pass().await?;
-            answered(guard, self.key, method, idle.as_ref()).await
-        };
-        bounded(self.limit, answer).await
+        bounded(self.limit, answered(guard, method, idle.as_ref(), self.fault)).await
     }
 }
 
@@ -279,8 +274,16 @@ pub(super) async fn open_somewhere(
         let due = limit.map(|(limit, _)| limit).or(request.deadline);
         let fault = channel.fault(request, &picked);
         if fault.is_error() {
-            let ended = Box::pin(bounded(limit, not_sent(picked, fault, due))).await;
-            return ended.and_then(|_| Err(failed(Status::internal("a fault that is none"))));
+            picked.connection.not_opened();
+            if let Some(completion) = &mut picked.completion {
+                completion.set_due(due);
+            }
+            return Ok(Opened {
+                picked,
+                key: None,
+                limit,
+                fault,
+            });
         }
         // Only these parts are borrowed while waiting: a stream is not shared between threads.
         let opening = OpenRequest {
@@ -299,7 +302,7 @@ pub(super) async fn open_somewhere(
                 }
                 return Ok(Opened {
                     picked,
-                    key,
+                    key: Some(key),
                     limit,
                     fault,
                 });
@@ -323,40 +326,47 @@ async fn answer(channel: &Channel, request: &mut RawRequest, opened: Opened) -> 
     let connection = picked.connection.clone();
     let mut guard = Guard {
         connection: picked.connection,
-        key: Some(key),
+        key,
         pump: None,
         completion: picked.completion,
     };
-    if let Some(outbound) = request.outbound.take() {
+    if let (Some(key), Some(outbound)) = (key, request.outbound.take_if(|_| key.is_some())) {
         request.outbound_spent = true;
         let pump = Pump::new(connection.clone(), key, outbound, PumpEnd::HalfClose);
         let pump = pump.with_idle(idle.as_ref().map(Idle::other));
         guard.pump = Some(Aborting(tokio::spawn(pump)));
     }
-    fault.pass().await?;
     if request.streaming {
-        streamed(channel, guard, key, idle).await
+        streamed(channel, guard, idle, fault).await
     } else {
-        answered(guard, key, request.method, idle.as_ref()).await
+        answered(guard, request.method, idle.as_ref(), fault).await
     }
 }
 
 /// The answer to a call that does not stream.
-async fn answered(mut guard: Guard, key: StreamKey, method: u64, idle: Option<&Idle>) -> Outcome {
+async fn answered(mut guard: Guard, method: u64, idle: Option<&Idle>, fault: Pending) -> Outcome {
+    let Some(key) = guard.key else {
+        return guard.not_sent(fault).await;
+    };
     let reply = std::future::poll_fn(|task| guard.connection.poll_reply(key, task)).await;
     let mut reply = reply.map_err(|error| guard.failed(error, idle))?;
     guard.take_report(&mut reply.trailers);
     let bytes = reply.message.as_ref().map_or(0, |message| message.len());
     guard.connection.note_answer(method, bytes);
+    fault.pass().await?;
     let outcome = outcome(reply);
     guard.over(outcome.as_ref().err());
     outcome
 }
 
 /// The beginning of a stream of answers.
-async fn streamed(channel: &Channel, mut guard: Guard, key: StreamKey, idle: Option<Idle>) -> Outcome {
+async fn streamed(channel: &Channel, mut guard: Guard, idle: Option<Idle>, fault: Pending) -> Outcome {
+    let Some(key) = guard.key else {
+        return guard.not_sent(fault).await;
+    };
     let head = std::future::poll_fn(|task| guard.connection.poll_head(key, task)).await;
     let metadata = head.map_err(|error| guard.failed(error, idle.as_ref()))?;
+    fault.pass().await?;
     if let Some((status, mut trailers)) = guard.connection.take_failure(key) {
         guard.take_report(&mut trailers);
         let status = status.with_metadata(trailers);
@@ -397,19 +407,6 @@ async fn open_here_or_there(picked: &Picked, opening: OpenRequest<'_>) -> Option
         opened = open(&picked.connection, opening) => Some(opened),
         () = extras.room(&member.subchannel, &picked.connection) => None,
     }
-}
-
-/// An attempt ends on purpose, as if its endpoint had failed.
-async fn not_sent(mut picked: Picked, fault: Pending, due: Option<Instant>) -> Outcome {
-    picked.connection.not_opened();
-    if let Some(completion) = &mut picked.completion {
-        completion.set_due(due);
-    }
-    let ended = fault.pass().await;
-    if let Some(completion) = picked.completion {
-        completion.end(ended.as_ref().err());
-    }
-    ended.map(|()| Reply::default())
 }
 
 fn not_opened(channel: &Channel, picked: Picked, error: OpenError) -> Status {
@@ -482,6 +479,13 @@ impl Guard {
         };
         self.over(Some(&status));
         status
+    }
+
+    /// The attempt ends on purpose, as if its endpoint had failed.
+    async fn not_sent(&mut self, fault: Pending) -> Outcome {
+        let ended = fault.pass().await;
+        self.over(ended.as_ref().err());
+        ended.map(|()| Reply::default())
     }
 
     fn take_report(&self, trailers: &mut Metadata) {

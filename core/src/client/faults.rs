@@ -1,11 +1,13 @@
 //! Faults on purpose in a channel's attempts: after the endpoint is chosen, so that all who judge it see them.
 
+use tokio::runtime::Handle;
+
 use super::channel::Channel;
 use super::member::Picked;
 use super::raw::RawRequest;
 use crate::faults::Faults;
 use crate::policy::faults::{End, Met, Seen};
-use crate::status::Status;
+use crate::status::{HandlerRan, Origin, Status};
 
 /// What is still to become of an attempt; nothing, nearly always.
 #[derive(Debug, Default)]
@@ -20,7 +22,8 @@ impl Channel {
 
     /// What becomes of an attempt there.
     pub(super) fn fault(&self, request: &RawRequest, picked: &Picked) -> Pending {
-        let met = self.governance().faults().map(|faults| {
+        // Elsewhere there are no timers.
+        let met = self.governance().faults().filter(|_| Handle::try_current().is_ok()).map(|faults| {
             faults.meet(&Seen {
                 path: request.path().unwrap_or_default(),
                 metadata: &request.metadata,
@@ -42,7 +45,13 @@ impl Pending {
         match self.0 {
             None => Ok(()),
             // As a server would have said.
-            Some(met) => Box::pin(met.pass()).await.map_err(Status::answered_by_server),
+            Some(met) => Box::pin(met.pass()).await.map_err(|status| {
+                let status = status.with_origin(Origin::Remote);
+                match status.handler_ran() {
+                    HandlerRan::No => status,
+                    _ => status.answered_by_server(),
+                }
+            }),
         }
     }
 }

@@ -100,11 +100,13 @@ impl Governance {
         self.accounts.since()
     }
 
-    /// A retry that was paid for was not made.
-    pub(super) fn pay_back(&self, method: u64) {
-        self.account(method).pay_back();
-        self.retries.fetch_sub(1, Ordering::Relaxed);
-        self.retries_withheld.fetch_add(1, Ordering::Relaxed);
+    /// A retry that was paid for is about to be made, if its call is not given up before.
+    pub(super) fn paid(&self, method: u64) -> Paid<'_> {
+        Paid {
+            governance: self,
+            method,
+            is_spent: false,
+        }
     }
 
     /// Retries by policy that were made, and those that were not because nothing paid for them.
@@ -126,6 +128,31 @@ impl Governance {
         let counter = if is_paid { &self.retries } else { &self.retries_withheld };
         counter.fetch_add(1, Ordering::Relaxed);
         is_paid
+    }
+}
+
+/// What was paid for a retry, to be given back unless it is made.
+pub(super) struct Paid<'a> {
+    governance: &'a Governance,
+    method: u64,
+    is_spent: bool,
+}
+
+impl Paid<'_> {
+    /// The retry is made.
+    pub(super) fn spend(mut self) {
+        self.is_spent = true;
+    }
+}
+
+impl Drop for Paid<'_> {
+    fn drop(&mut self) {
+        if self.is_spent {
+            return;
+        }
+        self.governance.account(self.method).pay_back();
+        self.governance.retries.fetch_sub(1, Ordering::Relaxed);
+        self.governance.retries_withheld.fetch_add(1, Ordering::Relaxed);
     }
 }
 

@@ -15,7 +15,7 @@ const DELAY_MAX: Duration = Duration::from_mins(10);
 ///
 /// # Examples
 /// ```
-/// # mod sinew { pub use sinew_core::code::Code; pub mod faults { pub use sinew_core::policy::faults::Fault; } }
+/// # mod sinew { pub use sinew_core::code::Code; pub mod faults { pub use sinew_core::faults::Fault; } }
 /// use sinew::Code;
 /// use sinew::faults::Fault;
 ///
@@ -91,13 +91,13 @@ impl Fault {
         }
     }
 
-    /// Calls take that much longer; a time that cannot be read is none (10 min at most). On a client, an answer does not come before that time is over.
+    /// Calls take that much longer, 10 min at most: at a client the answer comes later, at a server the handler begins later.
+    ///
+    /// # Panics
+    /// If the time is text that is none: a test that waits for nothing would tell nothing.
     #[must_use]
     pub fn delay(time: impl IntoDuration) -> Self {
-        let time = time.into_duration().unwrap_or_else(|error| {
-            tracing::error!("the delay of a fault: {error}");
-            Duration::ZERO
-        });
+        let time = time.into_duration().unwrap_or_else(|error| panic!("the delay of a fault: {error}"));
         Self::new(Effect::Delay(time.min(DELAY_MAX)))
     }
 
@@ -111,7 +111,8 @@ impl Fault {
         }))
     }
 
-    /// Calls are not answered: at a client the answer is lost, at a server the handler is not run. They end at their deadline, or when they are given up.
+    /// Calls are not answered: at a client the answer is lost, at a server the handler is not run. They end at their deadline, or when they are given up; those that have none, only
+    /// then.
     #[must_use]
     pub fn drop() -> Self {
         Self::new(Effect::End(End::Drop))
@@ -126,7 +127,7 @@ impl Fault {
         self
     }
 
-    /// Lets an [`error`](Self::error) say that no handler saw the call, as that of a server that is about to leave.
+    /// Lets an [`error`](Self::error) say that no handler saw the call, as that of a server that is about to leave: at a client it is sent again at once, elsewhere.
     #[must_use]
     pub fn unseen(mut self) -> Self {
         if let Effect::End(End::Error { is_unseen, .. }) = &mut self.effect {
@@ -325,6 +326,11 @@ mod tests {
             }
         );
         assert_eq!(met(&faults[4..], "a/b", &none, 0.7).delay, DELAY_MAX);
-        assert_eq!(met(&[Fault::delay("soon")], "a/b", &none, 0.7), Met::default());
+    }
+
+    #[test]
+    #[should_panic(expected = "the delay of a fault")]
+    fn a_delay_that_is_none_is_a_mistake() {
+        let _fault = Fault::delay("soon");
     }
 }

@@ -7,17 +7,18 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
 use super::router::Router;
 use crate::context::Peer;
 use crate::metadata::Metadata;
-use crate::policy::concurrency::line::{Joined, Line, least};
+use crate::policy::concurrency::line::{Joined, Line, Work, least};
 use crate::policy::concurrency::{Ending, Limiters, Ticket};
 use crate::priority::{PRIORITIES, Priority};
 use crate::status::{OVERLOAD_POLICY, Status};
@@ -26,24 +27,47 @@ use crate::time;
 /// Why a call was turned away, as its status says.
 const REASON: &str = "overloaded";
 
+/// Where there is no limit any more, so many times as many as there were worked on are let in at once, and again after that time: what made the limit go may be over, and all
+/// of a long line at once would be an overload of its own.
+const RELEASE_TIMES: u32 = 2;
+const RELEASE_EVERY: Duration = Duration::from_millis(8);
 /// When a client that was turned away is asked to come back: several times what it takes for a line to go or a limit to rise.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// Decides for all calls of a server.
 pub(super) struct Admission {
+    is_on: AtomicBool,
     book: Mutex<Book>,
-    /// By method, whether it has a limit.
-    limited: Box<[AtomicBool]>,
+    methods: Box<[Method]>,
     /// Calls that were turned away, by their priority.
     rejected: [AtomicU64; PRIORITIES],
 }
 
+/// What is known of a method without the book.
+#[derive(Default)]
+struct Method {
+    is_limited: AtomicBool,
+    rejected: AtomicU64,
+}
+
 struct Book {
     limiters: Limiters,
-    lines: Vec<Line<Call>>,
+    queues: Vec<Queue>,
     /// Methods that somebody waits for.
     waited_for: Vec<usize>,
     next: u64,
+    /// A task lets those in whose method has no limit any more.
+    is_releasing: bool,
+}
+
+/// The calls of one method that wait.
+#[derive(Default)]
+struct Queue {
+    line: Line<Call>,
+    /// The limit that there is, or was.
+    limit: u32,
+    /// When calls were let in last because there is no limit any more.
+    released: Option<Instant>,
 }
 
 /// What tells a call that stands in line of its turn.
@@ -81,6 +105,8 @@ struct Place {
     method: usize,
     priority: Priority,
     number: u64,
+    /// Who leaves after that has waited for long, for one of its kind.
+    is_long_after: Instant,
 }
 
 /// Why a call leaves the line.
@@ -98,27 +124,57 @@ pub(super) struct Usage {
     pub(super) limit: Option<u32>,
     pub(super) in_flight: u32,
     pub(super) waiting: usize,
+    pub(super) is_overloaded: bool,
+    pub(super) rejected: u64,
 }
 
 impl Admission {
     /// For the methods of `router`.
-    pub(super) fn new(router: &Router) -> Self {
+    pub(super) fn new(router: &Router, is_on: bool) -> Self {
         let methods = router.routes().len();
         Self {
+            is_on: AtomicBool::new(is_on),
             book: Mutex::new(Book {
                 limiters: Limiters::new(methods, time::now()),
-                lines: (0..methods).map(|_| Line::default()).collect(),
+                queues: (0..methods).map(|_| Queue::default()).collect(),
                 waited_for: Vec::new(),
                 next: 0,
+                is_releasing: false,
             }),
-            limited: (0..methods).map(|_| AtomicBool::new(false)).collect(),
+            methods: (0..methods).map(|_| Method::default()).collect(),
             rejected: Default::default(),
         }
     }
 
+    pub(super) fn is_on(&self) -> bool {
+        self.is_on.load(Ordering::Relaxed)
+    }
+
+    /// Switches it; who waits when it is switched off is let in.
+    pub(super) fn switch(self: &Arc<Self>, is_on: bool) {
+        let mut book = self.lock();
+        self.is_on.store(is_on, Ordering::Relaxed);
+        let mut served = Vec::new();
+        if !is_on {
+            let now = time::now();
+            let Book { limiters, queues, .. } = &mut *book;
+            for (method, queue) in queues.iter_mut().enumerate() {
+                let work = Work {
+                    limit: queue.limit,
+                    in_flight: limiters.in_flight(method),
+                };
+                let all = std::iter::from_fn(|| queue.line.pop(work, now));
+                served.extend(all.map(|call| (call, limiters.take_up(method, now))));
+            }
+            book.waited_for.clear();
+        }
+        drop(book);
+        self.grant(served);
+    }
+
     /// Whether the method has no limit, so that a call which is likely to be answered within its first poll need not ask.
     pub(super) fn is_free(&self, method: usize) -> bool {
-        !self.limited[method].load(Ordering::Relaxed)
+        !self.methods[method].is_limited.load(Ordering::Relaxed) || !self.is_on()
     }
 
     /// A call that arrived, whose caller waits until `deadline`.
@@ -130,50 +186,69 @@ impl Admission {
         now: Instant,
     ) -> Entry {
         let mut book = self.lock();
+        if !self.is_on() {
+            return Entry::Free;
+        }
         // Those in line were here before, and may matter more.
-        let ticket = match book.lines[method].is_empty() {
+        let ticket = match book.queues[method].line.is_empty() {
             true => book.limiters.admit(method, now),
             false => None,
         };
         self.note_limit(&book, method);
         if let Some(ticket) = ticket {
+            // Whether it was let in by the end of a probe that others wait for.
+            self.go_on(book, now);
             return Entry::Admitted(Box::new(self.admitted(ticket)));
         }
         let (call, granted) = oneshot::channel();
         let number = book.next;
         book.next += 1;
         let left = deadline.map(|deadline| deadline.saturating_duration_since(now));
-        let joined = book.lines[method].join(number, priority, left, now, call);
-        if !matches!(joined, Joined::In { evicted: None, .. }) {
+        let limit = book.limiters.limit(method).unwrap_or_default();
+        let work = Work {
+            limit,
+            in_flight: book.limiters.in_flight(method),
+        };
+        let joined = book.queues[method].line.join((number, call), priority, left, work, now);
+        let patience = match joined {
+            Joined::In {
+                patience,
+                evicted: None,
+            } => Some(patience),
             // Either way there is one less to work on than wants it.
-            book.limiters.press(method, now);
-            book.limiters.refuse(method);
-        }
-        let Joined::In { patience, evicted } = joined else {
-            let limit = book.limiters.limit(method);
-            drop(book);
-            self.count_rejected(priority);
-            return Entry::Refused(overloaded(limit));
+            Joined::In { patience, evicted } => {
+                book.limiters.press(method, now);
+                book.limiters.refuse(method);
+                // Its task counts itself.
+                drop(evicted);
+                Some(patience)
+            }
+            Joined::Full => {
+                book.limiters.press(method, now);
+                book.limiters.refuse(method);
+                None
+            }
         };
         if !book.waited_for.contains(&method) {
             book.waited_for.push(method);
         }
-        let served = book.serve(now);
-        drop(book);
-        // Its task counts itself.
-        drop(evicted);
-        self.grant(served);
-        let least = least(priority);
+        self.go_on(book, now);
+        let Some(patience) = patience else {
+            self.count_rejected(method, priority);
+            return Entry::Refused(overloaded(Some(limit)));
+        };
+        let first = patience.min(least(priority));
         Entry::Waits(Box::new(Turn {
             place: Place {
                 admission: Arc::clone(self),
                 method,
                 priority,
                 number,
+                is_long_after: now + first / 2,
             },
             granted,
-            timer: Box::pin(tokio::time::sleep(least)),
-            rest: patience.saturating_sub(least),
+            timer: Box::pin(tokio::time::sleep(first)),
+            rest: patience.saturating_sub(first),
             has_pressed: false,
         }))
     }
@@ -190,12 +265,15 @@ impl Admission {
 
     pub(super) fn usage(&self, method: usize) -> Usage {
         let mut book = self.lock();
-        book.limiters.forget_unreached(method, time::now());
+        let now = time::now();
+        book.limiters.forget_unreached(method, now);
         self.note_limit(&book, method);
         Usage {
             limit: book.limiters.limit(method),
             in_flight: book.limiters.in_flight(method),
-            waiting: book.lines[method].len(),
+            waiting: book.queues[method].line.len(),
+            is_overloaded: book.queues[method].line.is_overloaded(now),
+            rejected: self.methods[method].rejected.load(Ordering::Relaxed),
         }
     }
 
@@ -212,9 +290,36 @@ impl Admission {
         let mut book = self.lock();
         book.limiters.finish(ticket, now, ending);
         self.note_limit(&book, method);
-        let served = book.serve(now);
+        self.go_on(book, now);
+    }
+
+    /// Serves those whose turn it is: a call is over, a probe may be that nobody else looks at, or a limit was given up.
+    fn go_on(self: &Arc<Self>, mut book: MutexGuard<'_, Book>, now: Instant) {
+        if book.waited_for.is_empty() {
+            return;
+        }
+        let (served, is_more) = book.serve(now);
+        for (_, ticket) in &served {
+            self.note_limit(&book, ticket.method());
+        }
+        let begins = is_more && !book.is_releasing;
+        book.is_releasing |= begins;
         drop(book);
         self.grant(served);
+        // Without a runtime nobody waits for anything.
+        if let Some(runtime) = Handle::try_current().ok().filter(|_| begins) {
+            runtime.spawn(release(Arc::downgrade(self)));
+        }
+    }
+
+    /// Serves those who are let in little by little; whether there are more.
+    fn release(self: &Arc<Self>) -> bool {
+        let mut book = self.lock();
+        let (served, is_more) = book.serve(time::now());
+        book.is_releasing = is_more;
+        drop(book);
+        self.grant(served);
+        is_more
     }
 
     /// Lets those know whose turn it is. Without the lock: who has left meanwhile gives its ticket back.
@@ -226,14 +331,16 @@ impl Admission {
         }
     }
 
-    fn count_rejected(&self, priority: Priority) {
+    fn count_rejected(&self, method: usize, priority: Priority) {
+        self.methods[method].rejected.fetch_add(1, Ordering::Relaxed);
         self.rejected[priority.index()].fetch_add(1, Ordering::Relaxed);
     }
 
     fn note_limit(&self, book: &Book, method: usize) {
         let is_limited = book.limiters.limit(method).is_some();
-        if self.is_free(method) == is_limited {
-            self.limited[method].store(is_limited, Ordering::Relaxed);
+        let known = &self.methods[method].is_limited;
+        if known.load(Ordering::Relaxed) != is_limited {
+            known.store(is_limited, Ordering::Relaxed);
         }
     }
 
@@ -243,26 +350,53 @@ impl Admission {
 }
 
 impl Book {
-    /// Takes those up whose turn it is.
-    fn serve(&mut self, now: Instant) -> Vec<(Call, Ticket)> {
-        let mut served = Vec::new();
+    /// Takes those up whose turn it is; whether more would be, but for not letting in all at once.
+    fn serve(&mut self, now: Instant) -> (Vec<(Call, Ticket)>, bool) {
+        let (mut served, mut is_more) = (Vec::new(), false);
         let Self {
             limiters,
-            lines,
+            queues,
             waited_for,
             ..
         } = self;
         waited_for.retain(|&method| {
-            let line = &mut lines[method];
-            while !line.is_empty() {
+            let queue = &mut queues[method];
+            let mut room = match limiters.limit(method) {
+                Some(limit) => {
+                    queue.limit = limit;
+                    u32::MAX
+                }
+                None if queue.released.is_some_and(|at| now < at + RELEASE_EVERY) => 0,
+                None => {
+                    queue.released = Some(now);
+                    queue.limit.saturating_mul(RELEASE_TIMES)
+                }
+            };
+            while !queue.line.is_empty() && room > 0 {
                 let Some(ticket) = limiters.admit(method, now) else {
                     break;
                 };
-                served.extend(line.pop(now).map(|call| (call, ticket)));
+                room -= 1;
+                let work = Work {
+                    limit: queue.limit,
+                    in_flight: limiters.in_flight(method),
+                };
+                served.extend(queue.line.pop(work, now).map(|call| (call, ticket)));
             }
-            !line.is_empty()
+            is_more |= room == 0 && !queue.line.is_empty();
+            !queue.line.is_empty()
         });
-        served
+        (served, is_more)
+    }
+}
+
+/// Lets those in who wait for a method that has no limit any more.
+async fn release(admission: Weak<Admission>) {
+    loop {
+        tokio::time::sleep(RELEASE_EVERY).await;
+        if !admission.upgrade().is_some_and(|admission| admission.release()) {
+            return;
+        }
     }
 }
 
@@ -303,24 +437,27 @@ impl Future for Turn {
             }
             ready!(this.timer.as_mut().poll(task));
             let rest = std::mem::take(&mut this.rest);
-            if !rest.is_zero() {
-                this.has_pressed = true;
-                this.place.press();
-                let end = this.timer.deadline() + rest;
-                this.timer.as_mut().reset(end);
-            } else if this.place.leave(Leaving::InVain {
-                press: !this.has_pressed,
-            }) {
-                return Poll::Ready(Err(this.place.refusal()));
+            if rest.is_zero() {
+                if this.place.leave(Leaving::InVain {
+                    press: !this.has_pressed,
+                }) {
+                    return Poll::Ready(Err(this.place.refusal()));
+                }
+                // Its turn came, or it was turned away, just now; of that it hears.
+                let granted = Pin::new(&mut this.granted).poll(task);
+                return granted.map(|granted| granted.map_err(|_| this.place.refusal()));
             }
-            // Otherwise its turn came, or it was turned away, just now.
+            this.has_pressed = true;
+            this.place.press();
+            let end = this.timer.deadline() + rest;
+            this.timer.as_mut().reset(end);
         }
     }
 }
 
 impl Place {
     fn refusal(&self) -> Status {
-        self.admission.count_rejected(self.priority);
+        self.admission.count_rejected(self.method, self.priority);
         overloaded(self.admission.usage(self.method).limit)
     }
 
@@ -328,8 +465,11 @@ impl Place {
     fn press(&self) {
         let mut book = self.admission.lock();
         let now = time::now();
-        book.limiters.press(self.method, now);
-        self.go_on(book, now);
+        if book.queues[self.method].line.contains(self.number, self.priority) {
+            book.limiters.press(self.method, now);
+        }
+        self.admission.note_limit(&book, self.method);
+        self.admission.go_on(book, now);
     }
 
     /// Leaves the line; `false` if it was not in it any more.
@@ -337,26 +477,21 @@ impl Place {
         let mut book = self.admission.lock();
         let now = time::now();
         let in_vain = why != Leaving::GivenUp;
-        let left = book.lines[self.method].leave(self.number, self.priority, in_vain, now);
+        let left = book.queues[self.method].line.leave(self.number, self.priority, in_vain, now);
         if left.is_none() {
             return false;
         }
-        if why == (Leaving::InVain { press: true }) {
+        // Its caller had no more time than that.
+        let is_long = why == Leaving::GivenUp && now >= self.is_long_after;
+        if is_long || why == (Leaving::InVain { press: true }) {
             book.limiters.press(self.method, now);
         }
-        if in_vain {
+        if is_long || in_vain {
             book.limiters.refuse(self.method);
         }
-        self.go_on(book, now);
-        true
-    }
-
-    /// A probe may be over that nobody else looks at, or a limit given up.
-    fn go_on(&self, mut book: MutexGuard<'_, Book>, now: Instant) {
-        let served = book.serve(now);
         self.admission.note_limit(&book, self.method);
-        drop(book);
-        self.admission.grant(served);
+        self.admission.go_on(book, now);
+        true
     }
 }
 

@@ -385,11 +385,13 @@ impl ServerBuilder {
     ///
     /// There is no limit until calls stand in line for each other: as long as more calls in flight means that more are answered, none is turned away, however
     /// many there are. Then each method gets a limit that it finds by itself and that keeps the line short; what is above it waits, the highest
-    /// priority first. A burst has time: each call waits for 8 ms and a quarter of what its caller has beyond 250 ms, 2.5 s at the most, and those go first that would leave
-    /// first. From the moment at which one waits in vain, or for half of that, until a second after the last, there is an overload: calls that come
-    /// wait for 8 ms (192 ms if [`Critical`](crate::priority::Priority::Critical)), and the newest goes first. Who waits in vain ends with RESOURCE_EXHAUSTED and the
-    /// policy `adaptive_concurrency`; so does the oldest of the lowest priority if 16,384 wait before a method. The limit goes when it was not reached for 10 s.
-    /// Streams, [`fallback`](Self::fallback) and health are outside.
+    /// priority first. A burst has time: each call waits for 8 ms (192 ms if [`Critical`](crate::priority::Priority::Critical)) and a quarter of what its caller has beyond
+    /// 250 ms, but for no more than half of its time or 2.5 s. From the moment at which one of those that have time waits in vain, or the oldest for half of what it would
+    /// while they do not become fewer, until a second after the last, there is an overload: calls that come wait for the 8 ms only, and who does not get its turn
+    /// soon learns that it has to go elsewhere. It ends with RESOURCE_EXHAUSTED and the policy `adaptive_concurrency`; so does a call that comes when 16,384
+    /// wait before a method, unless it matters more. The limit goes when it was not reached for 10 s.
+    /// Streams, [`fallback`](Self::fallback) and health are outside. [`ServerMonitor::set_adaptive_concurrency`](super::ServerMonitor::set_adaptive_concurrency) switches it while
+    /// calls run.
     #[must_use]
     pub fn adaptive_concurrency(mut self, limit: bool) -> Self {
         self.adaptive_concurrency = limit;
@@ -450,7 +452,7 @@ impl ServerBuilder {
             });
         }
         let shared = Arc::new(Shared {
-            admission: self.adaptive_concurrency.then(|| Arc::new(Admission::new(&router))),
+            admission: Arc::new(Admission::new(&router, self.adaptive_concurrency)),
             trusts_priorities: self.trusts_priorities,
             router,
             health,

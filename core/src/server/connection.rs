@@ -195,10 +195,7 @@ impl ServerConnection {
 
     /// Whether the call's method has no limit, so that one which is likely to be answered within its first poll need not ask.
     fn is_free(&self, call: &Waiting) -> bool {
-        match (&self.books.shared.admission, call.route) {
-            (Some(admission), Some(method)) => admission.is_free(method),
-            (Some(_) | None, _) => true,
-        }
+        call.route.is_none_or(|method| self.books.shared.admission.is_free(method))
     }
 
     /// What becomes of a call whose turn has come on its connection.
@@ -206,12 +203,10 @@ impl ServerConnection {
     fn enter(&self, call: &Waiting, priority: Priority) -> Entry {
         let shared = &self.books.shared;
         let method = call.route.filter(|at| shared.router.route(*at).is_some_and(Route::is_admitted));
-        match (&shared.admission, method) {
+        match method {
             // When it arrived, or nearly so: in a long turn it has waited since.
-            (Some(admission), Some(method)) => {
-                admission.enter(method, priority, call.deadline, self.clock.turn_began())
-            }
-            _ => Entry::Free,
+            Some(method) => shared.admission.enter(method, priority, call.deadline, self.clock.turn_began()),
+            None => Entry::Free,
         }
     }
 
@@ -508,11 +503,11 @@ impl Acceptor for ServerConnection {
 /// A handler that did not answer within its first poll is one of those that the limit is about.
 fn take_up(books: &Books, job: &mut Job) {
     let shared = &books.shared;
-    let Some(admission) = shared.admission.as_ref().filter(|_| job.admitted.is_none()) else {
+    if job.admitted.is_some() || !shared.admission.is_on() {
         return;
-    };
+    }
     if let Some(method) = job.route.filter(|at| shared.router.route(*at).is_some_and(Route::is_admitted)) {
-        job.admitted = Some(admission.take_up(method, time::now()));
+        job.admitted = Some(shared.admission.take_up(method, time::now()));
     }
 }
 

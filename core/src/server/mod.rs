@@ -50,8 +50,7 @@ const HANDSHAKES_MAX: usize = 1_024;
 /// What all connections of a server share.
 struct Shared {
     router: Router,
-    /// `None` if no call is ever turned away.
-    admission: Option<Arc<Admission>>,
+    admission: Arc<Admission>,
     /// Clients are taken at their word for the priority of their calls.
     trusts_priorities: bool,
     health: ServerHealth,

@@ -52,7 +52,7 @@ pub struct ServerSnapshot {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AdmissionSnapshot {
-    /// The methods that have a limit, or calls.
+    /// The methods that have a limit or calls, or turned some away.
     pub methods: Vec<MethodAdmission>,
     /// Calls that were turned away so far, by their priority.
     pub rejected: Vec<(Priority, u64)>,
@@ -64,12 +64,16 @@ pub struct AdmissionSnapshot {
 pub struct MethodAdmission {
     /// Service and method.
     pub path: &'static str,
-    /// How many are worked on at most; `None` while there is no reason for a limit.
+    /// How many are worked on at most, about three times as many as can be at a time; `None` while there is no reason for a limit.
     pub limit: Option<u32>,
     /// How many are.
     pub in_flight: u32,
     /// How many wait for their turn.
     pub waiting: usize,
+    /// Calls that have time have waited in vain, or nearly, within the last second: those that come wait for a moment only.
+    pub is_overloaded: bool,
+    /// How many were turned away so far.
+    pub rejected: u64,
 }
 
 /// A view of a server that outlives the handle which [`Serving::wait`] and [`Serving::shutdown`] take: for an admin page, or a loop that writes metrics. It does
@@ -102,6 +106,11 @@ impl Serving {
 }
 
 impl ServerMonitor {
+    /// Switches [`adaptive_concurrency`](super::ServerBuilder::adaptive_concurrency) while calls run. Who waits when it is switched off is let in.
+    pub fn set_adaptive_concurrency(&self, limit: bool) {
+        self.shared.admission.switch(limit);
+    }
+
     /// What the server says of its health.
     #[must_use]
     pub fn health(&self) -> &Health {
@@ -125,7 +134,7 @@ impl ServerMonitor {
             utilization: shared.load.utilization(),
             running_handlers: shared.running.load(Ordering::Relaxed),
             panics: shared.panics.load(Ordering::Relaxed),
-            admission: shared.admission.as_deref().map(|admission| admission.snapshot(&shared.router)),
+            admission: shared.admission.is_on().then(|| shared.admission.snapshot(&shared.router)),
             registries: self.registries,
             is_draining: shared.health.is_draining(),
         }
@@ -136,12 +145,14 @@ impl Admission {
     fn snapshot(&self, router: &Router) -> AdmissionSnapshot {
         let of_method = |(at, route): (usize, &Route)| {
             let usage = self.usage(at);
-            let is_idle = usage.limit.is_none() && usage.in_flight == 0;
+            let is_idle = usage.limit.is_none() && usage.in_flight == 0 && usage.rejected == 0;
             (!is_idle).then_some(MethodAdmission {
                 path: route.spec.path(),
                 limit: usage.limit,
                 in_flight: usage.in_flight,
                 waiting: usage.waiting,
+                is_overloaded: usage.is_overloaded,
+                rejected: usage.rejected,
             })
         };
         AdmissionSnapshot {

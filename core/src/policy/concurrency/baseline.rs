@@ -55,9 +55,12 @@ const SILENT_IN_FLIGHT: u32 = 8;
 #[derive(Debug)]
 pub(super) struct Baseline {
     blocks: VecDeque<Block>,
+    /// The best of those that were forgotten, for the case that nothing better comes: it may have been forgotten because calls stood in line.
+    former: Option<Block>,
     sample: Sample,
-    /// Of the calls of the current block, those that were answered.
+    /// Of the calls of the current block, those that were answered, and how long the quickest of them took.
     answered: u32,
+    least: f64,
     /// Calls in flight when those of the current block were admitted, added up.
     in_flight: f64,
     /// Calls in flight over the time of the current block: their integral, and for how long there were any.
@@ -77,6 +80,8 @@ struct Block {
     /// Without the time in which there was nothing to do.
     took: Duration,
     latency: f64,
+    /// Of the quickest answer.
+    least: f64,
     /// Calls in flight when they were admitted, on average.
     in_flight: f64,
     rate: f64,
@@ -116,8 +121,10 @@ impl Baseline {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             blocks: VecDeque::new(),
+            former: None,
             sample: Sample::default(),
             answered: 0,
+            least: f64::INFINITY,
             in_flight: 0.0,
             area: 0.0,
             busy: Duration::ZERO,
@@ -130,6 +137,11 @@ impl Baseline {
     /// How long the latest calls took.
     pub(super) fn latency_now(&self) -> f64 {
         self.recent.latency
+    }
+
+    /// Whether most calls are given up.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.recent.given_up >= GIVEN_UP_SHARE
     }
 
     /// How long calls took in better times.
@@ -151,7 +163,10 @@ impl Baseline {
     pub(super) fn note(&mut self, latency: f64, in_flight: u32, now: Instant, answered: bool) {
         self.recent.note(latency, in_flight, now, answered);
         self.sample.add(latency);
-        self.answered += u32::from(answered);
+        if answered {
+            self.answered += 1;
+            self.least = self.least.min(latency);
+        }
         self.in_flight += f64::from(in_flight);
         let count = self.sample.count();
         let is_known = count >= BLOCK_MAX || (count >= BLOCK_MIN && self.sample.error() <= BLOCK_ERROR);
@@ -168,13 +183,18 @@ impl Baseline {
 
     /// Forgets all but how latencies vary; what comes next is the new measure.
     pub(super) fn forget(&mut self) {
+        self.former = self.best().copied().or(self.former);
         self.blocks.clear();
         self.recent = Recent::default();
         self.begin();
     }
 
-    /// Whether no answer has come for so long that the service cannot be what it was; to be asked before an answer is noted.
+    /// Whether no answer has come for so long that the service cannot be what it was; to be asked before an answer is noted. Where most calls are given up, that one of
+    /// them is answered now and then tells nothing.
     pub(super) fn is_broken(&self, in_flight: u32, now: Instant) -> bool {
+        if self.is_given_up() {
+            return false;
+        }
         self.best().is_some_and(|block| {
             f64::from(in_flight) >= block.in_flight && self.is_silent(in_flight, u32::MAX, block.latency, now)
         })
@@ -192,9 +212,15 @@ impl Baseline {
 
     /// Whether calls seem to stand in line: more than half of what came on top of the calls in flight of better times went into latency.
     pub(super) fn suspicion(&self, in_flight: u32, at: Instant) -> Option<Suspicion> {
-        let block = self.best()?;
         let now = &self.recent;
-        if now.count < RECENT || f64::from(in_flight) < block.in_flight * FULLER {
+        if now.count < RECENT {
+            return None;
+        }
+        if self.is_given_up() {
+            return self.collapse(in_flight);
+        }
+        let block = self.best()?;
+        if f64::from(in_flight) < block.in_flight * FULLER {
             return None;
         }
         let (rate, variation) = (now.rate(at), self.variation());
@@ -210,16 +236,6 @@ impl Baseline {
         } else {
             SLOWER_THAN_UNSTEADY
         };
-        let is_collapse = now.given_up >= GIVEN_UP_SHARE && slower >= slower_min;
-        if is_collapse {
-            return Some(Suspicion {
-                latency: block.latency,
-                variation,
-                rate: block.rate,
-                is_sure: block.is_steady(),
-                is_collapse,
-            });
-        }
         let is_no_chance = if block.is_steady() {
             faster >= COLLAPSED
         } else {
@@ -234,7 +250,22 @@ impl Baseline {
             variation,
             rate,
             is_sure: block.is_steady(),
-            is_collapse,
+            is_collapse: false,
+        })
+    }
+
+    /// Most calls are given up. How long they would have taken nobody knows: what there is to go by is that there are so many more of them than in better times.
+    fn collapse(&self, in_flight: u32) -> Option<Suspicion> {
+        let known = self.best().into_iter().chain(&self.former);
+        let block = known.min_by(|one, other| one.in_flight.total_cmp(&other.in_flight))?;
+        let is_fuller = f64::from(in_flight) >= block.in_flight * FULLER;
+        (is_fuller && self.recent.latency >= block.latency).then_some(Suspicion {
+            // A block that is not steady is of calls that stood in line themselves, all but the first.
+            latency: if block.is_steady() { block.latency } else { block.least },
+            variation: self.variation(),
+            rate: block.rate,
+            is_sure: block.is_steady(),
+            is_collapse: true,
         })
     }
 
@@ -248,7 +279,7 @@ impl Baseline {
     }
 
     fn begin(&mut self) {
-        (self.sample, self.answered) = (Sample::default(), 0);
+        (self.sample, self.answered, self.least) = (Sample::default(), 0, f64::INFINITY);
         (self.in_flight, self.area, self.busy) = (0.0, 0.0, Duration::ZERO);
     }
 
@@ -262,6 +293,7 @@ impl Baseline {
             at: now,
             took,
             latency: self.sample.mean(),
+            least: self.least.min(self.sample.mean()),
             in_flight: self.in_flight / count,
             rate: f64::from(self.answered) / took.as_secs_f64().max(1e-9),
             by_little: self.area / count,

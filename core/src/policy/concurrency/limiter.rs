@@ -19,6 +19,9 @@ const LOW_ERROR: f64 = 0.12;
 const STEP_BY_CHANCE: f64 = 0.2;
 const STEP_BY_PROBE: f64 = 0.5;
 const MUCH_LESS: f64 = 0.9;
+const MUCH_MORE: f64 = 2.0;
+/// What is left of the throughput since the last probe when it is time for another one.
+const FALLEN: f64 = 0.7;
 /// What a probe can find at the least, next to what was thought before it: few calls may all be short.
 const FALL_MAX: f64 = 0.5;
 /// By how much what is thought rises after a probe of which hardly any call came back: all at once would be too much where there is a long line, and its drain took
@@ -44,6 +47,8 @@ const DEMAND_SHARE: f64 = 0.2;
 /// throughput for that time, and two thirds of it as long as probes find less and less.
 const PROBE_EVERY: Duration = Duration::from_secs(2);
 const PROBE_EVERY_TIMES: u32 = 100;
+/// At least so many times where calls take long.
+const PROBE_EVERY_TIMES_SLOW: u32 = 10;
 /// So many times what they take is between them as long as they find less and less.
 const PROBE_AGAIN_TIMES: u32 = 4;
 /// Calls that have to wait for more than a moment before a probe, and their share of those that were answered: where hardly any do, the limit does no harm.
@@ -51,9 +56,16 @@ const PRESSED_BEFORE_PROBE: u32 = 8;
 const PRESSED_SHARE: f64 = 0.006;
 /// A limit that was not reached for so long is forgotten.
 const FORGET_AFTER: Duration = Duration::from_secs(10);
-/// How long after one that failed the next trial begins, each with half the width of the one before, for so many times.
+/// A service that stopped and then answers so many times as many calls as before, at least and at most, goes on as before.
+const GOES_ON: f64 = 0.7;
+const GOES_ON_MAX: f64 = 1.5;
+/// How long after one that failed the next trial begins, each with half the width of the one before and after twice the time, for so many times: calls that nearly always end
+/// by their deadlines, as of somebody who waits for news, would be kept from waiting by each.
 const TRIAL_EVERY: Duration = FORGET_AFTER;
 const TRIAL_HALVINGS: u32 = 6;
+const TRIAL_DOUBLINGS: u32 = 6;
+/// Calls that are given up after more than that, in seconds, are of the same kind.
+const TRIAL_LATENCY_MAX: f64 = 15.0;
 /// How long a trial takes, as a multiple of how long calls waited that were given up: those that are in flight have to go first.
 const TRIAL_TIMES: f64 = 2.0;
 /// And at least.
@@ -69,7 +81,19 @@ pub(super) struct Limiter {
     changed: Instant,
     baseline: Baseline,
     held: Option<Limited>,
+    stopped: Option<Stopped>,
     trials: Trials,
+}
+
+/// A limit that was given up because no call came back: the service may go on as before, of which those tell that come back then.
+#[derive(Debug)]
+struct Stopped {
+    held: Limited,
+    at: Instant,
+    /// Answers since then.
+    answers: u32,
+    /// When the last lot of them had come; the first one was under way.
+    since: Option<Instant>,
 }
 
 /// Limits on trial, because all calls were given up: they may stand in line for each other, or for something that does not come whoever waits.
@@ -100,6 +124,8 @@ struct Limited {
     variation: f64,
     /// Seconds from answer to answer, while there are enough calls.
     interval: f64,
+    /// The same after the last probe.
+    interval_probed: f64,
     is_rated: bool,
     is_probed: bool,
     /// What it is thought to work on at a time is about right.
@@ -130,6 +156,7 @@ impl Limiter {
             changed: now,
             baseline: Baseline::new(now),
             held: None,
+            stopped: None,
             trials: Trials { failed: 0, next: now },
         }
     }
@@ -221,10 +248,17 @@ impl Limiter {
         }
         // Calls are in flight, and none comes back: what is known of them tells nothing about these.
         if self.baseline.is_silent(self.in_flight, held.limit, held.latency, now) {
+            let held = self.held.take();
             self.open();
+            self.stopped = held.map(|held| Stopped::new(held, now));
             return false;
         }
         held.wants_probe()
+    }
+
+    /// Whether it answers much less than when it was probed last, so that what was found then does not hold.
+    pub(super) fn is_another(&self) -> bool {
+        self.held.as_ref().is_some_and(|held| held.interval * FALLEN > held.interval_probed)
     }
 
     /// Begins the probe `id`, if there is a limit.
@@ -282,10 +316,13 @@ impl Limiter {
             self.baseline.forget();
         }
         self.baseline.note(latency, begun.in_flight, now, is_answered);
-        if is_answered && self.held.is_none() && now >= self.trials.next {
+        if is_answered && self.held.is_none() && now >= self.trials.next && !self.baseline.is_given_up() {
             self.trials.failed = 0;
         }
         self.end_trial(now);
+        if is_answered && self.held.is_none() {
+            self.go_on(now);
+        }
         let Some(held) = &mut self.held else {
             self.suspect(now);
             return;
@@ -304,6 +341,26 @@ impl Limiter {
         self.forget_unreached(now);
     }
 
+    /// Takes the limit up again that there was before the service stopped, if it answers as many calls as then.
+    fn go_on(&mut self, now: Instant) {
+        let Some(stopped) = &mut self.stopped else { return };
+        stopped.answers += 1;
+        if stopped.answers < RATE_CALLS {
+            return;
+        }
+        let span = stopped.since.map(|since| now.saturating_duration_since(since).as_secs_f64());
+        (stopped.answers, stopped.since) = (0, Some(now));
+        let Some(span) = span else { return };
+        let times = f64::from(RATE_CALLS) * stopped.held.interval / span.max(1e-9);
+        if times >= GOES_ON {
+            // What answers more than it could is another service, whose calls do not stand in line.
+            let stopped = self.stopped.take().filter(|_| times <= GOES_ON_MAX);
+            self.held = stopped.map(|stopped| stopped.held.again(now));
+        } else if now.saturating_duration_since(stopped.at) > FORGET_AFTER {
+            self.stopped = None;
+        }
+    }
+
     /// Sets a limit if calls seem to stand in line.
     fn suspect(&mut self, now: Instant) {
         let Some(mut seen) = self.baseline.suspicion(self.in_flight, now) else {
@@ -313,7 +370,7 @@ impl Limiter {
             self.held = Some(Limited::new(&seen, now));
             return;
         }
-        if now < self.trials.next {
+        if now < self.trials.next || self.baseline.latency_now() > TRIAL_LATENCY_MAX {
             return;
         }
         seen.rate /= f64::from(1_u32 << self.trials.failed.min(TRIAL_HALVINGS));
@@ -329,7 +386,7 @@ impl Limiter {
         if trial.is_some_and(|(_, until)| now >= until) {
             self.held = None;
             self.trials.failed = self.trials.failed.saturating_add(1);
-            self.trials.next = now + TRIAL_EVERY;
+            self.trials.next = now + TRIAL_EVERY * 2_u32.pow((self.trials.failed - 1).min(TRIAL_DOUBLINGS));
         }
     }
 
@@ -343,7 +400,7 @@ impl Limiter {
 
     /// There is no limit any more, and nothing is known.
     fn open(&mut self) {
-        self.held = None;
+        (self.held, self.stopped) = (None, None);
         self.baseline.forget();
     }
 
@@ -355,12 +412,32 @@ impl Limiter {
     }
 }
 
+impl Stopped {
+    fn new(held: Limited, at: Instant) -> Self {
+        Self {
+            held,
+            at,
+            answers: 0,
+            since: None,
+        }
+    }
+}
+
 impl Limited {
+    /// The same after a while.
+    fn again(mut self, now: Instant) -> Self {
+        (self.probe, self.full) = (None, None);
+        (self.pressed, self.refused, self.answered) = (0, 0, 0);
+        (self.low, self.low_began, self.reached) = (Sample::default(), now, now);
+        self
+    }
+
     fn new(suspicion: &Suspicion, now: Instant) -> Self {
         let mut limited = Self {
             latency: suspicion.latency,
             variation: suspicion.variation,
             interval: 1.0 / suspicion.rate.max(1e-9),
+            interval_probed: f64::INFINITY,
             is_rated: false,
             is_probed: false,
             is_settled: suspicion.is_sure,
@@ -476,12 +553,16 @@ impl Limited {
         } else {
             STEP_BY_PROBE
         };
-        self.measured(&sample, step, now);
+        // What takes longer than was thought makes the limit too low, which is what has to be mended first.
+        let is_much_more = sample.mean() > MUCH_MORE * self.latency;
+        self.measured(&sample, if is_much_more { 1.0 } else { step }, now);
+        self.interval_probed = self.interval;
         (self.is_probed, self.is_settled) = (true, !is_much_less);
         if is_much_less {
             again
         } else {
-            (found.held * PROBE_EVERY_TIMES).clamp(PROBE_EVERY, FORGET_AFTER)
+            let usual = (found.held * PROBE_EVERY_TIMES).clamp(PROBE_EVERY, FORGET_AFTER);
+            usual.max(found.held * PROBE_EVERY_TIMES_SLOW)
         }
     }
 

@@ -124,7 +124,10 @@ impl Limiters {
     pub fn press(&mut self, method: usize, now: Instant) {
         // Where no call ends, nobody else looks.
         self.look_at_probes(now);
-        if self.methods[method].press(now) && self.leaders.is_empty() && now >= self.probe_next {
+        if self.methods[method].press(now)
+            && self.leaders.is_empty()
+            && (now >= self.probe_next || self.methods[method].is_another())
+        {
             self.probe(now);
         }
     }

@@ -217,3 +217,73 @@ fn calls_that_are_given_up_are_as_telling_as_late_answers() {
     }
     assert!(limiters.limit(0).is_some());
 }
+
+/// Sixteen workers with a line before them, of calls that are given up after 250 ms: it is the head of the line that is worked on, too late.
+#[test]
+fn a_flood_from_the_first_call_on_gets_a_limit() {
+    const DEADLINE: Duration = Duration::from_millis(250);
+    let start = crate::time::now();
+    let mut limiters = Limiters::new(1, start);
+    let mut line: VecDeque<(Instant, Ticket)> = VecDeque::new();
+    let mut worked_on: VecDeque<(Instant, Option<(Instant, Ticket)>)> = VecDeque::new();
+    let mut answered = 0;
+    for step in 0..5_000_u32 {
+        let now = start + Duration::from_micros(625) * step;
+        for _ in 0..10 {
+            match limiters.admit(0, now) {
+                Some(ticket) => line.push_back((now, ticket)),
+                None => {
+                    limiters.press(0, now);
+                    limiters.refuse(0);
+                }
+            }
+        }
+        while worked_on.front().is_some_and(|(begun, _)| now >= *begun + 10 * MS) {
+            if let Some((_, Some((_, ticket)))) = worked_on.pop_front() {
+                limiters.finish(ticket, now, Ending::Answered);
+                answered += u32::from(step >= 4_000);
+            }
+        }
+        for (_, call) in &mut worked_on {
+            if let Some((_, ticket)) = call.take_if(|(came, _)| now >= *came + DEADLINE) {
+                limiters.finish(ticket, now, Ending::GivenUp);
+            }
+        }
+        while line.front().is_some_and(|(came, _)| now >= *came + DEADLINE) {
+            let (_, ticket) = line.pop_front().unwrap();
+            limiters.finish(ticket, now, Ending::GivenUp);
+        }
+        while worked_on.len() < 16 && !line.is_empty() {
+            worked_on.push_back((now, line.pop_front()));
+        }
+    }
+    assert!(
+        limiters.limit(0).is_some_and(|limit| limit < 100),
+        "{:?}",
+        limiters.limit(0)
+    );
+    assert!(answered >= 800, "{answered} of the last 1,000 that are possible");
+}
+
+/// Somebody waits for news, which come hardly ever: nobody is kept from it.
+#[test]
+fn calls_that_nearly_always_end_by_their_deadlines_are_not_a_line() {
+    let start = crate::time::now();
+    let mut limiters = Limiters::new(1, start);
+    let mut waiting: VecDeque<(Instant, Ticket)> = VecDeque::new();
+    let (mut limited, deadline) = (0, Duration::from_secs(60));
+    for step in 0..60_000_u32 {
+        let now = start + 10 * MS * step;
+        let is_news = step == 500;
+        while waiting.front().is_some_and(|(begun, _)| is_news || now >= *begun + deadline) {
+            let (_, ticket) = waiting.pop_front().unwrap();
+            let ending = if is_news { Ending::Answered } else { Ending::GivenUp };
+            limiters.finish(ticket, now, ending);
+        }
+        while waiting.len() < 1_000.min(step as usize + 1) {
+            waiting.push_back((now, limiters.take_up(0, now)));
+        }
+        limited += u32::from(limiters.limit(0).is_some());
+    }
+    assert_eq!(limited, 0, "of 60,000 moments");
+}
