@@ -7,12 +7,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::context::{Cx, Side};
-use crate::interceptor::{Interceptor, Next};
-use crate::message::Outcome;
+use arc_swap::ArcSwap;
+
 use crate::policy::faults::{End, Met, Seen, meet};
 use crate::status::{HandlerRan, Status};
-use arc_swap::ArcSwap;
 
 pub use crate::policy::faults::Fault;
 
@@ -148,23 +146,33 @@ impl Met {
     }
 }
 
-impl Interceptor for Faults {
-    async fn call<N: Next>(&self, cx: &mut Cx, next: N) -> Outcome {
-        if cx.side() == Some(Side::Client) {
-            let status = Status::failed_precondition(
-                "faults of a channel are given to `ChannelBuilder::faults`, so that attempts meet them",
-            );
-            return Err(status.with_handler_ran(HandlerRan::No));
+/// Only where it is asked for by name: elsewhere nobody can take it for an interceptor.
+#[cfg(feature = "faults")]
+mod intercept {
+    use super::{Faults, Seen};
+    use crate::context::{Cx, Side};
+    use crate::interceptor::{Interceptor, Next};
+    use crate::message::Outcome;
+    use crate::status::{HandlerRan, Status};
+
+    impl Interceptor for Faults {
+        async fn call<N: Next>(&self, cx: &mut Cx, next: N) -> Outcome {
+            if cx.side() == Some(Side::Client) {
+                let status = Status::failed_precondition(
+                    "faults of a channel are given to `ChannelBuilder::faults`, so that attempts meet them",
+                );
+                return Err(status.with_handler_ran(HandlerRan::No));
+            }
+            let met = self.meet(&Seen {
+                path: cx.path(),
+                metadata: cx.metadata(),
+                endpoint: "",
+            });
+            if met.is_any() {
+                // Rare, and its state would make every call's larger.
+                Box::pin(met.pass()).await?;
+            }
+            next.run(cx).await
         }
-        let met = self.meet(&Seen {
-            path: cx.path(),
-            metadata: cx.metadata(),
-            endpoint: "",
-        });
-        if met.is_any() {
-            // Rare, and its state would make every call's larger.
-            Box::pin(met.pass()).await?;
-        }
-        next.run(cx).await
     }
 }
