@@ -330,7 +330,9 @@ async fn answer(channel: &Channel, request: &mut RawRequest, opened: Opened) -> 
         pump: None,
         completion: picked.completion,
     };
-    if let (Some(key), Some(outbound)) = (key, request.outbound.take_if(|_| key.is_some())) {
+    if let Some(key) = key
+        && let Some(outbound) = request.outbound.take()
+    {
         request.outbound_spent = true;
         let pump = Pump::new(connection.clone(), key, outbound, PumpEnd::HalfClose);
         let pump = pump.with_idle(idle.as_ref().map(Idle::other));

@@ -91,14 +91,16 @@ impl Fault {
         }
     }
 
-    /// Calls take that much longer, 10 min at most: at a client the answer comes later, at a server the handler begins later.
-    ///
-    /// # Panics
-    /// If the time is text that is none: a test that waits for nothing would tell nothing.
+    /// Calls take that much longer, 10 min at most: at a client the answer comes later, at a server the handler begins later. If the time is text that is none, they
+    /// end with INTERNAL: a test that waited for nothing would tell nothing.
     #[must_use]
     pub fn delay(time: impl IntoDuration) -> Self {
-        let time = time.into_duration().unwrap_or_else(|error| panic!("the delay of a fault: {error}"));
-        Self::new(Effect::Delay(time.min(DELAY_MAX)))
+        match time.into_duration() {
+            Ok(time) => Self::new(Effect::Delay(time.min(DELAY_MAX))),
+            Err(error) => {
+                Self::error(Code::Internal).unseen().message(format!("a fault is set wrong: its delay: {error}"))
+            }
+        }
     }
 
     /// Calls end with that code, as if a handler had failed: whoever looks at the status is told that one may have run. [`Code::Ok`] counts as [`Code::Unknown`].
@@ -127,7 +129,8 @@ impl Fault {
         self
     }
 
-    /// Lets an [`error`](Self::error) say that no handler saw the call, as that of a server that is about to leave: at a client it is sent again at once, elsewhere.
+    /// Lets an [`error`](Self::error) say that no handler saw the call, as that of a server that is about to leave: at a client it is sent again at once, elsewhere, if its code may pass,
+    /// as UNAVAILABLE.
     #[must_use]
     pub fn unseen(mut self) -> Self {
         if let Effect::End(End::Error { is_unseen, .. }) = &mut self.effect {
@@ -329,8 +332,16 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "the delay of a fault")]
-    fn a_delay_that_is_none_is_a_mistake() {
-        let _fault = Fault::delay("soon");
+    fn a_delay_that_is_none_is_told_of() {
+        let End::Error {
+            code,
+            message,
+            is_unseen,
+        } = met(&[Fault::delay("soon")], "a/b", &Metadata::new(), 0.0).end.unwrap()
+        else {
+            panic!("it is an error")
+        };
+        assert_eq!((code, is_unseen), (Code::Internal, true));
+        assert!(message.starts_with("a fault is set wrong: its delay: "), "{message}");
     }
 }

@@ -159,12 +159,9 @@ impl Admission {
             let now = time::now();
             let Book { limiters, queues, .. } = &mut *book;
             for (method, queue) in queues.iter_mut().enumerate() {
-                let work = Work {
-                    limit: queue.limit,
-                    in_flight: limiters.in_flight(method),
-                };
-                let all = std::iter::from_fn(|| queue.line.pop(work, now));
-                served.extend(all.map(|call| (call, limiters.take_up(method, now))));
+                while let Some(call) = queue.line.pop(limiters.in_flight(method), now) {
+                    served.push((call, limiters.take_up(method, now)));
+                }
             }
             book.waited_for.clear();
         }
@@ -369,7 +366,7 @@ impl Book {
                 None if queue.released.is_some_and(|at| now < at + RELEASE_EVERY) => 0,
                 None => {
                     queue.released = Some(now);
-                    queue.limit.saturating_mul(RELEASE_TIMES)
+                    queue.limit.max(1).saturating_mul(RELEASE_TIMES)
                 }
             };
             while !queue.line.is_empty() && room > 0 {
@@ -377,11 +374,8 @@ impl Book {
                     break;
                 };
                 room -= 1;
-                let work = Work {
-                    limit: queue.limit,
-                    in_flight: limiters.in_flight(method),
-                };
-                served.extend(queue.line.pop(work, now).map(|call| (call, ticket)));
+                let next = queue.line.pop(limiters.in_flight(method), now);
+                served.extend(next.map(|call| (call, ticket)));
             }
             is_more |= room == 0 && !queue.line.is_empty();
             !queue.line.is_empty()

@@ -19,6 +19,7 @@ const LOW_ERROR: f64 = 0.12;
 const STEP_BY_CHANCE: f64 = 0.2;
 const STEP_BY_PROBE: f64 = 0.5;
 const MUCH_LESS: f64 = 0.9;
+/// So does one that finds so many times as much: the limit is too low then, which is the worse mistake.
 const MUCH_MORE: f64 = 2.0;
 /// What is left of the throughput since the last probe when it is time for another one.
 const FALLEN: f64 = 0.7;
@@ -47,7 +48,7 @@ const DEMAND_SHARE: f64 = 0.2;
 /// throughput for that time, and two thirds of it as long as probes find less and less.
 const PROBE_EVERY: Duration = Duration::from_secs(2);
 const PROBE_EVERY_TIMES: u32 = 100;
-/// At least so many times where calls take long.
+/// At least so many times, however far that is: where calls take seconds, so do probes.
 const PROBE_EVERY_TIMES_SLOW: u32 = 10;
 /// So many times what they take is between them as long as they find less and less.
 const PROBE_AGAIN_TIMES: u32 = 4;
@@ -553,7 +554,6 @@ impl Limited {
         } else {
             STEP_BY_PROBE
         };
-        // What takes longer than was thought makes the limit too low, which is what has to be mended first.
         let is_much_more = sample.mean() > MUCH_MORE * self.latency;
         self.measured(&sample, if is_much_more { 1.0 } else { step }, now);
         self.interval_probed = self.interval;

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use crate::priority::{PRIORITIES, Priority};
 
 /// How long a call waits for its turn at least. Calls with little time are told no within 10 ms then, and what is served of them has hardly waited.
-pub(crate) const PATIENCE: Duration = Duration::from_millis(8);
+const PATIENCE: Duration = Duration::from_millis(8);
 /// The same for those that matter most: there are few of them, and the next turn is theirs, unless many come at once.
 const PATIENCE_CRITICAL: Duration = Duration::from_millis(192);
 /// A call that has more time than this waits for a quarter of the rest as well: what is left after that is enough for an answer, or for another server's.
@@ -39,7 +39,7 @@ const HURRIED_MIN: u32 = 16;
 const HURRIED_TIMES_CRITICAL: u32 = 4;
 const HURRIED_MIN_CRITICAL: u32 = 256;
 /// Calls that stand in a line at most. They hold what calls hold that are worked on, of which there may be as many where there is no limit.
-pub(crate) const LINE_MAX: usize = 16_384;
+const LINE_MAX: usize = 16_384;
 
 /// The calls of one method that wait, with what it takes to tell each of its turn.
 #[derive(Debug)]
@@ -142,7 +142,7 @@ impl<T> Line<T> {
             evicted = lower.evict();
         }
         let class = &mut self.of[priority.index()];
-        class.look_at_oldest(work, now);
+        class.look_at_oldest(work.in_flight, now);
         let (long, least) = (patience(priority, left), least(priority));
         let is_patient = long > least;
         let patience = match is_patient && class.is_overloaded(now) {
@@ -169,9 +169,9 @@ impl<T> Line<T> {
         Joined::In { patience, evicted }
     }
 
-    /// Whoever is next.
-    pub(crate) fn pop(&mut self, work: Work, now: Instant) -> Option<T> {
-        self.of.iter_mut().rev().find(|class| !class.is_empty())?.pop(work, now)
+    /// Whoever is next, where so many are worked on.
+    pub(crate) fn pop(&mut self, in_flight: u32, now: Instant) -> Option<T> {
+        self.of.iter_mut().rev().find(|class| !class.is_empty())?.pop(in_flight, now)
     }
 
     /// A call leaves, `in_vain` if it waited for as long as it would; `None` if it is not in line any more.
@@ -194,8 +194,8 @@ impl<T> Class<T> {
         self.hurried.is_empty() && self.patient.is_empty()
     }
 
-    fn pop(&mut self, work: Work, now: Instant) -> Option<T> {
-        self.look_at_oldest(work, now);
+    fn pop(&mut self, in_flight: u32, now: Instant) -> Option<T> {
+        self.look_at_oldest(in_flight, now);
         let is_hurried = !self.hurried.is_empty() && (self.is_hurried_next || self.patient.is_empty());
         self.is_hurried_next = !is_hurried;
         if !is_hurried {
@@ -247,9 +247,9 @@ impl<T> Class<T> {
     }
 
     /// Patient calls that do not become fewer, though the oldest has waited for half of what it would.
-    fn look_at_oldest(&mut self, work: Work, now: Instant) {
+    fn look_at_oldest(&mut self, in_flight: u32, now: Instant) {
         let oldest = self.patient.first_key_value();
-        let count = self.patient.len() + work.in_flight as usize;
+        let count = self.patient.len() + in_flight as usize;
         let stands = count as f64 >= self.peak as f64 * STANDS;
         if stands && oldest.is_some_and(|(_, oldest)| oldest.has_waited(now) >= oldest.patience / 2) {
             self.is_overloaded_from(now);
@@ -330,7 +330,7 @@ mod tests {
         }
 
         fn pop(&mut self) -> Option<u64> {
-            self.line.pop(WORK, self.now)
+            self.line.pop(WORK.in_flight, self.now)
         }
     }
 
