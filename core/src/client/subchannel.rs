@@ -71,8 +71,8 @@ struct Shared {
     current: ArcSwapOption<Connection>,
     state: watch::Sender<ConnectivityState>,
     last_failure: Mutex<Option<Status>>,
-    /// The drivers of connections that are leaving in order: their calls still run, whatever becomes of the connections after them. Each is there for
-    /// calls of this process, and ends with the last of them.
+    /// The drivers of connections that left use: calls still run on those that leave in order, whatever becomes of the connections after them, and the
+    /// others have a last frame to send. Each ends with the last of its calls, or a moment after its connection.
     leaving: Mutex<Vec<Leaving>>,
     on_change: Option<Arc<Notify>>,
     /// Whoever waits before the next attempt need not.
@@ -85,7 +85,7 @@ struct Shared {
     running: IsRunning,
 }
 
-/// A connection that leaves in order.
+/// A connection that left use.
 struct Leaving {
     task: Task,
     connection: Connection,
@@ -291,6 +291,7 @@ async fn run(running: Running) {
         if *shared.state.borrow() != ConnectivityState::TransientFailure {
             shared.set_state(ConnectivityState::Connecting);
         }
+        shared.let_go();
         let hints = shared.hints.load(Ordering::Relaxed);
         let attempt = tokio::time::timeout(shared.connect_timeout, shared.connector.connect());
         match attempt.await.unwrap_or_else(|_| Err(shared.timed_out())) {
@@ -300,6 +301,7 @@ async fn run(running: Running) {
                 let began = time::now();
                 let watched = shared.watch(&connection, &mut failures).await;
                 let lived = time::now().saturating_duration_since(began);
+                shared.keep_leaving(Leaving { task, connection });
                 match watched {
                     // A server that calls a connection idle that it has just greeted is going round in circles.
                     Watched::Idle if lived >= STABLE_AFTER => {
@@ -307,8 +309,7 @@ async fn run(running: Running) {
                         return;
                     }
                     Watched::Idle => shared.set_state(ConnectivityState::Connecting),
-                    Watched::Lost => {}
-                    Watched::Leaving => shared.keep_leaving(Leaving { task, connection }),
+                    Watched::Gone => {}
                 }
                 short_lived = if lived < STABLE_AFTER {
                     short_lived.saturating_add(1)
@@ -339,10 +340,8 @@ async fn run(running: Running) {
 
 /// How a connection left use.
 enum Watched {
-    /// It broke.
-    Lost,
-    /// The server asked for it; calls that run are still answered.
-    Leaving,
+    /// It broke, or the server asked for it.
+    Gone,
     /// It was closed because nothing was called.
     Idle,
 }
@@ -391,12 +390,13 @@ impl Shared {
                 Lifecycle::Connecting => {}
                 Lifecycle::Ready => {
                     *failures = 0;
+                    self.let_go();
                     self.set_state(ConnectivityState::Ready);
                 }
                 Lifecycle::GoingAway => {
                     self.retire(connection);
                     self.set_state(ConnectivityState::Connecting);
-                    return Watched::Leaving;
+                    return Watched::Gone;
                 }
                 Lifecycle::Closed(end) => {
                     self.retire(connection);
@@ -406,12 +406,12 @@ impl Shared {
                     if connection.has_busy_siblings() {
                         // They live without it.
                         self.set_state(ConnectivityState::Connecting);
-                        return Watched::Leaving;
+                        return Watched::Gone;
                     }
                     if end.code() == ErrorCode::Refused && end.is_by_peer() {
                         // What was sent before the handshake was not taken up. The server is well, and the next connection waits for its handshake.
                         self.set_state(ConnectivityState::Connecting);
-                        return Watched::Lost;
+                        return Watched::Gone;
                     }
                     // The connection knows, not the state: READY and the end may have come at once, and only the last was seen here.
                     if connection.was_ready() {
@@ -421,7 +421,7 @@ impl Shared {
                     } else {
                         self.note_failure(&end);
                     }
-                    return Watched::Lost;
+                    return Watched::Gone;
                 }
             }
             // Both are cancel safe: one is kept, and a state can be looked at again.
@@ -432,7 +432,7 @@ impl Shared {
             };
             if changed.is_err() {
                 self.retire(connection);
-                return Watched::Lost;
+                return Watched::Gone;
             }
         }
     }
@@ -458,9 +458,12 @@ impl Shared {
     }
 
     fn keep_leaving(&self, one: Leaving) {
-        let mut leaving = self.leaving();
-        leaving.retain(|one| !one.is_over());
-        leaving.push(one);
+        self.leaving().push(one);
+    }
+
+    /// Forgets connections that are over.
+    fn let_go(&self) {
+        self.leaving().retain(|one| !one.is_over());
     }
 
     fn stop_leaving(&self) {

@@ -69,3 +69,60 @@ async fn used_up_stream_ids_are_a_new_connection_and_no_failure() {
     assert_eq!(first, [1, u32::MAX - 2, u32::MAX - 1]);
     assert_eq!(second, [1, 2, 3]);
 }
+
+/// The next connection, which is told that the server is there and nothing else.
+async fn greeted(listener: &mut MemListener) -> ByteStream {
+    let stream = listener.accept().await.unwrap();
+    let hello = header(FrameType::Hello, false, StreamId::CONNECTION, 1);
+    let greeting = [&PREFACE[..], &hello, &[0x80]].concat();
+    assert!(stream.writer.try_write_vectored(&[IoSlice::new(&greeting)]).is_ok());
+    stream
+}
+
+/// Reads all that a client says, and returns what it says last.
+async fn last_frame(mut stream: ByteStream) -> Option<FrameType> {
+    let mut preface = [0; PREFACE.len()];
+    stream.reader.read_exact(&mut preface).await.unwrap();
+    let (mut bytes, mut last) = ([0; HEADER_BYTES], None);
+    while stream.reader.read_exact(&mut bytes).await.is_ok() {
+        let frame = FrameHeader::decode(bytes);
+        let mut payload = vec![0; frame.len];
+        stream.reader.read_exact(&mut payload).await.ok()?;
+        last = FrameType::from_kind(frame.kind);
+    }
+    last
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_breaks_the_rules_is_told_so_though_it_reads_late() {
+    let mut listener = MemListener::bind("client-tells-why").unwrap();
+    let channel = Channel::lazy("mem:client-tells-why").unwrap();
+    // More than the pipe holds.
+    let calls: Vec<_> = (0..16)
+        .map(|_| {
+            let arguments = EncodedMessage::from_encoded(Bytes::from(vec![0xc0; 32 * 1024]));
+            let channel = channel.clone();
+            tokio::spawn(async move {
+                let _outcome = channel.call_raw("test/any", arguments, None, Some(Duration::from_secs(60))).await;
+            })
+        })
+        .collect();
+    let server = greeted(&mut listener).await;
+    channel.wait_ready().await.unwrap();
+    let again = header(FrameType::Hello, false, StreamId::CONNECTION, 0);
+    assert!(server.writer.try_write_vectored(&[IoSlice::new(&again)]).is_ok());
+    for call in calls {
+        call.await.unwrap();
+    }
+    assert_eq!(last_frame(server).await, Some(FrameType::GoAway));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_channel_that_is_closed_says_so_to_a_server_that_reads() {
+    let mut listener = MemListener::bind("client-says-goodbye").unwrap();
+    let channel = Channel::lazy("mem:client-says-goodbye").unwrap();
+    let (connected, server) = tokio::join!(channel.wait_ready(), greeted(&mut listener));
+    connected.unwrap();
+    channel.shut_down();
+    assert_eq!(last_frame(server).await, Some(FrameType::GoAway));
+}

@@ -18,7 +18,7 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::{Arc, MutexGuard};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use tokio::time::Sleep;
@@ -194,6 +194,8 @@ impl<A: Acceptor> Drop for Driver<A> {
             // The runtime of this task is going down, or the owner gave the connection up.
             let connection = &self.baton.connection;
             connection.lock().mux.handle_end("the task that drove the connection was stopped", &mut core.events);
+            // Why it was given up leaves at least if the stream takes it at once.
+            core.write(connection, &mut Context::from_waker(Waker::noop()));
             core.finish(connection);
         }
     }
