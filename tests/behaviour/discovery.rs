@@ -48,6 +48,16 @@ pub(crate) struct Named {
     fails: Arc<AtomicBool>,
 }
 
+impl Named {
+    fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            let_go: Arc::default(),
+            fails: Arc::default(),
+        }
+    }
+}
+
 impl Who for Named {
     async fn name(&self) -> Result<String, Status> {
         match self.fails.load(Ordering::SeqCst) {
@@ -85,13 +95,9 @@ impl Node {
 
     /// A server that is known in a registry while it serves.
     pub(crate) async fn registered(name: &str, registry: Option<&MemRegistry>, instance: Instance) -> Self {
-        let (let_go, fails) = (Arc::new(Notify::new()), Arc::<AtomicBool>::default());
         let load = ServerLoad::new();
-        let service = Named {
-            name: name.to_owned(),
-            let_go: Arc::clone(&let_go),
-            fails: Arc::clone(&fails),
-        };
+        let service = Named::new(name);
+        let (let_go, fails) = (Arc::clone(&service.let_go), Arc::clone(&service.fails));
         let mut server = Server::builder()
             .service(WhoServer::new(service))
             .drain(Drain::default().lame_duck("1s").within("20s"))

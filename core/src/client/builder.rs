@@ -9,7 +9,6 @@ use tokio::sync::Notify;
 
 use super::balancer::{Balancer, PeakEwma};
 use super::channel::{self, CallSettings, Channel};
-use super::config::Layers;
 use super::extra_connections::CONNECTIONS_MAX;
 use super::governance::Policies;
 use super::health::HealthCheck;
@@ -17,6 +16,7 @@ use super::pool::{Pool, PoolConfig};
 use super::subchannel::{Connector, Dial, Subchannel, SubchannelConfig};
 use super::target::{Service, Target, wrong};
 use crate::call::DEADLINE_DEFAULT;
+use crate::config::layers::Layers;
 use crate::config::{ConfigSource, ServiceConfig};
 use crate::discovery::saved::Saved;
 use crate::discovery::{Aperture, Endpoint, Resolver};

@@ -11,7 +11,6 @@ pub mod builder;
 pub mod call;
 pub mod channel;
 mod choosing;
-mod config;
 mod ejection;
 mod extra_connections;
 mod faults;

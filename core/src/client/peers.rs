@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::on_demand::{Task, persist, resolve};
+use super::on_demand::resolve;
 use crate::discovery::registrar::Announcer;
+use crate::discovery::supervised::{Task, persist};
 use crate::discovery::{Announcement, Aperture, Endpoint, Publisher, Resolutions};
 use crate::policy::aperture::Place;
 use crate::policy::backoff::Backoff;

@@ -14,21 +14,22 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{Notify, watch};
 
 use super::balancer::zoned::Zone;
-use super::balancer::{Balancer, Candidate, PickArgs, Picker, routed};
+use super::balancer::{Balancer, Candidate, PickArgs, Picker, named, routed};
 use super::channel::Wanted;
 use super::choosing::{Choosing, Policy};
-use super::config::{self, Layers};
 use super::ejection::Watch;
 use super::extra_connections::ExtraConnections;
 use super::member::{Member, Picked};
 use super::members::{Members, View};
-use super::on_demand::{IsRunning, OnDemand, Task, resolve};
+use super::on_demand::{IsRunning, OnDemand, resolve};
 use super::peers::Peers;
 use super::periodic::{Idle, Refresh};
 use super::snapshot::{Board, ChannelSnapshot, ListSnapshot};
 use super::state::ConnectivityState;
 use super::subchannel::{Subchannel, SubchannelConfig, closed, unless_closed, unreachable};
 use crate::config::ServiceConfig;
+use crate::config::layers::Layers;
+use crate::discovery::supervised::Task;
 use crate::discovery::{Aperture, Endpoint, Publisher, Resolution, Resolver};
 use crate::policy::aperture::Place;
 use crate::policy::backoff::Backoff;
@@ -467,7 +468,7 @@ impl Shared {
 
     /// The balancer that holds.
     fn policy(&self, config: &ServiceConfig) -> Policy {
-        Policy::new(config.balancer.as_ref().map_or_else(|| Arc::clone(&self.config.balancer), config::balancer))
+        Policy::new(config.balancer.as_ref().map_or_else(|| Arc::clone(&self.config.balancer), named::balancer))
     }
 
     fn members(&self) -> MutexGuard<'_, Vec<Weak<Member>>> {

@@ -14,8 +14,9 @@ use arc_swap::ArcSwapOption;
 use tokio::sync::{Notify, watch};
 
 use super::health::{self, HealthCheck, Standing};
-use super::on_demand::{IsRunning, OnDemand, Task};
+use super::on_demand::{IsRunning, OnDemand};
 use super::state::ConnectivityState;
+use crate::discovery::supervised::Task;
 use crate::mux::{MuxConfig, Role};
 use crate::policy::backoff::Backoff;
 use crate::status::{HandlerRan, Origin, Status};

@@ -11,6 +11,7 @@
 pub mod etcd;
 pub mod file;
 mod json;
+pub(crate) mod layers;
 pub(crate) mod source;
 
 use std::collections::BTreeMap;

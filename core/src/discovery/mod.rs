@@ -19,6 +19,7 @@ pub(crate) mod nearest;
 pub mod registrar;
 pub mod resolver;
 pub(crate) mod saved;
+pub(crate) mod supervised;
 pub(crate) mod watched_file;
 
 pub use aperture::Aperture;

@@ -8,7 +8,9 @@ use tokio::task::JoinHandle;
 
 use super::builder::ServerError;
 use crate::discovery::registrar::Announcer;
-use crate::discovery::{Announcement, Instance, Registrar, RegistrarError};
+use crate::discovery::supervised::persist;
+use crate::discovery::{Announcement, Announcements, Instance, Registrar, RegistrarError};
+use crate::policy::backoff::Backoff;
 use crate::transport::Address;
 use crate::transport::error::BindError;
 
@@ -52,10 +54,8 @@ impl RegistrationConfig {
             registrar.check(&announcement)?;
         }
         let announcer = Announcer::new(announcement);
-        let registrars = self.registrars.into_iter().map(|registrar| {
-            let announcements = announcer.subscribe();
-            tokio::spawn(async move { registrar.register(announcements).await })
-        });
+        let registrars =
+            self.registrars.into_iter().map(|registrar| tokio::spawn(run(registrar, announcer.subscribe())));
         Ok(Some(Registration {
             registrars: registrars.collect(),
             announcer,
@@ -79,7 +79,7 @@ impl Registration {
         self.announcer.withdraw();
         let all = async {
             for registrar in &mut self.registrars {
-                // An error is its panic, which it has logged.
+                // It ends by itself, or was stopped.
                 let _ended = registrar.await;
             }
         };
@@ -87,6 +87,16 @@ impl Registration {
             tracing::warn!("a registry did not take the server out in time; its lease will end by itself");
         }
     }
+}
+
+/// Runs a registrar; one that panics is begun anew.
+async fn run(registrar: Arc<dyn Registrar>, announcements: Announcements) {
+    let register = || {
+        let (registrar, announcements) = (Arc::clone(&registrar), announcements.clone());
+        async move { registrar.register(announcements).await }
+    };
+    let panicked = || tracing::error!("a registrar panicked; it is begun anew after a while");
+    persist(Backoff::DEFAULT, register, panicked).await;
 }
 
 impl Drop for Registration {

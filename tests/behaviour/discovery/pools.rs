@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use sinew::{
-    Backoff, Balancer, Candidate, Channel, Code, ConnectivityState, Cx, Endpoint, EndpointState, HandlerRan, Instance,
-    LeastRequest, MemRegistry, PickArgs, PickFirst, Picker, Publisher, Resolver, RoundRobin, Server, ServerRequest,
+    Announcements, Backoff, Balancer, Candidate, Channel, Code, ConnectivityState, Cx, Endpoint, EndpointState,
+    HandlerRan, Instance, LeastRequest, MemRegistry, PickArgs, PickFirst, Picker, Publisher, Registrar, Resolver,
+    RoundRobin, Server, ServerRequest,
 };
 
-use super::{Node, endpoint, fixed, names, nodes, registry_of, spread, who};
+use super::{Named, Node, WhoServer, endpoint, fixed, names, nodes, registry_of, spread, who};
 use crate::support::{bounded, polled_once, until};
 
 /// A channel that takes all in turn, to what the registry knows.
@@ -154,6 +155,30 @@ async fn servers_register_while_they_serve() {
         bounded(held).await.unwrap().unwrap();
     }
     bounded(ending).await.unwrap();
+}
+
+/// Panics at first.
+struct Stumbling(MemRegistry, AtomicBool);
+
+impl Registrar for Stumbling {
+    fn register(&self, announcements: Announcements) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(async move {
+            assert!(self.1.swap(true, Ordering::SeqCst), "the first time it fails");
+            self.0.register(announcements).await;
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registrar_that_panics_is_begun_anew() {
+    let registry = MemRegistry::new();
+    let [name] = names();
+    let server = Server::builder().service(WhoServer::new(Named::new(&name))).bind(format!("mem:{name}"));
+    let serving = server.register(Stumbling(registry.clone(), AtomicBool::new(false))).start().await.unwrap();
+    until("it is registered", || registry.list("discovery.Who").len() == 1).await;
+    assert_eq!(spread(&in_turn(&registry), 1).await[&name], 1);
+    serving.shutdown().await;
+    assert!(registry.list("discovery.Who").is_empty());
 }
 
 #[tokio::test]

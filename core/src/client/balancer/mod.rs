@@ -8,6 +8,7 @@
 
 mod consistent_hash;
 mod least_request;
+pub(super) mod named;
 mod p2c;
 mod pick_first;
 mod round_robin;

@@ -1,6 +1,6 @@
-//! The configuration of a channel's service: layers from several sources, put together whenever one of them changes.
+//! The configuration of a service: layers from several sources, put together whenever one of them changes.
 //!
-//! Driven by the task of the [`pool`](super::pool); calls read what comes out.
+//! Driven by a task of whoever follows it: a channel, or a server.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,18 +9,17 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::balancer::{Balancer, ConsistentHash, LeastRequest, PeakEwma, PickFirst, RoundRobin, WeightedRoundRobin};
-use super::on_demand::{Task, persist};
-use crate::config::source::Said;
-use crate::config::{BalancerChoice, ConfigPublisher, ConfigSource, ServiceConfig, ServiceConfigError};
+use super::source::Said;
+use super::{ConfigPublisher, ConfigSource, ServiceConfig, ServiceConfigError};
+use crate::discovery::supervised::{Task, persist};
 use crate::policy::backoff::Backoff;
 
-/// How long the first calls of a channel wait for its configuration: a source that cannot be reached must not stop what can be called without. Well below the
+/// How long the first calls of a channel, and the start of a server, wait for the configuration: a source that cannot be reached must not stop what can be called without. Well below the
 /// connect time-out, or connecting would fail for it.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 
-/// The layers of a channel.
-pub(super) struct Layers {
+/// The layers of one service.
+pub(crate) struct Layers {
     /// What the code says.
     code: ServiceConfig,
     sources: Vec<Arc<dyn ConfigSource>>,
@@ -32,7 +31,7 @@ pub(super) struct Layers {
 }
 
 impl Layers {
-    pub(super) fn new(code: ServiceConfig, sources: Vec<Arc<dyn ConfigSource>>) -> Self {
+    pub(crate) fn new(code: ServiceConfig, sources: Vec<Arc<dyn ConfigSource>>) -> Self {
         let layers = Self {
             said: Mutex::new(vec![Said::default(); sources.len()]),
             sources,
@@ -45,22 +44,22 @@ impl Layers {
     }
 
     /// What holds now.
-    pub(super) fn merged(&self) -> Arc<ServiceConfig> {
+    pub(crate) fn merged(&self) -> Arc<ServiceConfig> {
         self.merged.load_full()
     }
 
     /// What holds for calls; `None` if that is nothing.
-    pub(super) fn for_calls(&self) -> arc_swap::Guard<Option<Arc<ServiceConfig>>> {
+    pub(crate) fn for_calls(&self) -> arc_swap::Guard<Option<Arc<ServiceConfig>>> {
         self.for_calls.load()
     }
 
     /// Why layers could not be renewed, the lowest first.
-    pub(super) fn failures(&self) -> Vec<ServiceConfigError> {
+    pub(crate) fn failures(&self) -> Vec<ServiceConfigError> {
         self.said().iter().filter_map(|said| said.failure.clone()).collect()
     }
 
     /// Begins to follow the sources, from what they said before on.
-    pub(super) fn follow(&self, backoff: Backoff) -> Following<'_> {
+    pub(crate) fn follow(&self, backoff: Backoff) -> Following<'_> {
         let (publishers, said) = ConfigPublisher::channel(self.said().clone());
         let run = |(source, publisher): (&Arc<dyn ConfigSource>, ConfigPublisher)| {
             Task::new(tokio::spawn(run(Arc::clone(source), publisher, backoff)))
@@ -86,7 +85,7 @@ impl Layers {
 }
 
 /// The sources while they are followed.
-pub(super) struct Following<'a> {
+pub(crate) struct Following<'a> {
     layers: &'a Layers,
     _sources: Vec<Task>,
     said: watch::Receiver<Vec<Said>>,
@@ -98,7 +97,7 @@ impl Following<'_> {
     ///
     /// # Cancel safety
     /// Cancel safe: a change that was not taken up is taken up the next time.
-    pub(super) async fn changed(&mut self) {
+    pub(crate) async fn changed(&mut self) {
         if self.said.changed().await.is_err() {
             // All sources have returned: what they said stands.
             return std::future::pending().await;
@@ -109,7 +108,7 @@ impl Following<'_> {
     }
 
     /// Until when to wait for what the sources have to say; `None` if they have said something, or took too long.
-    pub(super) fn waits_until(&self, now: Instant) -> Option<Instant> {
+    pub(crate) fn waits_until(&self, now: Instant) -> Option<Instant> {
         let is_known = self.layers.said().iter().all(|said| said.is_known);
         (!is_known && now < self.wait_until).then_some(self.wait_until)
     }
@@ -126,22 +125,4 @@ async fn run(source: Arc<dyn ConfigSource>, publisher: ConfigPublisher, backoff:
         publisher.fail(ServiceConfigError::new("the source of the configuration panicked"));
     };
     persist(backoff, watch, panicked).await;
-}
-
-/// The balancer that a configuration names.
-pub(super) fn balancer(choice: &BalancerChoice) -> Arc<dyn Balancer> {
-    match choice {
-        BalancerChoice::PeakEwma => Arc::new(PeakEwma),
-        BalancerChoice::RoundRobin => Arc::new(RoundRobin),
-        BalancerChoice::WeightedRoundRobin => Arc::new(WeightedRoundRobin),
-        BalancerChoice::LeastRequest => Arc::new(LeastRequest),
-        BalancerChoice::PickFirst => Arc::new(PickFirst),
-        BalancerChoice::ConsistentHash { metadata_key } => {
-            let by_key = ConsistentHash::new();
-            Arc::new(match metadata_key {
-                Some(key) => by_key.metadata_key(key.clone()),
-                None => by_key,
-            })
-        }
-    }
 }
