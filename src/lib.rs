@@ -71,7 +71,8 @@ pub use sinew_core::code::Code;
 #[cfg(feature = "etcd")]
 pub use sinew_core::config::EtcdConfig;
 pub use sinew_core::config::{
-    BalancerChoice, ConfigPublisher, ConfigSource, FileConfig, Route, ServiceConfig, ServiceConfigError,
+    BalancerChoice, ConcurrencyRule, ConfigPublisher, ConfigSource, FileConfig, LimitKey, RateRule, Route,
+    ServerPolicy, ServiceConfig, ServiceConfigError,
 };
 pub use sinew_core::context::{
     CancelCause, Cancelled, Carry, Cx, CxParts, Draining, Identity, Peer, Side, TraceContext, TraceParseError,
@@ -101,8 +102,8 @@ pub use sinew_core::policy::retry::RetryPolicy;
 pub use sinew_core::policy::throttle::AdaptiveThrottle;
 pub use sinew_core::priority::{Priority, PriorityError};
 pub use sinew_core::server::{
-    AdmissionSnapshot, Collision, Drain, Fallback, MethodAdmission, Server, ServerBuilder, ServerError, ServerLoad,
-    ServerMonitor, ServerSnapshot, Serving,
+    AdmissionSnapshot, Collision, Drain, Fallback, LimitSnapshot, MethodAdmission, Server, ServerBuilder, ServerError,
+    ServerLoad, ServerMonitor, ServerSnapshot, Serving,
 };
 pub use sinew_core::service::{Inbound, ServerRequest, Service};
 pub use sinew_core::status::{HandlerRan, Origin, Status};

@@ -116,6 +116,11 @@ impl Node {
     }
 }
 
+/// The service alone.
+pub(crate) fn named_service(name: &str) -> impl sinew::Service {
+    WhoServer::new(Named::new(name))
+}
+
 /// Names for servers that no other test uses.
 pub(crate) fn names<const N: usize>() -> [String; N] {
     std::array::from_fn(|_| unique("who"))

@@ -24,6 +24,7 @@ mod interceptors;
 mod interop;
 mod lifecycle;
 mod limits;
+mod live_limits;
 mod loss_free;
 mod overload;
 mod pressure;

@@ -1,10 +1,10 @@
-//! How a client is to call a service, as data that can change while calls run: time-outs, the balancer, routes, weights.
+//! How a service is to be called and served, as data that can change while calls run: time-outs, the balancer, routes, weights, limits.
 //!
 //! Layers lie over each other: what the code says at the bottom, then each [`ConfigSource`] in the order in which it was added. A key that a layer leaves out is the
 //! business of the layers below, so taking a key away brings back what was there before. What cannot be read changes nothing: the last that could stands,
 //! and the error says what is wrong where.
 //!
-//! Not here: applying it (`client`).
+//! Not here: applying it (`client`, `server`).
 //! Source: gRFC A2, A21 for the idea of a service config.
 
 #[cfg(feature = "etcd")]
@@ -12,6 +12,7 @@ pub mod etcd;
 pub mod file;
 mod json;
 pub(crate) mod layers;
+pub(crate) mod server;
 pub(crate) mod source;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use std::time::Duration;
 #[cfg(feature = "etcd")]
 pub use etcd::EtcdConfig;
 pub use file::FileConfig;
+pub use server::{ConcurrencyRule, LimitKey, RateRule, ServerPolicy};
 pub use source::{ConfigPublisher, ConfigSource};
 
 use crate::discovery::Endpoint;
@@ -40,7 +42,7 @@ const DURATION_MAX: Duration = Duration::from_hours(365 * 24);
 /// Bytes that the text of a configuration may have.
 pub const CONFIG_BYTES_MAX: usize = 256 * 1024;
 
-/// How a client is to call a service. What is not set is left to lower layers, and in the end to the defaults.
+/// How a service is to be called and served. What is not set is left to lower layers, and in the end to the defaults.
 ///
 /// # Examples
 /// One call of a hundred goes to the new version, and `get` has less time:
@@ -75,6 +77,7 @@ pub struct ServiceConfig {
     pub(crate) slow_start: Option<Duration>,
     pub(crate) prefer_zone: Option<bool>,
     pub(crate) outliers: Option<OutlierDetection>,
+    pub(crate) server: ServerPolicy,
 }
 
 /// How one method is to be called.
@@ -185,6 +188,11 @@ impl ServiceConfig {
     /// | `slow_start` | a duration, at most 365 days | [`slow_start`](Self::slow_start) |
     /// | `prefer_zone` | `true` or `false` | [`prefer_zone`](Self::prefer_zone) |
     /// | `outlier_detection` | `false`, or an object with any of `consecutive_failures` (1 to 1,000), `success_rate` (`true` or `false`), `failure_share` (0.01 to 1), `latency_factor` (1.5 to 1,000), `max_ejected` (0 to 1), `ejection_time` (a duration of at most 30 s); what is left out is that of [`OutlierDetection::DEFAULT`] | [`outlier_detection`](Self::outlier_detection) |
+    ///
+    /// | `server` | an object with any of `rate_limit`, `concurrency_limit` and `adaptive_concurrency` (`true` or `false`), and `methods`, an object: the name of each method, and an object of the same | [`ServerPolicy`] |
+    ///
+    /// A `rate_limit` is `false`, or an object with `calls` (a whole number from 0 on), and any of `per` (a duration of 1 ms to a day, 1 s if left out), `burst` (1 or more: evenly, but for so many), `key` (`"all"`,
+    /// `"peer"`, `"method"` or `{"metadata": "tenant"}`; `"all"` if left out) and `max_keys` (1 to 1,000,000); a `concurrency_limit` has neither `per` nor `burst`.
     ///
     /// A duration is a text of numbers and units, as `"250ms"` or `"1m30s"`. Methods and endpoints are not checked: nobody knows all of them.
     ///
@@ -325,6 +333,13 @@ impl ServiceConfig {
         self
     }
 
+    /// Sets what the servers of the service do with its calls; clients make nothing of it.
+    #[must_use]
+    pub fn server(mut self, policy: ServerPolicy) -> Self {
+        self.server = policy;
+        self
+    }
+
     /// This one, laid over `below`.
     pub(crate) fn over(mut self, below: &Self) -> Self {
         self.all = self.all.over(below.all);
@@ -340,6 +355,7 @@ impl ServiceConfig {
         self.slow_start = self.slow_start.or(below.slow_start);
         self.prefer_zone = self.prefer_zone.or(below.prefer_zone);
         self.outliers = self.outliers.or(below.outliers);
+        self.server = self.server.over(&below.server);
         self
     }
 

@@ -7,25 +7,24 @@ use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::hash::BuildHasher;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
+use super::counter::Counter;
 use super::{Interceptor, Next};
-use crate::context::{Cx, Identity};
+use crate::context::{Cx, Identity, Peer};
 use crate::message::Outcome;
-use crate::policy::rate::{Counted, Meters, Rule};
+use crate::policy::rate::{Counted, Rule};
 use crate::status::{HandlerRan, Status};
-use crate::time::{self, IntoDuration};
+use crate::time::IntoDuration;
 
 /// Keys that have a limit of their own, by default: a few hundred KiB of them.
-const KEYS_MAX: usize = 10_000;
+pub(crate) const KEYS_MAX: usize = 10_000;
 /// Of a bucket: the part of its calls that may come at once, by default.
 const BURST_PART: u32 = 10;
-/// When to come back where nobody knows when a call will be over.
-const RETRY_AFTER_CONCURRENCY: Duration = Duration::from_millis(100);
 /// The times that a limit can be for.
-const PER_MIN: Duration = Duration::from_millis(1);
-const PER_MAX: Duration = Duration::from_hours(24);
+pub(crate) const PER_MIN: Duration = Duration::from_millis(1);
+pub(crate) const PER_MAX: Duration = Duration::from_hours(24);
 
 /// So many calls in a second, or in [`per`](RateLimit::per), whenever they come: a *sliding window*.
 ///
@@ -88,7 +87,10 @@ pub fn concurrency_limit(limit: u32) -> ConcurrencyLimit {
 /// Who called: the first name of its certificate if it showed one, else its IP address (of IPv6 the first 64 bits, which one caller has all of), never its port.
 #[must_use]
 pub fn peer(cx: &Cx) -> Vec<u8> {
-    let Some(peer) = cx.peer() else { return Vec::new() };
+    cx.peer().map(name_of_peer).unwrap_or_default()
+}
+
+pub(crate) fn name_of_peer(peer: &Peer) -> Vec<u8> {
     if let Some(identity) = peer.identity() {
         return name_of(identity);
     }
@@ -141,15 +143,10 @@ pub struct ConcurrencyLimit(Limit);
 /// What both have.
 #[derive(Clone)]
 struct Limit {
-    shared: Arc<Shared>,
+    counter: Arc<Counter>,
     key: Option<Arc<HashKey>>,
     /// What is wrong with how it was set.
     wrong: Option<Arc<str>>,
-}
-
-struct Shared {
-    meters: Mutex<Meters>,
-    epoch: Instant,
 }
 
 /// The hash of a call's key.
@@ -164,7 +161,7 @@ impl RateLimit {
     #[must_use]
     pub fn per(mut self, time: impl IntoDuration) -> Self {
         match time.into_duration() {
-            Ok(time) if (PER_MIN..=PER_MAX).contains(&time) => self.0.change(|rule| match rule {
+            Ok(time) if (PER_MIN..=PER_MAX).contains(&time) => self.0.counter.change(|rule| match rule {
                 Rule::Window { per, .. } | Rule::Bucket { per, .. } => *per = time,
                 Rule::Concurrency { .. } => {}
             }),
@@ -178,8 +175,8 @@ impl RateLimit {
     /// it is set there.
     #[must_use]
     pub fn burst(mut self, calls: u32) -> Self {
-        match self.0.rule() {
-            Rule::Bucket { .. } => self.0.change(|rule| {
+        match self.0.counter.rule() {
+            Rule::Bucket { .. } => self.0.counter.change(|rule| {
                 if let Rule::Bucket { burst, .. } = rule {
                     *burst = calls;
                 }
@@ -202,13 +199,13 @@ impl RateLimit {
     /// limit's time: who can make up keys can fill the table, and then takes from all that are not in it, but from nobody that is.
     #[must_use]
     pub fn max_keys(self, keys: usize) -> Self {
-        self.0.lock().set_keys_max(keys);
+        self.0.counter.set_keys_max(keys);
         self
     }
 
     /// Changes the limit while calls come; of a bucket, how many may come at once stays.
     pub fn set_limit(&self, calls: u32) {
-        self.0.change(|rule| match rule {
+        self.0.counter.change(|rule| match rule {
             Rule::Window { limit, .. } | Rule::Bucket { limit, .. } | Rule::Concurrency { limit } => *limit = calls,
         });
     }
@@ -216,7 +213,7 @@ impl RateLimit {
     /// Keys that have a limit of their own now.
     #[must_use]
     pub fn keys(&self) -> usize {
-        self.0.lock().keys()
+        self.0.counter.keys()
     }
 }
 
@@ -231,47 +228,29 @@ impl ConcurrencyLimit {
     /// Sets how many keys may have a limit of their own at a time (default 10,000, at least 1); further ones share one.
     #[must_use]
     pub fn max_keys(self, keys: usize) -> Self {
-        self.0.lock().set_keys_max(keys);
+        self.0.counter.set_keys_max(keys);
         self
     }
 
     /// Changes the limit while calls come.
     pub fn set_limit(&self, calls: u32) {
-        self.0.change(|rule| *rule = Rule::Concurrency { limit: calls });
+        self.0.counter.change(|rule| *rule = Rule::Concurrency { limit: calls });
     }
 
     /// Keys that have calls now.
     #[must_use]
     pub fn keys(&self) -> usize {
-        self.0.lock().keys()
+        self.0.counter.keys()
     }
 }
 
 impl Limit {
     fn new(rule: Rule) -> Self {
         Self {
-            shared: Arc::new(Shared {
-                meters: Mutex::new(Meters::new(rule, KEYS_MAX)),
-                epoch: time::now(),
-            }),
+            counter: Arc::new(Counter::new(rule, KEYS_MAX)),
             key: None,
             wrong: None,
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Meters> {
-        self.shared.meters.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn rule(&self) -> Rule {
-        self.lock().rule()
-    }
-
-    fn change(&self, change: impl FnOnce(&mut Rule)) {
-        let mut meters = self.lock();
-        let mut rule = meters.rule();
-        change(&mut rule);
-        meters.set_rule(rule);
     }
 
     fn set_key<K: AsRef<[u8]>>(&mut self, key: impl Fn(&Cx) -> K + Send + Sync + 'static) {
@@ -292,42 +271,8 @@ impl Limit {
             return Err(Status::internal(wrong.to_string()).with_handler_ran(HandlerRan::No));
         }
         let key = self.key.as_ref().map_or(0, |key| key(cx));
-        let (taken, rule) = {
-            let mut meters = self.lock();
-            // With the lock, or calls would come in another order than their times.
-            let now = time::now().saturating_duration_since(self.shared.epoch);
-            (meters.take(key, now), meters.rule())
-        };
-        taken.map_err(|after| self.refusal(rule, after))
+        self.counter.take(key, self.key.is_some())
     }
-
-    fn refusal(&self, rule: Rule, after: Duration) -> Status {
-        let whose = if self.key.is_some() { " with the same key" } else { "" };
-        match rule {
-            Rule::Window { limit, per } | Rule::Bucket { limit, per, .. } => {
-                // Whole milliseconds, and never too early.
-                let after =
-                    Duration::from_millis(u64::try_from(after.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX));
-                let message = format!(
-                    "more than {} in {per:?}{whose}; try again after {after:?}",
-                    calls(limit)
-                );
-                Status::resource_exhausted(message)
-                    .with_rejection("rate_limit", "too_many_requests")
-                    .with_retry_after(after)
-            }
-            Rule::Concurrency { limit } => {
-                let message = format!("more than {} at a time{whose}", calls(limit));
-                Status::resource_exhausted(message)
-                    .with_rejection("concurrency_limit", "too_many_at_once")
-                    .with_retry_after(RETRY_AFTER_CONCURRENCY)
-            }
-        }
-    }
-}
-
-fn calls(count: u32) -> String {
-    format!("{count} {}", if count == 1 { "call" } else { "calls" })
 }
 
 impl Interceptor for RateLimit {
@@ -340,7 +285,7 @@ impl Interceptor for RateLimit {
 impl Interceptor for ConcurrencyLimit {
     async fn call<N: Next>(&self, cx: &mut Cx, next: N) -> Outcome {
         let _running = Running {
-            shared: &self.0.shared,
+            counter: &self.0.counter,
             counted: self.0.take(cx)?,
         };
         next.run(cx).await
@@ -349,20 +294,20 @@ impl Interceptor for ConcurrencyLimit {
 
 /// A call that counts until it is over, however it ends.
 struct Running<'a> {
-    shared: &'a Shared,
+    counter: &'a Counter,
     counted: Counted,
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.shared.meters.lock().unwrap_or_else(PoisonError::into_inner).give_back(self.counted);
+        self.counter.give_back(self.counted);
     }
 }
 
 impl fmt::Debug for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Limit")
-            .field("rule", &self.rule())
+            .field("rule", &self.counter.rule())
             .field("by_key", &self.key.is_some())
             .finish_non_exhaustive()
     }

@@ -4,6 +4,7 @@
 //! [`DynInterceptor`]s in a list, which costs one box each. Left and top are outermost.
 
 mod chain;
+pub(crate) mod counter;
 pub mod limits;
 mod links;
 

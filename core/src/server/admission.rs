@@ -6,7 +6,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -36,6 +36,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// Decides for all calls of a server.
 pub(super) struct Admission {
+    /// Where nothing else is said of a method.
     is_on: AtomicBool,
     book: Mutex<Book>,
     methods: Box<[Method]>,
@@ -43,10 +44,16 @@ pub(super) struct Admission {
     rejected: [AtomicU64; PRIORITIES],
 }
 
+const UNSAID: u8 = 0;
+const OFF: u8 = 1;
+const ON: u8 = 2;
+
 /// What is known of a method without the book.
 #[derive(Default)]
 struct Method {
     is_limited: AtomicBool,
+    /// What its service's configuration says of it: one of [`UNSAID`], [`OFF`], [`ON`].
+    said: AtomicU8,
     rejected: AtomicU64,
 }
 
@@ -146,32 +153,58 @@ impl Admission {
         }
     }
 
-    pub(super) fn is_on(&self) -> bool {
-        self.is_on.load(Ordering::Relaxed)
+    pub(super) fn is_on(&self, method: usize) -> bool {
+        match self.methods[method].said.load(Ordering::Relaxed) {
+            UNSAID => self.is_on.load(Ordering::Relaxed),
+            said => said == ON,
+        }
     }
 
-    /// Switches it; who waits when it is switched off is let in.
+    /// Whether it is on for any method.
+    pub(super) fn is_on_anywhere(&self) -> bool {
+        (0..self.methods.len()).any(|method| self.is_on(method))
+    }
+
+    /// Switches it for all methods of which nothing else is said; who waits when it is switched off is let in.
     pub(super) fn switch(self: &Arc<Self>, is_on: bool) {
-        let mut book = self.lock();
+        let book = self.lock();
         self.is_on.store(is_on, Ordering::Relaxed);
+        self.let_in_where_off(book);
+    }
+
+    /// Switches it for one method, whatever holds for the others; `None`: as for the others.
+    pub(super) fn set(self: &Arc<Self>, method: usize, is_on: Option<bool>) {
+        let book = self.lock();
+        let said = is_on.map_or(UNSAID, |is_on| if is_on { ON } else { OFF });
+        self.methods[method].said.store(said, Ordering::Relaxed);
+        self.let_in_where_off(book);
+    }
+
+    fn let_in_where_off(self: &Arc<Self>, mut book: MutexGuard<'_, Book>) {
         let mut served = Vec::new();
-        if !is_on {
-            let now = time::now();
-            let Book { limiters, queues, .. } = &mut *book;
-            for (method, queue) in queues.iter_mut().enumerate() {
-                while let Some(call) = queue.line.pop(limiters.in_flight(method), now) {
-                    served.push((call, limiters.take_up(method, now)));
-                }
+        let now = time::now();
+        let Book {
+            limiters,
+            queues,
+            waited_for,
+            ..
+        } = &mut *book;
+        waited_for.retain(|&method| {
+            if self.is_on(method) {
+                return true;
             }
-            book.waited_for.clear();
-        }
+            while let Some(call) = queues[method].line.pop(limiters.in_flight(method), now) {
+                served.push((call, limiters.take_up(method, now)));
+            }
+            false
+        });
         drop(book);
         self.grant(served);
     }
 
     /// Whether the method has no limit, so that a call which is likely to be answered within its first poll need not ask.
     pub(super) fn is_free(&self, method: usize) -> bool {
-        !self.methods[method].is_limited.load(Ordering::Relaxed) || !self.is_on()
+        !self.methods[method].is_limited.load(Ordering::Relaxed) || !self.is_on(method)
     }
 
     /// A call that arrived, whose caller waits until `deadline`.
@@ -183,7 +216,7 @@ impl Admission {
         now: Instant,
     ) -> Entry {
         let mut book = self.lock();
-        if !self.is_on() {
+        if !self.is_on(method) {
             return Entry::Free;
         }
         // Those in line were here before, and may matter more.

@@ -1,7 +1,6 @@
 //! Settings of a server, and its start.
 
 use std::fmt;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Duration;
@@ -10,14 +9,18 @@ use tokio::sync::watch;
 
 use super::admission::Admission;
 use super::age::{Age, GRACE_DEFAULT};
+use super::config::{self, ConfigPlaces};
+use super::error::ServerError;
 use super::health::ServerHealth;
+use super::limits::CallLimits;
 use super::load::{LoadMeter, ServerLoad};
 use super::registration::RegistrationConfig;
-use super::router::{Collision, Fallback, Router};
+use super::router::{Fallback, Router};
 use super::shutdown::{Connections, Drain, Serving, Tasks};
 use super::watchdog::Watchdog;
 use super::{CONNECTIONS_MAX, HANDSHAKES_MAX, Shared, accept};
-use crate::discovery::{Instance, Registrar, RegistrarError};
+use crate::config::{ConfigSource, ServiceConfig};
+use crate::discovery::{Instance, Registrar};
 use crate::health::Health;
 use crate::interceptor::{Chain, Interceptor};
 use crate::mux::MuxConfig;
@@ -42,41 +45,6 @@ impl Server {
     pub fn builder() -> ServerBuilder {
         ServerBuilder::default()
     }
-}
-
-/// Why a server did not start.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ServerError {
-    /// Two methods cannot be told apart.
-    #[error(transparent)]
-    Collision(#[from] Collision),
-    /// A listener cannot be opened.
-    #[error(transparent)]
-    Bind(#[from] BindError),
-    /// A setting is out of its range.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// A setting is not a duration.
-    #[error("{field} is not a duration")]
-    Duration {
-        /// The name of the setting.
-        field: &'static str,
-        /// What is wrong.
-        source: DurationError,
-    },
-    /// There is nothing to serve.
-    #[error("the server has neither a service nor a fallback; add one with `.service(..)`")]
-    NoService,
-    /// There is nowhere to serve.
-    #[error("the server listens nowhere; add an address with `.bind(..)`, or `start` it and hand connections over")]
-    NoAddress,
-    /// The server cannot be registered as it is.
-    #[error(transparent)]
-    Registrar(#[from] RegistrarError),
-    /// Signals cannot be listened to.
-    #[error("cannot listen to signals")]
-    Signals(#[source] io::Error),
 }
 
 /// Builds a server. A wrong setting is reported when it starts.
@@ -114,6 +82,7 @@ pub struct ServerBuilder {
     drain: Drain,
     signals: bool,
     registration: RegistrationConfig,
+    configs: ConfigPlaces,
     health: Health,
     load: ServerLoad,
     reports_load: bool,
@@ -147,6 +116,7 @@ impl Default for ServerBuilder {
             drain: Drain::default(),
             signals: false,
             registration: RegistrationConfig::default(),
+            configs: ConfigPlaces::default(),
             health: Health::default(),
             load: ServerLoad::default(),
             reports_load: true,
@@ -358,6 +328,36 @@ impl ServerBuilder {
         self
     }
 
+    /// Sets what the code says of the configuration of the service of that name: its limits ([`ServiceConfig::server`]); what clients do is not this server's business.
+    /// Further ones of the same service, and those of [`config_source`](Self::config_source), lie over it. A service that is not there is an error when the server starts.
+    #[must_use]
+    pub fn service_config(mut self, service: impl Into<String>, config: ServiceConfig) -> Self {
+        self.configs.set(service.into(), config);
+        self
+    }
+
+    /// Adds a place where the configuration of services is followed while the server runs: `source` is asked once for each of them, by its name. What it says lies over
+    /// those added before and what the code says, and holds for calls that come from then on. The server starts when all of it is known, or after half a second
+    /// without what is missing; what cannot be read changes nothing, and [`ServerSnapshot::config_failures`](super::ServerSnapshot::config_failures) says why.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # mod sinew {
+    /// #     pub use sinew_core::config::FileConfig;
+    /// #     pub use sinew_core::server::Server;
+    /// # }
+    /// use sinew::{FileConfig, Server};
+    ///
+    /// // With `{"server": {"rate_limit": {"calls": 500, "key": "peer"}}}` in `/etc/shop/shop.Orders.json`:
+    /// let server = Server::builder().config_source(|service| FileConfig::new(format!("/etc/shop/{service}.json")));
+    /// # let _ = server;
+    /// ```
+    #[must_use]
+    pub fn config_source<S: ConfigSource>(mut self, source: impl Fn(&str) -> S + Send + Sync + 'static) -> Self {
+        self.configs.add(source);
+        self
+    }
+
     /// Sets what the server says of its health and its services' (default: all of them serve), to everybody who asks `sinew.Health`, and so to every client of
     /// a service with several endpoints. Keep a clone to change it.
     #[must_use]
@@ -391,7 +391,7 @@ impl ServerBuilder {
     /// soon learns that it has to go elsewhere. It ends with RESOURCE_EXHAUSTED and the policy `adaptive_concurrency`; so does a call that comes when 16,384
     /// wait before a method, unless it matters more. The limit goes when it was not reached for 10 s.
     /// Streams, [`fallback`](Self::fallback) and health are outside. [`ServerMonitor::set_adaptive_concurrency`](super::ServerMonitor::set_adaptive_concurrency) switches it while
-    /// calls run.
+    /// calls run, and so does a service's configuration, for all its methods or for one.
     #[must_use]
     pub fn adaptive_concurrency(mut self, limit: bool) -> Self {
         self.adaptive_concurrency = limit;
@@ -419,6 +419,7 @@ impl ServerBuilder {
         self.drain.check()?;
         self.check_limits()?;
         let (router, health) = routes(self.services, self.fallback, self.health)?;
+        let configs = self.configs.layers(&router)?;
         let parsed: Result<Vec<Address>, _> = self.bind.iter().map(|text| text.parse()).collect();
         let addresses = parsed.map_err(BindError::from)?;
         #[cfg(feature = "tls")]
@@ -453,6 +454,8 @@ impl ServerBuilder {
         }
         let shared = Arc::new(Shared {
             admission: Arc::new(Admission::new(&router, self.adaptive_concurrency)),
+            limits: CallLimits::new(&router),
+            configs,
             trusts_priorities: self.trusts_priorities,
             router,
             health,
@@ -472,7 +475,9 @@ impl ServerBuilder {
             panics: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
         });
+        let followed = config::follow(&shared).await;
         let mut serving = launch(shared, opened, self.drain, self.signals);
+        serving.followed = followed;
         serving.register(self.registration)?;
         Ok(serving)
     }
@@ -562,6 +567,7 @@ fn launch(shared: Arc<Shared>, opened: Vec<Listener>, drain: Drain, signals: boo
         listeners,
         signals,
         registration: None,
+        followed: Vec::new(),
     }
 }
 

@@ -11,7 +11,8 @@ use super::admission::{Entry, taken_priority};
 use super::books::{Books, Calls, cancel, ready_job, spawn, spawn_waiting, tell_of_drain};
 use super::clock::TurnClock;
 use super::dispatch::{Answer, Job};
-use super::load::add_report;
+use super::limits::{Arrival, Held};
+use super::load::{add_report, is_failure};
 use super::router::{Route, Router};
 use super::slots::slot_for;
 use super::watchdog::Attention;
@@ -190,6 +191,7 @@ impl ServerConnection {
             panicked: false,
             booked: false,
             admitted: None,
+            held: Vec::new(),
         }
     }
 
@@ -210,11 +212,30 @@ impl ServerConnection {
         }
     }
 
+    /// Counts a call whose turn has come at the limits of its service and method.
+    ///
+    /// # Errors
+    /// Why it is turned away.
+    fn take_limits(&self, connection: &Connection, call: &Waiting) -> Result<Vec<Held>, Status> {
+        let shared = &self.books.shared;
+        let Some(route) = call.route.filter(|_| !shared.configs.is_empty()) else {
+            return Ok(Vec::new());
+        };
+        shared.limits.take(
+            route,
+            Arrival {
+                peer: connection.peer(),
+                metadata: &call.head.metadata,
+                method: call.head.method,
+            },
+        )
+    }
+
     /// A call is answered with why it is turned away.
     fn refuse(&mut self, key: StreamKey, status: Status) {
         let trailers = status.metadata().clone();
         self.uncounted.0 += 1;
-        self.uncounted.1 += 1;
+        self.uncounted.1 += u64::from(is_failure(&status));
         self.answers.push((key, Answer::Failed { status, trailers }));
     }
 
@@ -312,6 +333,13 @@ impl Acceptor for ServerConnection {
                 return None;
             }
             let ready = self.next_ready()?;
+            let held = match self.take_limits(connection, &ready.call) {
+                Ok(held) => held,
+                Err(status) => {
+                    self.refuse(ready.key, status);
+                    continue;
+                }
+            };
             let route = ready.call.route.and_then(|at| self.books.shared.router.route(at));
             let inline = route.is_some_and(|route| route.spec.runs() == Execution::Inline && route.gate.is_inline());
             let trusts = self.books.shared.trusts_priorities;
@@ -331,6 +359,7 @@ impl Acceptor for ServerConnection {
             };
             let mut job = self.begin(connection, ready, priority);
             job.admitted = admitted;
+            job.held = held;
             if let Some(turn) = turn {
                 spawn_waiting(connection, &self.books, job, *turn);
                 continue;
@@ -503,10 +532,12 @@ impl Acceptor for ServerConnection {
 /// A handler that did not answer within its first poll is one of those that the limit is about.
 fn take_up(books: &Books, job: &mut Job) {
     let shared = &books.shared;
-    if job.admitted.is_some() || !shared.admission.is_on() {
+    if job.admitted.is_some() {
         return;
     }
-    if let Some(method) = job.route.filter(|at| shared.router.route(*at).is_some_and(Route::is_admitted)) {
+    if let Some(method) = job.route.filter(|at| shared.router.route(*at).is_some_and(Route::is_admitted))
+        && shared.admission.is_on(method)
+    {
         job.admitted = Some(shared.admission.take_up(method, time::now()));
     }
 }

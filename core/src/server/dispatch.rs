@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use super::admission::Admitted;
 use super::books::Books;
+use super::limits::Held;
 use super::load::{add_report, is_failure};
 use crate::call::{Pump, PumpEnd};
 use crate::code::Code;
@@ -39,6 +40,8 @@ pub(super) struct Job {
     pub(super) booked: bool,
     /// That it is worked on counts; `None` if it does not.
     pub(super) admitted: Option<Box<Admitted>>,
+    /// It counts at limits of concurrency.
+    pub(super) held: Vec<Held>,
 }
 
 /// An answer in the form in which the mux takes it.

@@ -1,7 +1,8 @@
 //! The side that answers calls.
 //!
 //! `accept` takes connections, `streams` their further streams, `connection` takes calls off each of them, `age` bounds how long they live, `router` finds the
-//! method, `admission` turns calls away when there is too much to do, `dispatch` runs the handler, `books` knows those that run in tasks, `health` answers for the server itself, [`load`] tells clients how busy it is, `clock` measures how long that takes,
+//! method, `config` follows what services are told while they run, `limits` turns calls away that are too many by that,
+//! `admission` those for which there is too much to do, `dispatch` runs the handler, `books` knows those that run in tasks, `health` answers for the server itself, [`load`] tells clients how busy it is, `clock` measures how long that takes,
 //! [`shutdown`] brings all of it to an end in order, and `watchdog` sees to it that a handler which blocks its thread blocks nobody else.
 
 mod accept;
@@ -10,9 +11,12 @@ mod age;
 mod books;
 pub mod builder;
 mod clock;
+mod config;
 mod connection;
 mod dispatch;
+pub mod error;
 mod health;
+mod limits;
 pub mod load;
 mod registration;
 mod router;
@@ -22,11 +26,12 @@ pub mod snapshot;
 mod streams;
 mod watchdog;
 
-pub use builder::{Server, ServerBuilder, ServerError};
+pub use builder::{Server, ServerBuilder};
+pub use error::ServerError;
 pub use load::ServerLoad;
 pub use router::{Collision, Fallback};
 pub use shutdown::{Drain, Serving};
-pub use snapshot::{AdmissionSnapshot, MethodAdmission, ServerMonitor, ServerSnapshot};
+pub use snapshot::{AdmissionSnapshot, LimitSnapshot, MethodAdmission, ServerMonitor, ServerSnapshot};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
@@ -35,7 +40,9 @@ use crate::interceptor::Chain;
 use crate::mux::MuxConfig;
 use admission::Admission;
 use age::Age;
+use config::Configs;
 use health::ServerHealth;
+use limits::CallLimits;
 use load::LoadMeter;
 use router::Router;
 use shutdown::Tasks;
@@ -51,6 +58,9 @@ const HANDSHAKES_MAX: usize = 1_024;
 struct Shared {
     router: Router,
     admission: Arc<Admission>,
+    /// Those of the services' configuration.
+    limits: CallLimits,
+    configs: Configs,
     /// Clients are taken at their word for the priority of their calls.
     trusts_priorities: bool,
     health: ServerHealth,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use super::builder::ServerError;
+use super::error::ServerError;
 use crate::discovery::registrar::Announcer;
 use crate::discovery::supervised::persist;
 use crate::discovery::{Announcement, Announcements, Instance, Registrar, RegistrarError};

@@ -12,9 +12,10 @@ use tokio::task::{AbortHandle, JoinHandle};
 
 use super::Shared;
 use super::accept;
-use super::builder::ServerError;
 use super::connection::Accepted;
+use super::error::ServerError;
 use super::registration::{Registration, RegistrationConfig};
+use crate::discovery::supervised::Task;
 use crate::health::Health;
 use crate::mux::config::{ConfigError, check_duration};
 use crate::time::{self, DurationError, IntoDuration};
@@ -298,6 +299,8 @@ pub struct Serving {
     pub(super) listeners: Vec<JoinHandle<()>>,
     pub(super) signals: bool,
     pub(super) registration: Option<Registration>,
+    /// What follows the configuration of its services.
+    pub(super) followed: Vec<Task>,
 }
 
 impl Serving {

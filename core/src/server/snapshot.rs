@@ -3,13 +3,17 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::Shared;
 use super::admission::Admission;
+use super::limits::{Kind, Place, Use};
 use super::registration::Registration;
 use super::router::{Route, Router};
 use super::shutdown::{Connections, Serving};
 use crate::health::{Health, HealthStatus};
+use crate::interceptor::counter::{CONCURRENCY_POLICY, RATE_POLICY};
+use crate::policy::rate::Rule;
 use crate::priority::Priority;
 use crate::transport::Address;
 
@@ -42,10 +46,34 @@ pub struct ServerSnapshot {
     pub panics: usize,
     /// What adaptive concurrency does; `None` if it is switched off.
     pub admission: Option<AdmissionSnapshot>,
+    /// The limits that its services' configuration sets.
+    pub limits: Vec<LimitSnapshot>,
+    /// Why that configuration could not be renewed; what it said last holds.
+    pub config_failures: Vec<String>,
     /// How many registries it is to be entered in.
     pub registries: usize,
     /// It is shutting down, from the start of the lame-duck time on.
     pub is_draining: bool,
+}
+
+/// A limit of calls that a service's configuration sets, at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LimitSnapshot {
+    /// The name of the service.
+    pub service: String,
+    /// The name of the method; `None` if it holds for all of them together.
+    pub method: Option<String>,
+    /// What it is called in a status: `rate_limit` or `concurrency_limit`.
+    pub policy: &'static str,
+    /// How many calls it lets through.
+    pub calls: u32,
+    /// In which time; `None` if it is at a time.
+    pub per: Option<Duration>,
+    /// Keys that have a count of their own now.
+    pub keys: usize,
+    /// How many calls it turned away so far.
+    pub rejected: u64,
 }
 
 /// What adaptive concurrency does at one moment.
@@ -106,7 +134,8 @@ impl Serving {
 }
 
 impl ServerMonitor {
-    /// Switches [`adaptive_concurrency`](super::ServerBuilder::adaptive_concurrency) while calls run. Who waits when it is switched off is let in.
+    /// Switches [`adaptive_concurrency`](super::ServerBuilder::adaptive_concurrency) while calls run, where a service's configuration says nothing of it. Who waits when it
+    /// is switched off is let in.
     pub fn set_adaptive_concurrency(&self, limit: bool) {
         self.shared.admission.switch(limit);
     }
@@ -134,10 +163,31 @@ impl ServerMonitor {
             utilization: shared.load.utilization(),
             running_handlers: shared.running.load(Ordering::Relaxed),
             panics: shared.panics.load(Ordering::Relaxed),
-            admission: shared.admission.is_on().then(|| shared.admission.snapshot(&shared.router)),
+            admission: shared.admission.is_on_anywhere().then(|| shared.admission.snapshot(&shared.router)),
+            limits: shared.limits.uses().into_iter().map(|(place, usage)| limit(place, &usage)).collect(),
+            config_failures: shared.configs.failures(),
             registries: self.registries,
             is_draining: shared.health.is_draining(),
         }
+    }
+}
+
+fn limit(place: Place, usage: &Use) -> LimitSnapshot {
+    let (calls, per) = match usage.rule {
+        Rule::Window { limit, per } | Rule::Bucket { limit, per, .. } => (limit, Some(per)),
+        Rule::Concurrency { limit } => (limit, None),
+    };
+    LimitSnapshot {
+        service: place.service,
+        method: place.method,
+        policy: match place.kind {
+            Kind::Rate => RATE_POLICY,
+            Kind::Concurrency => CONCURRENCY_POLICY,
+        },
+        calls,
+        per,
+        keys: usage.keys,
+        rejected: usage.rejected,
     }
 }
 

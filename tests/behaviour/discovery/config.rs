@@ -25,6 +25,11 @@ impl Said {
         Self(Arc::new(watch::Sender::new(text.to_owned())))
     }
 
+    /// How many follow it.
+    pub(crate) fn followers(&self) -> usize {
+        self.0.receiver_count()
+    }
+
     pub(crate) async fn say(&self, text: &str) {
         self.0.send_replace(text.to_owned());
         tokio::time::sleep(Duration::from_millis(1)).await;

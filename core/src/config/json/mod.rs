@@ -1,6 +1,7 @@
 //! The JSON form of a [`ServiceConfig`]: every key and value is checked, and what is wrong is told with its place.
 
 mod policies;
+mod server;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -24,7 +25,7 @@ const METHOD_KEYS: [&str; 6] = [
     "circuit_breaker",
 ];
 /// Those of all, besides.
-const SERVICE_KEYS: [&str; 7] = [
+const SERVICE_KEYS: [&str; 8] = [
     "methods",
     "balancer",
     "routes",
@@ -32,6 +33,7 @@ const SERVICE_KEYS: [&str; 7] = [
     "slow_start",
     "prefer_zone",
     "outlier_detection",
+    "server",
 ];
 const ROUTE_KEYS: [&str; 2] = ["labels", "weight"];
 const BALANCERS: [&str; 6] = [
@@ -67,6 +69,7 @@ pub(super) fn parse(text: &str) -> Parsed<ServiceConfig> {
             "slow_start" => config.slow_start = Some(place.duration_or_zero(value)?),
             "prefer_zone" => config.prefer_zone = Some(place.boolean(value)?),
             "outlier_detection" => config.outliers = Some(place.outliers(value)?),
+            "server" => config.server = place.server(value)?,
             _ => return Err(root.unknown(key, &[&METHOD_KEYS[..], &SERVICE_KEYS[..]].concat())),
         }
     }

@@ -162,7 +162,7 @@ impl Place {
         })
     }
 
-    fn duration_within(&self, value: &Value, least: Duration, most: Duration) -> Parsed<Duration> {
+    pub(super) fn duration_within(&self, value: &Value, least: Duration, most: Duration) -> Parsed<Duration> {
         let duration = self.duration_up_to(value, most)?;
         (duration >= least)
             .then_some(duration)
@@ -176,7 +176,7 @@ impl Place {
             .ok_or_else(|| self.wrong(&format!("at most {most:?}"), value))
     }
 
-    fn count(&self, value: &Value, most: u32) -> Parsed<u32> {
+    pub(super) fn count(&self, value: &Value, most: u32) -> Parsed<u32> {
         let count = value.as_u64().and_then(|count| u32::try_from(count).ok());
         count
             .filter(|count| (1..=most).contains(count))

@@ -1,0 +1,164 @@
+//! A server's part in the configuration of its services: followed while it runs, applied while calls come.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::Shared;
+use super::error::ServerError;
+use super::limits::of_service;
+use super::router::Router;
+use crate::config::layers::Layers;
+use crate::config::{ConfigSource, ServiceConfig};
+use crate::discovery::nearest::nearest;
+use crate::discovery::supervised::Task;
+use crate::policy::backoff::Backoff;
+
+/// Finds the source for a service of that name.
+type SourceOf = dyn Fn(&str) -> Arc<dyn ConfigSource> + Send + Sync;
+
+/// Where a server's configuration is.
+#[derive(Default)]
+pub(super) struct ConfigPlaces {
+    in_code: BTreeMap<String, ServiceConfig>,
+    sources: Vec<Box<SourceOf>>,
+}
+
+/// The configuration of each service.
+#[derive(Default)]
+pub(super) struct Configs(BTreeMap<String, Layers>);
+
+impl ConfigPlaces {
+    /// Lays `config` of a service over what was set before.
+    pub(super) fn set(&mut self, service: String, config: ServiceConfig) {
+        let below = self.in_code.remove(&service).unwrap_or_default();
+        self.in_code.insert(service, config.over(&below));
+    }
+
+    pub(super) fn add<S: ConfigSource>(&mut self, source: impl Fn(&str) -> S + Send + Sync + 'static) {
+        self.sources.push(Box::new(move |service| Arc::new(source(service))));
+    }
+
+    /// The configuration of the services of `router`.
+    ///
+    /// # Errors
+    /// A service that is configured is none of them.
+    pub(super) fn layers(mut self, router: &Router) -> Result<Configs, ServerError> {
+        if self.in_code.is_empty() && self.sources.is_empty() {
+            return Ok(Configs::default());
+        }
+        let names = router.names();
+        let layers = names.iter().map(|name| {
+            let sources = self.sources.iter().map(|source| source(name)).collect();
+            let in_code = self.in_code.remove(name).unwrap_or_default();
+            (name.clone(), Layers::new(in_code, sources))
+        });
+        let configs = Configs(layers.collect());
+        match self.in_code.into_keys().next() {
+            None => Ok(configs),
+            Some(service) => {
+                let known: Vec<&str> = names.iter().map(String::as_str).collect();
+                let meant = nearest(&service, &known).map(str::to_owned);
+                Err(ServerError::NotServed { service, meant })
+            }
+        }
+    }
+}
+
+impl Configs {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Why layers could not be renewed.
+    pub(super) fn failures(&self) -> Vec<String> {
+        let of_service = |(service, layers): (&String, &Layers)| {
+            let service = service.clone();
+            layers.failures().into_iter().map(move |failure| format!("{service}: {failure}"))
+        };
+        self.0.iter().flat_map(of_service).collect()
+    }
+}
+
+/// Begins to follow the configuration of all services; returns when all of it is known or took too long.
+pub(super) async fn follow(shared: &Arc<Shared>) -> Vec<Task> {
+    let (mut tasks, mut known) = (Vec::new(), Vec::new());
+    for service in shared.configs.0.keys() {
+        let (is_known, wait) = oneshot::channel();
+        known.push(wait);
+        tasks.push(Task::new(tokio::spawn(follow_one(
+            Arc::clone(shared),
+            service.clone(),
+            is_known,
+        ))));
+    }
+    for known in known {
+        // An error is the end of its task, so nothing is to be waited for.
+        let _ended = known.await;
+    }
+    tasks
+}
+
+async fn follow_one(shared: Arc<Shared>, service: String, is_known: oneshot::Sender<()>) {
+    let Some(layers) = shared.configs.0.get(&service) else {
+        return;
+    };
+    let mut following = layers.follow(Backoff::DEFAULT);
+    let mut is_known = Some(is_known);
+    let mut applied = ServiceConfig::new();
+    loop {
+        let merged = layers.merged();
+        if merged.server != applied.server {
+            apply(&shared, &service, &merged);
+            applied = (*merged).clone();
+        }
+        let wait_until = following.waits_until(Instant::now());
+        if wait_until.is_none()
+            && let Some(is_known) = is_known.take()
+        {
+            // An error: the server did not start.
+            let _gone = is_known.send(());
+        }
+        let is_late = async {
+            match wait_until {
+                Some(until) => tokio::time::sleep_until(until).await,
+                None => std::future::pending().await,
+            }
+        };
+        // Both are cancel safe.
+        tokio::select! {
+            () = following.changed() => {}
+            () = is_late => {
+                tracing::warn!(service, "the configuration of a service is late; the server starts without what is missing");
+            }
+        }
+    }
+}
+
+fn apply(shared: &Arc<Shared>, service: &str, config: &ServiceConfig) {
+    let policy = &config.server;
+    let router = &shared.router;
+    tracing::info!(
+        service,
+        "another configuration of the service counts for its calls here"
+    );
+    let names: Vec<&str> = of_service(router, service).map(|(_, route)| route.spec.name()).collect();
+    for method in policy.methods.keys().filter(|method| !names.contains(&method.as_str())) {
+        // No error: another version of the server may have it.
+        let meant = nearest(method, &names);
+        tracing::warn!(service, method, meant, "a method is configured that is not there");
+    }
+    shared.limits.apply(router, service, policy);
+    for (at, route) in of_service(router, service) {
+        shared.admission.set(at, policy.is_adaptive(route.spec.name()));
+    }
+}
+
+impl fmt::Debug for ConfigPlaces {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConfigPlaces").field("in_code", &self.in_code).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,206 @@
+//! Limits of calls that can change while they come: of a service, of each method, by whoever called.
+//!
+//! They are asked before a call waits for its turn, so one that is turned away takes no place in line. What was counted stays when only the number of a limit changes.
+//!
+//! Not here: where the configuration comes from (`config`), limits as attributes (`interceptor`).
+
+use std::collections::BTreeMap;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwapOption;
+
+use super::router::{Route, Router};
+use crate::config::LimitKey;
+use crate::config::server::{CallPolicy, LimitRule, ServerPolicy};
+use crate::context::Peer;
+use crate::interceptor::counter::Counter;
+use crate::interceptor::limits::name_of_peer;
+use crate::metadata::Metadata;
+use crate::policy::rate::{Counted, Rule};
+use crate::status::Status;
+
+/// The limits of all methods of a server.
+pub(super) struct CallLimits {
+    /// By route; `None` where there is none.
+    routes: Box<[ArcSwapOption<Vec<Arc<CallLimit>>>]>,
+    /// Those that there are, so that what was counted outlives a change.
+    known: Mutex<BTreeMap<Place, Arc<CallLimit>>>,
+    hasher: RandomState,
+}
+
+/// Which limit one is: there is one of each kind for a service, and for each method.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    pub(super) service: String,
+    /// `None`: of all its methods together.
+    pub(super) method: Option<String>,
+    pub(super) kind: Kind,
+}
+
+/// Concurrency comes first: what it counted is given back when another limit turns the call away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kind {
+    Concurrency,
+    Rate,
+}
+
+/// One limit, and what it has counted.
+pub(super) struct CallLimit {
+    kind: Kind,
+    counter: Counter,
+    key: LimitKey,
+    rejected: AtomicU64,
+}
+
+/// A call that counts until this is gone.
+pub(super) struct Held {
+    limit: Arc<CallLimit>,
+    counted: Counted,
+}
+
+/// What is known of a call before it has a context.
+#[derive(Clone, Copy)]
+pub(super) struct Arrival<'a> {
+    pub(super) peer: &'a Peer,
+    pub(super) metadata: &'a Metadata,
+    pub(super) method: u64,
+}
+
+/// A limit at one moment.
+pub(super) struct Use {
+    pub(super) rule: Rule,
+    pub(super) keys: usize,
+    pub(super) rejected: u64,
+}
+
+impl CallLimits {
+    /// None yet, for the methods of `router`.
+    pub(super) fn new(router: &Router) -> Self {
+        Self {
+            routes: router.routes().iter().map(|_| ArcSwapOption::empty()).collect(),
+            known: Mutex::default(),
+            hasher: RandomState::new(),
+        }
+    }
+
+    /// Makes what `policy` says of `service` hold for calls that come from now on.
+    pub(super) fn apply(&self, router: &Router, service: &str, policy: &ServerPolicy) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut wanted: BTreeMap<Place, Arc<CallLimit>> = BTreeMap::new();
+        let mut limit = |method: Option<&str>, kind: Kind, said: Option<&LimitRule>| {
+            let said = said?;
+            let rule = said.rule?;
+            let place = Place {
+                service: service.to_owned(),
+                method: method.map(str::to_owned),
+                kind,
+            };
+            // The service's own is met with each of its methods.
+            let before = wanted.get(&place).or_else(|| known.get(&place)).filter(|limit| limit.key == said.key);
+            let limit = before.map_or_else(|| Arc::new(CallLimit::new(kind, rule, said)), Arc::clone);
+            limit.counter.change(|now| *now = rule);
+            limit.counter.set_keys_max(said.keys_max);
+            wanted.insert(place, Arc::clone(&limit));
+            Some(limit)
+        };
+        let nothing = CallPolicy::default();
+        for (at, route) in of_service(router, service) {
+            let method = route.spec.name();
+            let (own, all) = (policy.methods.get(method).unwrap_or(&nothing), &policy.all);
+            let limits = [
+                limit(
+                    Some(method),
+                    Kind::Concurrency,
+                    own.concurrency.as_ref().map(|rule| &rule.0),
+                ),
+                limit(None, Kind::Concurrency, all.concurrency.as_ref().map(|rule| &rule.0)),
+                limit(Some(method), Kind::Rate, own.rate.as_ref().map(|rule| &rule.0)),
+                limit(None, Kind::Rate, all.rate.as_ref().map(|rule| &rule.0)),
+            ];
+            let limits: Vec<_> = limits.into_iter().flatten().collect();
+            self.routes[at].store((!limits.is_empty()).then(|| Arc::new(limits)));
+        }
+        known.retain(|place, _| place.service != service);
+        known.extend(wanted);
+    }
+
+    /// Counts a call of the method at `route`; what is returned is to be kept until it is over.
+    ///
+    /// # Errors
+    /// Why it is turned away.
+    pub(super) fn take(&self, route: usize, arrival: Arrival<'_>) -> Result<Vec<Held>, Status> {
+        let limits = self.routes[route].load();
+        let Some(limits) = &*limits else {
+            return Ok(Vec::new());
+        };
+        let mut held = Vec::new();
+        for limit in limits.iter() {
+            let counted = limit.take(arrival.hash(&limit.key, &self.hasher))?;
+            if limit.kind == Kind::Concurrency {
+                held.push(Held {
+                    limit: Arc::clone(limit),
+                    counted,
+                });
+            }
+        }
+        Ok(held)
+    }
+
+    /// All limits that there are now.
+    pub(super) fn uses(&self) -> Vec<(Place, Use)> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.iter().map(|(place, limit)| (place.clone(), limit.usage())).collect()
+    }
+}
+
+impl CallLimit {
+    fn new(kind: Kind, rule: Rule, said: &LimitRule) -> Self {
+        Self {
+            kind,
+            counter: Counter::new(rule, said.keys_max),
+            key: said.key.clone(),
+            rejected: AtomicU64::new(0),
+        }
+    }
+
+    fn take(&self, key: u64) -> Result<Counted, Status> {
+        self.counter.take(key, self.key != LimitKey::All).inspect_err(|_| {
+            self.rejected.fetch_add(1, Ordering::Relaxed);
+        })
+    }
+
+    fn usage(&self) -> Use {
+        Use {
+            rule: self.counter.rule(),
+            keys: self.counter.keys(),
+            rejected: self.rejected.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.limit.counter.give_back(self.counted);
+    }
+}
+
+impl Arrival<'_> {
+    /// Nobody can make up keys that have the same hash, because nobody knows its seed.
+    fn hash(&self, key: &LimitKey, hasher: &RandomState) -> u64 {
+        match key {
+            LimitKey::All => 0,
+            LimitKey::Peer => hasher.hash_one(name_of_peer(self.peer)),
+            LimitKey::Method => hasher.hash_one(self.method),
+            LimitKey::Metadata(key) => hasher.hash_one(self.metadata.get_bytes(key).unwrap_or_default()),
+        }
+    }
+}
+
+/// The methods of a service, and where they are; the server's own are in none.
+pub(super) fn of_service<'a>(router: &'a Router, service: &str) -> impl Iterator<Item = (usize, &'a Route)> {
+    let is_of = move |route: &Route| !route.is_built_in && route.spec.service() == service;
+    router.routes().iter().enumerate().filter(move |(_, route)| is_of(route))
+}
