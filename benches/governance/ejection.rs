@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fastrand::Rng;
-use sinew::{ChannelBuilder, OutlierDetection, RetryPolicy, RoundRobin};
+use sinew::{AdaptiveThrottle, ChannelBuilder, OutlierDetection, RetryPolicy, RoundRobin};
 use sinew_core::policy::load::{Load, Typical, Verdict};
 use sinew_core::policy::outlier::{Ejector, SWEEP_EVERY, Subject};
 use sinew_core::time::now;
@@ -19,7 +19,7 @@ const SINCE: f64 = 10.0;
 
 /// Measures what has `wanted` in its name with so many seeds.
 pub(crate) fn rows(seeds: u64, wanted: &str) -> Vec<Row> {
-    let scenes: [Scene; 7] = [
+    let scenes: [Scene; 8] = [
         ("black hole, in turn", |seed| {
             black_hole(seed, |channel| channel.balancer(RoundRobin))
         }),
@@ -27,6 +27,7 @@ pub(crate) fn rows(seeds: u64, wanted: &str) -> Vec<Row> {
         ("half of the calls fail at one of ten, 50 a second to each", partial),
         ("one of ten takes five times as long, in turn", slow),
         ("all fail from one moment on", all_fail),
+        ("all fail for 20 s", recovery),
         ("one of ten calls fails everywhere, 10 min", uniform),
         ("24 h of ten healthy ones, 20 a second to each", a_day),
     ];
@@ -135,7 +136,10 @@ fn slow(seed: u64) -> Vec<Figure> {
 fn all_fail(seed: u64) -> Vec<Figure> {
     in_virtual_time(async move {
         let ill = |_, at, _| if at >= SINCE { fails() } else { answers() };
-        let set = |channel: ChannelBuilder| channel.retry(RetryPolicy::NEVER).balancer(RoundRobin);
+        // It would leave out most calls, and then not all are called because there are so few.
+        let set = |channel: ChannelBuilder| {
+            channel.retry(RetryPolicy::NEVER).balancer(RoundRobin).throttle(AdaptiveThrottle::NEVER)
+        };
         let pool = Pool::open(ENDPOINTS, ill, seed, set).await;
         pool.drive(500.0, SINCE + 10.0, seed).await;
         let called = |from: f64, to: f64| {
@@ -156,6 +160,45 @@ fn all_fail(seed: u64) -> Vec<Figure> {
             ),
         ]
     })
+}
+
+/// They work again: nobody is left out for what was before, and with a throttle, which leaves out most calls meanwhile, all are called again soon.
+fn recovery(seed: u64) -> Vec<Figure> {
+    const AGAIN: f64 = SINCE + 20.0;
+    let came = |throttle: AdaptiveThrottle| {
+        in_virtual_time(async move {
+            let ill = |_, at, _| {
+                if (SINCE..AGAIN).contains(&at) {
+                    fails()
+                } else {
+                    answers()
+                }
+            };
+            let set = move |channel: ChannelBuilder| {
+                channel.retry(RetryPolicy::NEVER).balancer(RoundRobin).throttle(throttle)
+            };
+            let pool = Pool::open(ENDPOINTS, ill, seed, set).await;
+            pool.drive(500.0, AGAIN + 10.0, seed).await;
+            pool.came().into_iter().filter(|came| came.at >= AGAIN).collect::<Vec<Came>>()
+        })
+    };
+    let without = came(AdaptiveThrottle::NEVER);
+    let times = |one: usize| without.iter().filter(move |came| came.to == one).map(|came| came.at - AGAIN);
+    let gap = |one: usize| times(one).fold((0.0, 0.0), |(last, gap), at| (at, f64::max(gap, at - last))).1;
+    let with = came(AdaptiveThrottle::DEFAULT);
+    let first = |one: usize| with.iter().find(|came| came.to == one).map_or(f64::INFINITY, |came| came.at - AGAIN);
+    vec![
+        (
+            (0..ENDPOINTS).filter(|&one| gap(one) > 0.5).count() as f64,
+            Goal::AtMost(0.0),
+            "left out after that, without a throttle",
+        ),
+        (
+            (0..ENDPOINTS).map(first).fold(0.0, f64::max),
+            Goal::AtMost(3.0),
+            "all are called again after, with one, s",
+        ),
+    ]
 }
 
 fn uniform(seed: u64) -> Vec<Figure> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sinew::{Channel, Code, ConnectivityState, Etcd, MemRegistry, RoundRobin, Server, Serving};
+use sinew::{Channel, Code, ConnectivityState, Etcd, MemRegistry, RetryPolicy, RoundRobin, Server, Serving};
 
 use super::cluster::Cluster;
 use super::gate::Gate;
@@ -286,6 +286,70 @@ async fn a_key_configures_all_clients() {
         until_answering(&channel, &["one", "two"]).await;
         assert_eq!(channel.state(), ConnectivityState::Ready);
         assert!(WhoClient::from_channel(channel.clone()).name().await.is_ok());
+    })
+    .await;
+}
+
+/// The same key limits the calls at every server that follows it. While etcd is down, what it said last holds; a server that starts then has what its code says.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs an etcd server"]
+async fn a_key_limits_the_calls_at_servers() {
+    bounded(async {
+        let mut cluster = Cluster::start(1, &[]).await;
+        let etcd = registry(&cluster);
+        let start = async |name: &str| {
+            let source = etcd.clone();
+            let server = Server::builder().service(WhoServer::new(Named(name.to_owned()))).bind("127.0.0.1:0");
+            let serving = server.config_source(move |service| source.config(service)).start().await.unwrap();
+            let one_try = Channel::builder().retry(RetryPolicy::NEVER);
+            (
+                WhoClient::from_channel(one_try.connect(&serving.target()).await.unwrap()),
+                serving,
+            )
+        };
+        let is_limited = async |client: &WhoClient| match client.name().await {
+            Ok(_) => false,
+            Err(status) => {
+                assert_eq!(status.policy(), Some("rate_limit"), "{status:?}");
+                true
+            }
+        };
+        let key = "/test/v1/config/etcd.Who";
+        let none = r#"{"timeout": "2s", "server": {"rate_limit": {"calls": 0}}}"#;
+        cluster.put(key, none).await;
+        let (one, _first) = start("one").await;
+        let (other, second) = start("two").await;
+        // From the first call on.
+        assert!(is_limited(&one).await && is_limited(&other).await);
+        cluster.put(key, r#"{"server": {"rate_limit": {"calls": 1000}}}"#).await;
+        while is_limited(&one).await || is_limited(&other).await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        cluster.put(key, none).await;
+        while !is_limited(&one).await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        cluster.kill(0);
+        while second.snapshot().config_failures.is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let failures = second.snapshot().config_failures;
+        assert!(
+            failures[0].starts_with(&format!("etcd.Who: {key} cannot be read")),
+            "{failures:?}"
+        );
+        assert!(is_limited(&one).await);
+        let (third, late) = start("three").await;
+        assert!(!is_limited(&third).await);
+        cluster.restart().await;
+        while !is_limited(&third).await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        cluster.delete_key(key).await;
+        while is_limited(&one).await || is_limited(&other).await || is_limited(&third).await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(late.snapshot().config_failures.is_empty());
     })
     .await;
 }

@@ -243,9 +243,18 @@ impl Ejector {
         let all = self.together();
         if is_due {
             self.swept = Some(now);
-            self.panics = all.short.ended >= CALLS_MIN && all.short.share() > PANIC;
+            let panicked = self.panics;
+            // It takes many calls to tell that most fail, and a few that they still do: a throttle may leave no more.
+            let tells = if panicked { 1 } else { CALLS_MIN };
+            if all.short.ended >= tells {
+                self.panics = all.short.share() > PANIC;
+            }
             if self.panics {
                 self.readmit_all(now, &mut changes);
+            } else if panicked {
+                // What was while most failed is no single one's fault, and must not leave out half of those that are well again.
+                self.hosts.values_mut().for_each(|host| host.forget(now));
+                return changes;
             }
         }
         if self.panics {
@@ -462,6 +471,10 @@ impl Host {
     /// It is called again, and what was before does not count.
     fn readmit(&mut self, now: Instant) {
         self.place = Place::InService { since: Some(now) };
+        self.forget(now);
+    }
+
+    fn forget(&mut self, now: Instant) {
         self.failed_before = self.window.seen().failed;
         self.window.restart(now, self.window.seen());
     }

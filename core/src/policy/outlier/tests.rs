@@ -323,3 +323,51 @@ fn all_come_back_when_it_is_switched_off() {
     pool.look();
     assert!(matches!(pool.standing(0), Standing::InService { .. }) && pool.ejector.reason(0).is_none());
 }
+
+#[test]
+fn after_an_outage_of_all_nobody_is_ejected_for_what_was_during_it() {
+    for lasts in [8, 12, 30] {
+        for seed in 0..5 {
+            let mut pool = Pool::new(10, OutlierDetection::DEFAULT, seed);
+            pool.run(Duration::from_secs(15), 50.0, healthy);
+            pool.run(Duration::from_secs(lasts), 50.0, |_, _| FAILED);
+            let before = pool.ejected.len();
+            pool.run(Duration::from_secs(15), 50.0, healthy);
+            assert_eq!(pool.ejected[before..], [], "{lasts} s, seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn while_few_calls_are_made_and_all_fail_all_are_called() {
+    for seed in 0..5 {
+        let mut pool = Pool::new(10, OutlierDetection::DEFAULT, seed);
+        pool.run(Duration::from_secs(15), 50.0, healthy);
+        pool.run(Duration::from_secs(4), 50.0, |_, _| FAILED);
+        let before = pool.ejected.len();
+        // As a throttle lets through.
+        pool.run(Duration::from_secs(30), 0.5, |_, _| FAILED);
+        assert_eq!(pool.ejected[before..], [], "seed {seed}");
+    }
+}
+
+#[test]
+fn who_does_not_recover_with_the_others_is_ejected_soon_and_nobody_else() {
+    for (seed, left) in (0..5).flat_map(|seed| [(seed, 1), (seed, 3)]) {
+        let mut pool = Pool::new(10, OutlierDetection::DEFAULT, seed);
+        pool.run(Duration::from_secs(15), 50.0, healthy);
+        pool.run(Duration::from_secs(20), 50.0, |_, _| FAILED);
+        let (since, before) = (pool.now - pool.began, pool.ejected.len());
+        pool.run(
+            Duration::from_secs(5),
+            50.0,
+            |index, _| if index < left { FAILED } else { OK },
+        );
+        let ejected = &pool.ejected[before..];
+        let after = ejected.iter().map(|(at, _, _)| *at - since).max();
+        let mut who: Vec<_> = ejected.iter().map(|(_, index, _)| *index).collect();
+        who.sort_unstable();
+        assert_eq!(who, (0..left).collect::<Vec<_>>(), "seed {seed}: {ejected:?}");
+        assert!(after <= Some(Duration::from_millis(2_500)), "seed {seed}: {ejected:?}");
+    }
+}
