@@ -1,7 +1,7 @@
 //! What governance does on bad days, in scenarios of virtual time: our figure, those of others, the goal, and whether it is met.
 //!
 //! `cargo bench --bench governance` prints all tables, the mean of two seeds and the worst of them; with `-- --full` of twenty, with `-- TEXT` only the scenes
-//! that have it in their names. `cargo test --release --bench governance` runs sinew's figures only. It fails if a mean misses its goal.
+//! that have it in their names, with `-- --processes` the key rows with real processes, for two minutes. `cargo test --release --bench governance` runs sinew's figures only. It fails if a mean misses its goal.
 
 #![expect(clippy::expect_used, clippy::print_stdout, reason = "a bench")]
 
@@ -10,6 +10,7 @@ mod ejection;
 mod hedging;
 mod limiters;
 mod pools;
+mod processes;
 mod retries;
 mod rivals;
 mod server;
@@ -23,6 +24,9 @@ const SEEDS: u64 = 2;
 const SEEDS_FULL: u64 = 20;
 
 fn main() -> ExitCode {
+    if processes::plays_role() {
+        return ExitCode::SUCCESS;
+    }
     let options: Vec<String> = env::args().collect();
     let has = |option: &str| options.iter().any(|one| one == option);
     let seeds = if has("--full") { SEEDS_FULL } else { SEEDS };
@@ -34,6 +38,11 @@ fn main() -> ExitCode {
     };
     let wanted = options.iter().skip(1).find(|option| !option.starts_with('-'));
     let wanted = wanted.map_or("", String::as_str);
+    if has("--processes") {
+        let rows = processes::rows(wanted);
+        println!("## With real processes\n\n{}", table::draw_real(&rows));
+        return verdict(rows.iter().filter(|row| !row.is_met()).count());
+    }
     let names: Vec<&str> = kinds.iter().map(|(_, name)| *name).collect();
     let tables = [
         (
@@ -66,6 +75,10 @@ fn main() -> ExitCode {
         );
         missed += rows.iter().filter(|row| !row.is_met()).count();
     }
+    verdict(missed)
+}
+
+fn verdict(missed: usize) -> ExitCode {
     if missed > 0 {
         println!("{missed} missed");
         return ExitCode::FAILURE;

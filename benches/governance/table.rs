@@ -17,11 +17,30 @@ pub(crate) struct Row {
     pub(crate) goal: Goal,
 }
 
+/// A figure of real processes.
+pub(crate) struct Real {
+    pub(crate) name: String,
+    pub(crate) figure: f64,
+    /// What holds in virtual time.
+    pub(crate) goal: Goal,
+    /// What is enough here.
+    pub(crate) allowed: Goal,
+    /// How often its scene was run.
+    pub(crate) runs: usize,
+}
+
 impl Goal {
     pub(crate) fn is_met(self, figure: f64) -> bool {
         match self {
             Self::AtLeast(least) => figure >= least,
             Self::AtMost(most) => figure <= most,
+        }
+    }
+
+    fn shown(self) -> String {
+        match self {
+            Self::AtLeast(least) => format!(">= {}", shown(least)),
+            Self::AtMost(most) => format!("<= {}", shown(most)),
         }
     }
 
@@ -59,13 +78,32 @@ pub(crate) fn draw(names: &[&str], rows: &[Row]) -> String {
     );
     for row in rows {
         let figures: Vec<String> = row.figures.iter().map(|figures| row.shown(figures)).collect();
-        let goal = match row.goal {
-            Goal::AtLeast(least) => format!(">= {}", shown(least)),
-            Goal::AtMost(most) => format!("<= {}", shown(most)),
-        };
+        let goal = row.goal.shown();
         let verdict = if row.is_met() { "met" } else { "missed" };
         writeln!(text, "| {} | {} | {goal} | {verdict} |", row.name, figures.join(" | "))
             .expect("a `String` takes all text");
+    }
+    text
+}
+
+impl Real {
+    pub(crate) fn is_met(&self) -> bool {
+        self.allowed.is_met(self.figure)
+    }
+}
+
+/// As markdown.
+pub(crate) fn draw_real(rows: &[Real]) -> String {
+    let mut text = "| | sinew | goal in virtual time | allowed here | runs | |\n|---|--:|--:|--:|--:|---|\n".to_owned();
+    for row in rows {
+        let (figure, goal, allowed) = (shown(row.figure), row.goal.shown(), row.allowed.shown());
+        let verdict = if row.is_met() { "met" } else { "missed" };
+        writeln!(
+            text,
+            "| {} | {figure} | {goal} | {allowed} | {} | {verdict} |",
+            row.name, row.runs
+        )
+        .expect("a `String` takes all text");
     }
     text
 }
