@@ -18,6 +18,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 #[service(name = "live.Desk")]
 trait Desk {
+    #[rpc(alias = "query")]
     async fn ask(&self) -> u32;
     async fn other(&self) -> u32;
     /// Answers when it is let go.
@@ -152,7 +153,17 @@ async fn a_rate_is_set_changed_and_taken_back_while_calls_run() {
         said.say(r#"{"server": {"rate_limit": {"cals": 9}}}"#).await;
         assert_refused(&client.ask().await.unwrap_err(), "rate_limit");
         let failures = server.snapshot().config_failures;
-        assert_eq!(failures, ["live.Desk: `server.rate_limit` has no `calls`"]);
+        assert_eq!(
+            failures,
+            ["live.Desk: unknown key `server.rate_limit.cals`; did you mean `calls`?"]
+        );
+        said.say(r#"{"server": {"methods": {"aks": {"rate_limit": {"calls": 0}}}}}"#).await;
+        client.ask().await.unwrap();
+        let failures = server.snapshot().config_failures;
+        assert_eq!(
+            failures,
+            ["live.Desk: `server.methods.aks` is no method here; did you mean `ask`?"]
+        );
         said.say("{}").await;
         for _ in 0..100 {
             client.ask().await.unwrap();
@@ -192,6 +203,36 @@ async fn a_limit_of_a_method_holds_besides_that_of_the_service() {
     .await;
 }
 
+/// One caller that asks for too much takes nothing from the others.
+#[tokio::test(start_paused = true)]
+async fn what_one_limit_turns_away_counts_at_no_other() {
+    bounded(async {
+        for of_method in [RateRule::new(10, 10 * SECOND), RateRule::new(10, 10 * SECOND).burst(10)] {
+            let config = ServiceConfig::new().server(
+                ServerPolicy::new()
+                    .rate_limit(RateRule::new(2, 10 * SECOND).key(LimitKey::Metadata("user".to_owned())))
+                    .method_rate_limit("ask", of_method),
+            );
+            let Parts {
+                client,
+                server: _server,
+                ..
+            } = open(|builder| builder.service_config("live.Desk", config)).await;
+            let ask = |user: &'static str| client.ask().metadata("user", user);
+            for number in 0..100 {
+                assert_eq!(ask("greedy").await.is_ok(), number < 2, "{number}");
+            }
+            for user in ["a", "b", "c", "d"] {
+                ask(user).await.unwrap();
+                ask(user).await.unwrap();
+            }
+            // Now it is the method's.
+            assert_refused(&ask("e").await.unwrap_err(), "rate_limit");
+        }
+    })
+    .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn calls_count_by_their_key() {
     bounded(async {
@@ -216,10 +257,17 @@ async fn calls_count_by_their_key() {
 
         let Parts {
             client,
+            channel,
             server: _server,
             ..
         } = by(LimitKey::Method, 10).await;
         client.ask().await.unwrap();
+        // By whichever of its names.
+        let nothing = sinew::wire::EncodedMessage::from_encoded(bytes::Bytes::from_static(&[0x90]));
+        assert_refused(
+            &channel.call_raw("live.Desk/query", nothing, None, None).await.unwrap_err(),
+            "rate_limit",
+        );
         client.other().await.unwrap();
         assert_refused(&client.other().await.unwrap_err(), "rate_limit");
 
@@ -355,12 +403,11 @@ async fn a_server_waits_for_its_configuration_but_not_for_ever() {
     bounded(async {
         let begun = Instant::now();
         let in_code = ServiceConfig::new().server(ServerPolicy::new().rate_limit(RateRule::new(0, SECOND)));
-        let Parts {
-            client,
-            server: _server,
-            ..
-        } = open(|builder| builder.service_config("live.Desk", in_code).config_source(|_| Silent)).await;
+        let Parts { client, server, .. } =
+            open(|builder| builder.service_config("live.Desk", in_code).config_source(|_| Silent)).await;
         assert_eq!(begun.elapsed(), Duration::from_millis(500));
+        let failures = server.snapshot().config_failures;
+        assert_eq!(failures, ["live.Desk: nothing is known of one of its sources yet"]);
         // What is known holds.
         assert_refused(&client.ask().await.unwrap_err(), "rate_limit");
     })

@@ -383,7 +383,7 @@ async fn run(running: Running) {
             () = shared.changed.notified() => {}
             () = layers.changed() => {
                 let merged = shared.config.layers.merged();
-                if merged != config {
+                if !merged.is_called_as(&config) {
                     tracing::info!(target = %shared.config.target, "another configuration of the service counts");
                     let has_other_routes = merged.routes != config.routes;
                     config = merged;

@@ -89,12 +89,20 @@ struct Shared {
 /// A connection that left use.
 struct Leaving {
     task: Task,
-    connection: Connection,
+    /// If calls may run on further streams of it; else nothing of it is kept when its task has ended.
+    connection: Option<Connection>,
 }
 
 impl Leaving {
+    fn new(task: Task, connection: Connection) -> Self {
+        Self {
+            task,
+            connection: connection.is_needed_by_siblings().then_some(connection),
+        }
+    }
+
     fn is_over(&self) -> bool {
-        self.task.is_finished() && !self.connection.has_busy_siblings()
+        self.task.is_finished() && !self.connection.as_ref().is_some_and(Connection::has_busy_siblings)
     }
 }
 
@@ -302,7 +310,7 @@ async fn run(running: Running) {
                 let began = time::now();
                 let watched = shared.watch(&connection, &mut failures).await;
                 let lived = time::now().saturating_duration_since(began);
-                shared.keep_leaving(Leaving { task, connection });
+                shared.keep_leaving(Leaving::new(task, connection));
                 match watched {
                     // A server that calls a connection idle that it has just greeted is going round in circles.
                     Watched::Idle if lived >= STABLE_AFTER => {

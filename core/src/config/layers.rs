@@ -58,6 +58,11 @@ impl Layers {
         self.said().iter().filter_map(|said| said.failure.clone()).collect()
     }
 
+    /// Whether a source has said nothing yet.
+    pub(crate) fn has_silent_source(&self) -> bool {
+        self.said().iter().any(|said| !said.is_known)
+    }
+
     /// Begins to follow the sources, from what they said before on.
     pub(crate) fn follow(&self, backoff: Backoff) -> Following<'_> {
         let (publishers, said) = ConfigPublisher::channel(self.said().clone());

@@ -188,11 +188,12 @@ impl ServiceConfig {
     /// | `slow_start` | a duration, at most 365 days | [`slow_start`](Self::slow_start) |
     /// | `prefer_zone` | `true` or `false` | [`prefer_zone`](Self::prefer_zone) |
     /// | `outlier_detection` | `false`, or an object with any of `consecutive_failures` (1 to 1,000), `success_rate` (`true` or `false`), `failure_share` (0.01 to 1), `latency_factor` (1.5 to 1,000), `max_ejected` (0 to 1), `ejection_time` (a duration of at most 30 s); what is left out is that of [`OutlierDetection::DEFAULT`] | [`outlier_detection`](Self::outlier_detection) |
-    ///
     /// | `server` | an object with any of `rate_limit`, `concurrency_limit` and `adaptive_concurrency` (`true` or `false`), and `methods`, an object: the name of each method, and an object of the same | [`ServerPolicy`] |
     ///
+    ///
     /// A `rate_limit` is `false`, or an object with `calls` (a whole number from 0 on), and any of `per` (a duration of 1 ms to a day, 1 s if left out), `burst` (1 or more: evenly, but for so many), `key` (`"all"`,
-    /// `"peer"`, `"method"` or `{"metadata": "tenant"}`; `"all"` if left out) and `max_keys` (1 to 1,000,000); a `concurrency_limit` has neither `per` nor `burst`.
+    /// `"peer"`, `"method"` or `{"metadata": "tenant"}`; `"all"` if left out) and `max_keys` (1 to 1,000,000); a `concurrency_limit` has neither `per` nor `burst`. A limit is
+    /// one value: who writes it says all of it, whatever lower layers say. With `false` for a method there is none of its own; that of the service holds still.
     ///
     /// A duration is a text of numbers and units, as `"250ms"` or `"1m30s"`. Methods and endpoints are not checked: nobody knows all of them.
     ///
@@ -374,6 +375,15 @@ impl ServiceConfig {
             Some(Some(config)) => config.of_method(spec.map_or("", MethodSpec::name)),
             Some(None) | None => (&MethodConfig::NOTHING, &MethodConfig::NOTHING),
         }
+    }
+
+    /// Whether clients do the same by both.
+    pub(crate) fn is_called_as(&self, other: &Self) -> bool {
+        let own = Self {
+            server: other.server.clone(),
+            ..self.clone()
+        };
+        own == *other
     }
 
     /// Whether calls are to be made in any other way than by default.

@@ -12,7 +12,11 @@ use crate::policy::rate::Rule;
 ///
 /// A limit of the service holds for all its calls together, one of a method for that method's in addition. Both are asked before a call waits for its turn and before
 /// its arguments are decoded; what they turn away ends with RESOURCE_EXHAUSTED, as with the attributes [`rate_limit`](crate::interceptor::limits::rate_limit) and
-/// [`concurrency_limit`](crate::interceptor::limits::concurrency_limit), which hold besides. Each server counts for itself: of three servers, each lets through what is set here.
+/// [`concurrency_limit`](crate::interceptor::limits::concurrency_limit), which hold besides. What one limit turns away counts at no other; what is turned away later, because
+/// the server has too much to do, has counted. Each server counts for itself: of three servers, each lets through what is set here.
+///
+/// A limit is one value of a layer: who sets it anew sets its key, too. When only its number or time changes, what was counted stays (but for a window of another time);
+/// with another key, or when there was none, it begins with nothing, and calls that run already do not count.
 ///
 /// # Examples
 /// ```
@@ -83,7 +87,7 @@ pub(crate) struct LimitRule {
 }
 
 impl LimitRule {
-    /// The most keys that can have a limit of their own: 100 MB of them.
+    /// The most keys that can have a limit of their own: about 150 MB of them, and half as much again while their table grows.
     pub(crate) const KEYS_LIMIT: usize = 1_000_000;
 
     const NEVER: Self = Self {
@@ -138,7 +142,7 @@ impl RateRule {
     }
 
     /// Sets how many keys may have a limit of their own, 1 to 1,000,000 (default 10,000); further ones share one, as with
-    /// [`RateLimit::max_keys`](crate::interceptor::limits::RateLimit::max_keys). Each takes about 100 bytes.
+    /// [`RateLimit::max_keys`](crate::interceptor::limits::RateLimit::max_keys). Each takes about 150 bytes.
     #[must_use]
     pub fn max_keys(mut self, keys: usize) -> Self {
         self.0.set_keys_max(keys);

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::{ServiceConfig, ServiceConfigError};
 
-/// Follows the configuration of one service at one place, for as long as somebody calls it.
+/// Follows the configuration of one service at one place, for as long as somebody calls or serves it.
 ///
 /// # Examples
 /// ```
@@ -37,7 +37,7 @@ use super::{ServiceConfig, ServiceConfigError};
 /// }
 /// ```
 pub trait ConfigSource: Send + Sync + 'static {
-    /// Publishes the configuration, and again whenever it changes. It is dropped with the channel, and begun anew when its runtime went down. If it returns, what
+    /// Publishes the configuration, and again whenever it changes. It is dropped with the channel or the server, and begun anew when the channel's runtime went down. If it returns, what
     /// it said last stands.
     fn watch(&self, publisher: ConfigPublisher) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
 }

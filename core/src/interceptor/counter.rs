@@ -62,6 +62,11 @@ impl Counter {
         taken.map_err(|after| refusal(rule, is_keyed, after))
     }
 
+    /// A call that was counted there a moment ago is not let through after all.
+    pub(crate) fn take_back(&self, counted: Counted) {
+        self.lock().take_back(counted);
+    }
+
     /// A call is over that was counted there; for concurrency.
     pub(crate) fn give_back(&self, counted: Counted) {
         self.lock().give_back(counted);

@@ -14,6 +14,7 @@ use super::counter::Counter;
 use super::{Interceptor, Next};
 use crate::context::{Cx, Identity, Peer};
 use crate::message::Outcome;
+use crate::method::MethodSpec;
 use crate::policy::rate::{Counted, Rule};
 use crate::status::{HandlerRan, Status};
 use crate::time::IntoDuration;
@@ -108,10 +109,10 @@ pub(crate) fn name_of_peer(peer: &Peer) -> Vec<u8> {
     }
 }
 
-/// The method that is called.
+/// The method that is called, by whichever of its names.
 #[must_use]
 pub fn method(cx: &Cx) -> [u8; 8] {
-    cx.method_id().to_be_bytes()
+    cx.method().map_or_else(|| cx.method_id(), MethodSpec::id).to_be_bytes()
 }
 
 /// The request's first value of a key of metadata; calls without it have one key together. What the caller says, so not for limits that it must not get around.

@@ -143,7 +143,7 @@ impl Meter {
             return Err(per);
         }
         let now = nanos(now);
-        let every = (nanos(per) / u64::from(limit)).max(1);
+        let every = every(limit, per);
         // Never later than what a full burst makes of it, also if the limit was another when it was counted.
         let latest = now.saturating_add(every.saturating_mul(u64::from(burst)));
         self.full_at = self.full_at.clamp(now, latest);
@@ -227,6 +227,9 @@ impl Meters {
         if self.by_key.len() >= self.keys_max && now >= self.tidy_next {
             self.tidy_next = now + self.rule.memory().max(TIDY_MIN);
             self.by_key.retain(|_, meter| !self.rule.is_forgettable(meter, now));
+            if self.by_key.len() < self.by_key.capacity() / 4 {
+                self.by_key.shrink_to(self.by_key.len() * 2);
+            }
         }
         if self.by_key.len() >= self.keys_max {
             return self.rule.take(&mut self.shared, now).map(|()| Counted::Shared);
@@ -235,6 +238,25 @@ impl Meters {
         self.rule.take(&mut meter, now)?;
         self.by_key.insert(key, meter);
         Ok(Counted::Own(key))
+    }
+
+    /// A call that was counted there a moment ago is not let through after all.
+    pub fn take_back(&mut self, counted: Counted) {
+        let meter = match counted {
+            Counted::Shared => Some(&mut self.shared),
+            Counted::Own(key) => self.by_key.get_mut(&key),
+        };
+        match (self.rule, meter) {
+            (Rule::Window { .. }, Some(meter)) => {
+                let count = &mut meter.counts[index_of(meter.part)];
+                *count = count.saturating_sub(1);
+            }
+            (Rule::Bucket { limit, per, .. }, Some(meter)) => {
+                meter.full_at = meter.full_at.saturating_sub(every(limit, per));
+            }
+            (Rule::Concurrency { .. }, Some(_)) => self.give_back(counted),
+            (_, None) => {}
+        }
     }
 
     /// A call is over that was counted there; for concurrency.
@@ -250,6 +272,11 @@ impl Meters {
             }
         }
     }
+}
+
+/// The time between two calls of a bucket, in nanoseconds.
+fn every(limit: u32, per: Duration) -> u64 {
+    (nanos(per) / u64::from(limit.max(1))).max(1)
 }
 
 /// Which part of windows that long it is.

@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
-use super::router::Router;
+use super::router::{Route, Router};
 use crate::context::Peer;
 use crate::metadata::Metadata;
 use crate::policy::concurrency::line::{Joined, Line, Work, least};
@@ -52,6 +52,8 @@ const ON: u8 = 2;
 #[derive(Default)]
 struct Method {
     is_limited: AtomicBool,
+    /// Its calls may be turned away at all.
+    is_admitted: bool,
     /// What its service's configuration says of it: one of [`UNSAID`], [`OFF`], [`ON`].
     said: AtomicU8,
     rejected: AtomicU64,
@@ -135,6 +137,15 @@ pub(super) struct Usage {
     pub(super) rejected: u64,
 }
 
+impl Method {
+    fn new(route: &Route) -> Self {
+        Self {
+            is_admitted: route.is_admitted(),
+            ..Self::default()
+        }
+    }
+}
+
 impl Admission {
     /// For the methods of `router`.
     pub(super) fn new(router: &Router, is_on: bool) -> Self {
@@ -148,7 +159,7 @@ impl Admission {
                 next: 0,
                 is_releasing: false,
             }),
-            methods: (0..methods).map(|_| Method::default()).collect(),
+            methods: router.routes().iter().map(Method::new).collect(),
             rejected: Default::default(),
         }
     }
@@ -162,7 +173,7 @@ impl Admission {
 
     /// Whether it is on for any method.
     pub(super) fn is_on_anywhere(&self) -> bool {
-        (0..self.methods.len()).any(|method| self.is_on(method))
+        (0..self.methods.len()).any(|method| self.methods[method].is_admitted && self.is_on(method))
     }
 
     /// Switches it for all methods of which nothing else is said; who waits when it is switched off is let in.

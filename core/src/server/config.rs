@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Shared;
@@ -12,9 +12,9 @@ use super::error::ServerError;
 use super::limits::of_service;
 use super::router::Router;
 use crate::config::layers::Layers;
-use crate::config::{ConfigSource, ServiceConfig};
+use crate::config::{ConfigSource, ServerPolicy, ServiceConfig};
 use crate::discovery::nearest::nearest;
-use crate::discovery::supervised::Task;
+use crate::discovery::supervised::{Task, persist};
 use crate::policy::backoff::Backoff;
 
 /// Finds the source for a service of that name.
@@ -73,54 +73,72 @@ impl Configs {
         self.0.is_empty()
     }
 
-    /// Why layers could not be renewed.
-    pub(super) fn failures(&self) -> Vec<String> {
-        let of_service = |(service, layers): (&String, &Layers)| {
-            let service = service.clone();
-            layers.failures().into_iter().map(move |failure| format!("{service}: {failure}"))
-        };
-        self.0.iter().flat_map(of_service).collect()
+    /// What of it does not hold, and why.
+    pub(super) fn failures(&self, router: &Router) -> Vec<String> {
+        self.0.iter().flat_map(|(service, layers)| failures_of(router, service, layers)).collect()
     }
+}
+
+fn failures_of(router: &Router, service: &str, layers: &Layers) -> Vec<String> {
+    let failed = layers.failures().into_iter().map(|failure| failure.to_string());
+    let silent = layers.has_silent_source().then(|| "nothing is known of one of its sources yet".to_owned());
+    let strange = unknown_methods(router, service, &layers.merged().server).into_iter().map(|(method, meant)| {
+        let hint = meant.map(|meant| format!("; did you mean `{meant}`?")).unwrap_or_default();
+        format!("`server.methods.{method}` is no method here{hint}")
+    });
+    failed.chain(silent).chain(strange).map(|failure| format!("{service}: {failure}")).collect()
+}
+
+/// Methods that a configuration names and that are not there, and those that may be meant. No error: another version of the server may have them.
+fn unknown_methods(router: &Router, service: &str, policy: &ServerPolicy) -> Vec<(String, Option<&'static str>)> {
+    let names: Vec<&'static str> = of_service(router, service).map(|(_, route)| route.spec.name()).collect();
+    let unknown = policy.methods.keys().filter(|method| !names.contains(&method.as_str()));
+    unknown.map(|method| (method.clone(), nearest(method, &names))).collect()
 }
 
 /// Begins to follow the configuration of all services; returns when all of it is known or took too long.
 pub(super) async fn follow(shared: &Arc<Shared>) -> Vec<Task> {
     let (mut tasks, mut known) = (Vec::new(), Vec::new());
     for service in shared.configs.0.keys() {
-        let (is_known, wait) = oneshot::channel();
-        known.push(wait);
+        let is_known = watch::Sender::new(false);
+        known.push(is_known.subscribe());
         tasks.push(Task::new(tokio::spawn(follow_one(
             Arc::clone(shared),
             service.clone(),
-            is_known,
+            Arc::new(is_known),
         ))));
     }
-    for known in known {
+    for mut known in known {
         // An error is the end of its task, so nothing is to be waited for.
-        let _ended = known.await;
+        let _ended = known.wait_for(|is_known| *is_known).await;
     }
     tasks
 }
 
-async fn follow_one(shared: Arc<Shared>, service: String, is_known: oneshot::Sender<()>) {
+/// Follows that of one service; begun anew if it panics, which a subscriber of its log lines can make it do.
+async fn follow_one(shared: Arc<Shared>, service: String, is_known: Arc<watch::Sender<bool>>) {
+    let run = || run(Arc::clone(&shared), service.clone(), Arc::clone(&is_known));
+    let panicked = || {
+        is_known.send_replace(true);
+    };
+    persist(Backoff::DEFAULT, run, panicked).await;
+}
+
+async fn run(shared: Arc<Shared>, service: String, is_known: Arc<watch::Sender<bool>>) {
     let Some(layers) = shared.configs.0.get(&service) else {
         return;
     };
     let mut following = layers.follow(Backoff::DEFAULT);
-    let mut is_known = Some(is_known);
-    let mut applied = ServiceConfig::new();
+    let mut applied = ServerPolicy::new();
     loop {
         let merged = layers.merged();
-        if merged.server != applied.server {
-            apply(&shared, &service, &merged);
-            applied = (*merged).clone();
+        if merged.server != applied {
+            apply(&shared, &service, &merged.server);
+            applied = merged.server.clone();
         }
         let wait_until = following.waits_until(Instant::now());
-        if wait_until.is_none()
-            && let Some(is_known) = is_known.take()
-        {
-            // An error: the server did not start.
-            let _gone = is_known.send(());
+        if wait_until.is_none() {
+            is_known.send_replace(true);
         }
         let is_late = async {
             match wait_until {
@@ -138,21 +156,16 @@ async fn follow_one(shared: Arc<Shared>, service: String, is_known: oneshot::Sen
     }
 }
 
-fn apply(shared: &Arc<Shared>, service: &str, config: &ServiceConfig) {
-    let policy = &config.server;
-    let router = &shared.router;
+fn apply(shared: &Arc<Shared>, service: &str, policy: &ServerPolicy) {
     tracing::info!(
         service,
         "another configuration of the service counts for its calls here"
     );
-    let names: Vec<&str> = of_service(router, service).map(|(_, route)| route.spec.name()).collect();
-    for method in policy.methods.keys().filter(|method| !names.contains(&method.as_str())) {
-        // No error: another version of the server may have it.
-        let meant = nearest(method, &names);
+    for (method, meant) in unknown_methods(&shared.router, service, policy) {
         tracing::warn!(service, method, meant, "a method is configured that is not there");
     }
-    shared.limits.apply(router, service, policy);
-    for (at, route) in of_service(router, service) {
+    shared.limits.apply(&shared.router, service, policy);
+    for (at, route) in of_service(&shared.router, service) {
         shared.admission.set(at, policy.is_adaptive(route.spec.name()));
     }
 }

@@ -226,7 +226,6 @@ impl ServerConnection {
             Arrival {
                 peer: connection.peer(),
                 metadata: &call.head.metadata,
-                method: call.head.method,
             },
         )
     }

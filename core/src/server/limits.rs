@@ -22,6 +22,9 @@ use crate::metadata::Metadata;
 use crate::policy::rate::{Counted, Rule};
 use crate::status::Status;
 
+/// Limits that a call can meet: of each kind that of its method and that of its service.
+const LIMITS_MAX: usize = 4;
+
 /// The limits of all methods of a server.
 pub(super) struct CallLimits {
     /// By route; `None` where there is none.
@@ -40,7 +43,7 @@ pub(super) struct Place {
     pub(super) kind: Kind,
 }
 
-/// Concurrency comes first: what it counted is given back when another limit turns the call away.
+/// Of which kind it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     Concurrency,
@@ -66,12 +69,12 @@ pub(super) struct Held {
 pub(super) struct Arrival<'a> {
     pub(super) peer: &'a Peer,
     pub(super) metadata: &'a Metadata,
-    pub(super) method: u64,
 }
 
 /// A limit at one moment.
 pub(super) struct Use {
     pub(super) rule: Rule,
+    pub(super) key: LimitKey,
     pub(super) keys: usize,
     pub(super) rejected: u64,
 }
@@ -136,17 +139,27 @@ impl CallLimits {
         let Some(limits) = &*limits else {
             return Ok(Vec::new());
         };
-        let mut held = Vec::new();
-        for limit in limits.iter() {
-            let counted = limit.take(arrival.hash(&limit.key, &self.hasher))?;
-            if limit.kind == Kind::Concurrency {
-                held.push(Held {
-                    limit: Arc::clone(limit),
-                    counted,
-                });
+        let mut taken = [None; LIMITS_MAX];
+        for (at, limit) in limits.iter().enumerate() {
+            match limit.take(arrival.hash(route, &limit.key, &self.hasher)) {
+                Ok(counted) => taken[at] = Some(counted),
+                Err(status) => {
+                    // What one turns away counts at no other, or one caller that asks for too much would take from all.
+                    for (limit, counted) in limits.iter().zip(taken) {
+                        counted.into_iter().for_each(|counted| limit.counter.take_back(counted));
+                    }
+                    return Err(status);
+                }
             }
         }
-        Ok(held)
+        let running = limits.iter().zip(taken).filter(|(limit, _)| limit.kind == Kind::Concurrency);
+        let held = running.filter_map(|(limit, counted)| {
+            Some(Held {
+                limit: Arc::clone(limit),
+                counted: counted?,
+            })
+        });
+        Ok(held.collect())
     }
 
     /// All limits that there are now.
@@ -175,6 +188,7 @@ impl CallLimit {
     fn usage(&self) -> Use {
         Use {
             rule: self.counter.rule(),
+            key: self.key.clone(),
             keys: self.counter.keys(),
             rejected: self.rejected.load(Ordering::Relaxed),
         }
@@ -189,11 +203,12 @@ impl Drop for Held {
 
 impl Arrival<'_> {
     /// Nobody can make up keys that have the same hash, because nobody knows its seed.
-    fn hash(&self, key: &LimitKey, hasher: &RandomState) -> u64 {
+    fn hash(&self, route: usize, key: &LimitKey, hasher: &RandomState) -> u64 {
         match key {
             LimitKey::All => 0,
             LimitKey::Peer => hasher.hash_one(name_of_peer(self.peer)),
-            LimitKey::Method => hasher.hash_one(self.method),
+            // By whichever of its names it was called.
+            LimitKey::Method => hasher.hash_one(route),
             LimitKey::Metadata(key) => hasher.hash_one(self.metadata.get_bytes(key).unwrap_or_default()),
         }
     }

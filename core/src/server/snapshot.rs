@@ -11,6 +11,7 @@ use super::limits::{Kind, Place, Use};
 use super::registration::Registration;
 use super::router::{Route, Router};
 use super::shutdown::{Connections, Serving};
+use crate::config::LimitKey;
 use crate::health::{Health, HealthStatus};
 use crate::interceptor::counter::{CONCURRENCY_POLICY, RATE_POLICY};
 use crate::policy::rate::Rule;
@@ -44,11 +45,11 @@ pub struct ServerSnapshot {
     pub running_handlers: usize,
     /// Handlers that panicked so far.
     pub panics: usize,
-    /// What adaptive concurrency does; `None` if it is switched off.
+    /// What adaptive concurrency does; `None` if it is switched off for all methods.
     pub admission: Option<AdmissionSnapshot>,
     /// The limits that its services' configuration sets.
     pub limits: Vec<LimitSnapshot>,
-    /// Why that configuration could not be renewed; what it said last holds.
+    /// What of that configuration does not hold, and why: it cannot be read, so what it said last holds; nothing is known of it yet; it names a method that is not there.
     pub config_failures: Vec<String>,
     /// How many registries it is to be entered in.
     pub registries: usize,
@@ -70,9 +71,13 @@ pub struct LimitSnapshot {
     pub calls: u32,
     /// In which time; `None` if it is at a time.
     pub per: Option<Duration>,
-    /// Keys that have a count of their own now.
+    /// How many may come at once after a rest, where it spaces calls evenly.
+    pub burst: Option<u32>,
+    /// Whose calls count together.
+    pub key: LimitKey,
+    /// Keys that have a count of their own; those of a rate that are quiet are forgotten only when there are as many as may be.
     pub keys: usize,
-    /// How many calls it turned away so far.
+    /// How many calls it turned away since there is one with that key.
     pub rejected: u64,
 }
 
@@ -80,7 +85,7 @@ pub struct LimitSnapshot {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AdmissionSnapshot {
-    /// The methods that have a limit or calls, or turned some away.
+    /// The methods that have a limit or calls, or turned some away, and for which it is not switched off.
     pub methods: Vec<MethodAdmission>,
     /// Calls that were turned away so far, by their priority.
     pub rejected: Vec<(Priority, u64)>,
@@ -164,18 +169,19 @@ impl ServerMonitor {
             running_handlers: shared.running.load(Ordering::Relaxed),
             panics: shared.panics.load(Ordering::Relaxed),
             admission: shared.admission.is_on_anywhere().then(|| shared.admission.snapshot(&shared.router)),
-            limits: shared.limits.uses().into_iter().map(|(place, usage)| limit(place, &usage)).collect(),
-            config_failures: shared.configs.failures(),
+            limits: shared.limits.uses().into_iter().map(|(place, usage)| limit(place, usage)).collect(),
+            config_failures: shared.configs.failures(&shared.router),
             registries: self.registries,
             is_draining: shared.health.is_draining(),
         }
     }
 }
 
-fn limit(place: Place, usage: &Use) -> LimitSnapshot {
-    let (calls, per) = match usage.rule {
-        Rule::Window { limit, per } | Rule::Bucket { limit, per, .. } => (limit, Some(per)),
-        Rule::Concurrency { limit } => (limit, None),
+fn limit(place: Place, usage: Use) -> LimitSnapshot {
+    let (calls, per, burst) = match usage.rule {
+        Rule::Window { limit, per } => (limit, Some(per), None),
+        Rule::Bucket { limit, per, burst } => (limit, Some(per), Some(burst)),
+        Rule::Concurrency { limit } => (limit, None, None),
     };
     LimitSnapshot {
         service: place.service,
@@ -186,6 +192,8 @@ fn limit(place: Place, usage: &Use) -> LimitSnapshot {
         },
         calls,
         per,
+        burst,
+        key: usage.key,
         keys: usage.keys,
         rejected: usage.rejected,
     }
@@ -196,7 +204,7 @@ impl Admission {
         let of_method = |(at, route): (usize, &Route)| {
             let usage = self.usage(at);
             let is_idle = usage.limit.is_none() && usage.in_flight == 0 && usage.rejected == 0;
-            (!is_idle).then_some(MethodAdmission {
+            (!is_idle && self.is_on(at)).then_some(MethodAdmission {
                 path: route.spec.path(),
                 limit: usage.limit,
                 in_flight: usage.in_flight,

@@ -193,9 +193,11 @@ impl<A: Acceptor> Drop for Driver<A> {
         if let Some(mut core) = self.core.take() {
             // The runtime of this task is going down, or the owner gave the connection up.
             let connection = &self.baton.connection;
+            if connection.lock().mux.end().is_some() {
+                // Why it was given up leaves at least if the stream takes it at once.
+                core.write(connection, &mut Context::from_waker(Waker::noop()));
+            }
             connection.lock().mux.handle_end("the task that drove the connection was stopped", &mut core.events);
-            // Why it was given up leaves at least if the stream takes it at once.
-            core.write(connection, &mut Context::from_waker(Waker::noop()));
             core.finish(connection);
         }
     }

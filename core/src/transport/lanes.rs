@@ -253,6 +253,15 @@ impl Connection {
         }
     }
 
+    /// Whether calls may run on streams beside this one, now or, as long as it lives, later.
+    #[must_use]
+    pub fn is_needed_by_siblings(&self) -> bool {
+        match self.relation() {
+            Relation::Lane(lanes) => lanes.is_busy() || self.lock().mux.end().is_none(),
+            Relation::Alone | Relation::Exclusive(_) => false,
+        }
+    }
+
     /// Ends the streams beside this one, if there are any.
     pub(super) fn close_siblings(&self, code: ErrorCode, reason: &str) {
         if let Relation::Lane(lanes) = self.relation() {

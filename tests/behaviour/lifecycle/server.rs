@@ -6,6 +6,8 @@ use std::time::Duration;
 use sinew::{
     Address, Channel, Code, ConnectivityState, Drain, HandlerRan, Server, ServerBuilder, ServerError, Serving, Status,
 };
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::{WorkerClient, worker};
@@ -139,6 +141,11 @@ async fn connections_above_the_limit_are_turned_away() {
         (refused.code(), refused.handler_ran()),
         (Code::Unavailable, HandlerRan::No)
     );
+    // It is not greeted, or a client would take the server for one that is well.
+    let mut raw = TcpStream::connect(target.trim_start_matches("tcp://")).await.unwrap();
+    let mut said = Vec::new();
+    let _reset_or_closed = bounded(raw.read_to_end(&mut said)).await;
+    assert!(said.is_empty(), "{said:?}");
     assert_eq!(first.ping().await.unwrap(), 1);
     drop(second);
     until("there is room", || server.connections() == 1).await;
@@ -387,9 +394,9 @@ async fn nothing_is_taken_up_by_a_server_that_has_stopped() {
     late.write_all(&[&greeting[..], &[0, 0, len, 0x81, 0, 0, 0, 1], &call].concat()).unwrap();
     bounded(down).await;
     late.set_nonblocking(true).unwrap();
-    let mut late = tokio::net::TcpStream::from_std(late).unwrap();
+    let mut late = TcpStream::from_std(late).unwrap();
     let mut rest = Vec::new();
     // Refused or closed, in order or not.
-    let _hung_up = bounded(tokio::io::AsyncReadExt::read_to_end(&mut late, &mut rest)).await;
+    let _hung_up = bounded(late.read_to_end(&mut rest)).await;
     assert!(events.is_empty(), "a handler began after the server had stopped");
 }

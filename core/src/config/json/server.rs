@@ -52,7 +52,7 @@ impl Place {
     }
 
     fn rate_limit(&self, value: &Value) -> Parsed<RateRule> {
-        let Some(options) = self.limit(value)? else {
+        let Some(options) = self.limit(value, &RATE_KEYS)? else {
             return Ok(RateRule::NEVER);
         };
         let per = match options.get("per") {
@@ -63,38 +63,39 @@ impl Place {
         for (key, value) in options {
             let place = self.key(key);
             rule = match key.as_str() {
-                "calls" | "per" => rule,
                 "burst" => rule.burst(place.count(value, u32::MAX)?),
                 "key" => rule.key(place.limit_key(value)?),
                 "max_keys" => rule.max_keys(place.keys_max(value)?),
-                _ => return Err(self.unknown(key, &RATE_KEYS)),
+                _ => rule,
             };
         }
         Ok(rule)
     }
 
     fn concurrency_limit(&self, value: &Value) -> Parsed<ConcurrencyRule> {
-        let Some(options) = self.limit(value)? else {
+        let Some(options) = self.limit(value, &CONCURRENCY_KEYS)? else {
             return Ok(ConcurrencyRule::NEVER);
         };
         let mut rule = ConcurrencyRule::new(self.calls(options)?);
         for (key, value) in options {
             let place = self.key(key);
             rule = match key.as_str() {
-                "calls" => rule,
                 "key" => rule.key(place.limit_key(value)?),
                 "max_keys" => rule.max_keys(place.keys_max(value)?),
-                _ => return Err(self.unknown(key, &CONCURRENCY_KEYS)),
+                _ => rule,
             };
         }
         Ok(rule)
     }
 
     /// What is said of a limit; `None` if there is to be none.
-    fn limit<'v>(&self, value: &'v Value) -> Parsed<Option<&'v Map<String, Value>>> {
+    fn limit<'v>(&self, value: &'v Value, keys: &[&str]) -> Parsed<Option<&'v Map<String, Value>>> {
         match value {
             Value::Bool(false) => Ok(None),
-            Value::Object(options) => Ok(Some(options)),
+            Value::Object(options) => match options.keys().find(|key| !keys.contains(&key.as_str())) {
+                None => Ok(Some(options)),
+                Some(key) => Err(self.unknown(key, keys)),
+            },
             _ => Err(self.wrong("false, or an object", value)),
         }
     }
@@ -171,6 +172,10 @@ mod tests {
             (
                 r#"{"rate_limit": true}"#,
                 "`server.rate_limit` must be false, or an object",
+            ),
+            (
+                r#"{"rate_limit": {"cals": 1}}"#,
+                "unknown key `server.rate_limit.cals`; did you mean `calls`?",
             ),
             (r#"{"rate_limit": {"per": "1s"}}"#, "`server.rate_limit` has no `calls`"),
             (

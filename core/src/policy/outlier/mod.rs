@@ -34,6 +34,10 @@ const LATENCY_CALLS_MIN: u64 = 8;
 const SLOWER_BY_MIN: Duration = Duration::from_millis(2);
 /// Where more than this share of the calls of those that are left fails, ejecting helps nobody: all are called again.
 const PANIC: f64 = 0.5;
+/// So long lasts what is more than chance.
+const PANIC_LONG: Duration = Duration::from_secs(5);
+/// So many calls in a row that failed are an endpoint's own.
+const ALL_FAIL_MIN: u64 = 5;
 /// The time between two calls of users that ask an ejected endpoint whether it works again; the rest of it is chance, so that clients do not ask together.
 const PROBE_EVERY: Duration = Duration::from_secs(2);
 const PROBE_JITTER: f64 = 0.2;
@@ -135,7 +139,7 @@ pub struct Ejector {
     hosts: HashMap<u64, Host>,
     swept: Option<Instant>,
     /// Most calls fail everywhere.
-    panics: bool,
+    panics_since: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -175,7 +179,7 @@ impl Ejector {
             policy,
             hosts: HashMap::new(),
             swept: None,
-            panics: false,
+            panics_since: None,
         }
     }
 
@@ -240,24 +244,13 @@ impl Ejector {
         self.hear_probes(now, subjects, &mut random, &mut changes);
         self.keep_cap(now, &mut changes);
         let is_due = self.swept.is_none_or(|swept| now.saturating_duration_since(swept) >= SWEEP_EVERY);
-        let all = self.together();
+        let mut all = self.together();
         if is_due {
             self.swept = Some(now);
-            let panicked = self.panics;
-            // It takes many calls to tell that most fail, and a few that they still do: a throttle may leave no more.
-            let tells = if panicked { 1 } else { CALLS_MIN };
-            if all.short.ended >= tells {
-                self.panics = all.short.share() > PANIC;
-            }
-            if self.panics {
-                self.readmit_all(now, &mut changes);
-            } else if panicked {
-                // What was while most failed is no single one's fault, and must not leave out half of those that are well again.
-                self.hosts.values_mut().for_each(|host| host.forget(now));
-                return changes;
-            }
+            self.sweep_panic(&all, now, &mut changes);
+            all = self.together();
         }
-        if self.panics {
+        if self.panics_since.is_some() {
             return changes;
         }
         let usual = self.policy.latency_factor.filter(|_| is_due).map(|_| self.usual_latencies(subjects));
@@ -288,6 +281,31 @@ impl Ejector {
                 Place::Away { .. } | Place::InService { .. } => None,
             })
             .min()
+    }
+
+    /// Where most calls fail, nobody is left out; when they do no more, what was before is forgotten.
+    fn sweep_panic(&mut self, all: &Together, now: Instant, changes: &mut Changes) {
+        // It takes many calls to tell that most fail, and a few that they still do: a throttle may leave no more.
+        let tells = if self.panics_since.is_some() { 1 } else { CALLS_MIN };
+        let panics = match all.short.ended >= tells {
+            true => all.short.share() > PANIC,
+            false => self.panics_since.is_some(),
+        };
+        if panics {
+            self.panics_since.get_or_insert(now);
+            self.readmit_all(now, changes);
+            return;
+        }
+        let Some(since) = self.panics_since.take() else { return };
+        // Where little is called, and about half fails, chance begins and ends it: then nothing is forgotten, or what is ill would never be found.
+        if now.saturating_duration_since(since) >= PANIC_LONG {
+            // It was no single one's fault, and must not leave out half of those that are well again; but whose calls all still fail is none of them.
+            let recovers = |host: &&mut Host| {
+                let short = host.window.short();
+                short.ended < ALL_FAIL_MIN || short.failed < short.ended
+            };
+            self.hosts.values_mut().filter(recovers).for_each(|host| host.forget(now));
+        }
     }
 
     fn readmit_all(&mut self, now: Instant, changes: &mut Changes) {

@@ -371,3 +371,27 @@ fn who_does_not_recover_with_the_others_is_ejected_soon_and_nobody_else() {
         assert!(after <= Some(Duration::from_millis(2_500)), "seed {seed}: {ejected:?}");
     }
 }
+
+/// Where the share of failures is near a half by chance, panic begins and ends again and again.
+#[test]
+fn half_of_a_pool_that_is_called_little_is_ejected_for_good() {
+    for (dead, rate, failed_most) in [(5, 2.0, 0.2), (5, 5.0, 0.09), (3, 5.0, 0.06)] {
+        let mut failed_share = 0.0;
+        for seed in 0..20 {
+            let mut pool = Pool::new(10, OutlierDetection::DEFAULT, seed);
+            pool.run(Duration::from_secs(15), rate, healthy);
+            let (mut failed, mut all) = (0_u32, 0_u32);
+            pool.run(Duration::from_secs(120), rate, |index, _| {
+                all += 1;
+                failed += u32::from(index < dead);
+                if index < dead { FAILED } else { OK }
+            });
+            assert!(!pool.ejected.is_empty(), "{dead} dead, {rate} a second, seed {seed}");
+            failed_share += f64::from(failed) / f64::from(all) / 20.0;
+        }
+        assert!(
+            failed_share < failed_most,
+            "{dead} dead, {rate} a second: {failed_share:.3}"
+        );
+    }
+}
