@@ -33,7 +33,7 @@ async fn failed(stock: &StockClient, calls: u32) -> u32 {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let server = Server::builder().service(StockServer::new(Shelf)).bind("127.0.0.1:0").start().await?;
-    // Does nothing until it is told to. On a server it is an interceptor: `Server::builder().interceptor(faults.clone())`.
+    // Does nothing until it is told to, here or by the configuration of the service. For a server: `Server::builder().faults(faults.clone())`.
     let faults = Faults::new();
     let retry = RetryPolicy::DEFAULT.attempt_timeout(Duration::from_millis(50));
     let channel = Channel::builder().retry(retry).faults(faults.clone()).connect(&server.target()).await?;

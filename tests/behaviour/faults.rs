@@ -11,6 +11,7 @@ use sinew::{
 };
 use tokio::time::Instant;
 
+use crate::discovery::config::Said;
 use crate::support::bounded;
 use crate::support::fixture::unique;
 
@@ -281,6 +282,132 @@ async fn a_server_injects_before_its_handlers() {
         assert_eq!(scene.handled(), 2, "no handler ran");
         let counts = scene.faults.counts();
         assert_eq!((counts.delayed, counts.failed, counts.dropped), (1, 1, 1));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fault_ends_by_itself() {
+    bounded(async {
+        let scene = Scene::of_attempts(|channel| channel.retry(RetryPolicy::NEVER)).await;
+        let error = || Fault::error(Code::Internal);
+        scene.faults.set([
+            error().lasts("10s").method("test.Lab/put"),
+            error().lasts("1m").method("test.Lab/get"),
+        ]);
+        assert!(scene.client.put().await.is_err() && scene.client.get().await.is_err());
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        scene.client.put().await.unwrap();
+        assert!(scene.client.get().await.is_err() && scene.faults.is_on());
+        tokio::time::sleep(Duration::from_secs(50)).await;
+        scene.client.get().await.unwrap();
+        assert!(!scene.faults.is_on());
+        scene.faults.set([Fault::delay("1ms").lasts("for ever")]);
+        let status = scene.client.put().await.unwrap_err();
+        assert!(
+            status.message().starts_with("a fault is set wrong: how long it lasts"),
+            "{status}"
+        );
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_overload_is_taken_for_one() {
+    bounded(async {
+        let scene = Scene::of_attempts(|channel| channel.retry(RetryPolicy::NEVER)).await;
+        scene.faults.set([Fault::overload()]);
+        let status = scene.client.put().await.unwrap_err();
+        assert_eq!(
+            (status.code(), status.handler_ran()),
+            (Code::ResourceExhausted, HandlerRan::No)
+        );
+        assert_eq!(
+            (status.policy(), status.reason(), status.retry_after()),
+            (
+                Some("adaptive_concurrency"),
+                Some("injected"),
+                Some(Duration::from_millis(100))
+            )
+        );
+        // The throttle leaves calls out as it would.
+        let mut left_out = 0;
+        for _ in 0..100 {
+            let status = scene.client.put().await.unwrap_err();
+            left_out += usize::from(status.policy() == Some("throttle"));
+        }
+        assert!(left_out > 50, "{left_out}");
+        assert_eq!(scene.handled(), 0);
+    })
+    .await;
+}
+
+/// In a channel to several endpoints, and in their servers, where the code gave handles.
+#[tokio::test(start_paused = true)]
+async fn a_services_configuration_sets_faults_where_there_is_a_handle() {
+    bounded(async {
+        let registry = MemRegistry::new();
+        let (said, bench) = (Said::new("{}"), Bench::default());
+        let (of_server, of_client) = (Faults::with_seed(1), Faults::with_seed(2));
+        let source = said.clone();
+        let server = Server::builder()
+            .service(LabServer::new(bench.clone()))
+            .service(crate::discovery::named_service("faulty"))
+            .bind(format!("mem:{}", unique("lab")))
+            .register(registry.clone())
+            .config_source(move |service| {
+                if service == "test.Lab" {
+                    source.clone()
+                } else {
+                    Said::new("{}")
+                }
+            })
+            .faults(of_server.clone())
+            .start()
+            .await
+            .unwrap();
+        let open = async |faults: Option<&Faults>| {
+            let mut channel = Channel::builder().resolver(registry.resolver("test.Lab")).config_source(said.clone());
+            if let Some(faults) = faults {
+                channel = channel.faults(faults.clone());
+            }
+            channel.retry(RetryPolicy::NEVER).connect("test.Lab").await.unwrap()
+        };
+        let (with, without) = (open(Some(&of_client)).await, open(None).await);
+        let lab = |channel: &Channel| LabClient::from_channel(channel.clone());
+        lab(&with).put().await.unwrap();
+
+        let one = r#"{"faults": [{"error": "INTERNAL", "message": "game day", "method": "put", "for": "1m"}]}"#;
+        said.say(one).await;
+        assert_eq!(lab(&with).put().await.unwrap_err().message(), "game day");
+        lab(&with).get().await.unwrap();
+        lab(&without).put().await.unwrap();
+        assert_eq!((with.snapshot().faults, without.snapshot().faults), (1, 0));
+        // What the application sets comes to it, and goes without it.
+        of_client.set([Fault::error(Code::Aborted).method("test.Lab/get")]);
+        assert!(lab(&with).put().await.is_err() && lab(&with).get().await.is_err());
+        of_client.clear();
+        lab(&with).get().await.unwrap();
+        // Another word in the configuration does not begin the minute anew.
+        tokio::time::sleep(Duration::from_secs(40)).await;
+        said.say(&one.replacen('{', r#"{"timeout": "3s", "#, 1)).await;
+        assert!(lab(&with).put().await.is_err());
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        lab(&with).put().await.unwrap();
+
+        said.say(r#"{"server": {"faults": [{"error": "DATA_LOSS", "percent": 100}]}}"#).await;
+        let status = lab(&without).put().await.unwrap_err();
+        assert_eq!(
+            (status.code(), status.policy()),
+            (Code::DataLoss, Some("fault_injection"))
+        );
+        assert_eq!(server.snapshot().faults, 1);
+        // Only of that service.
+        let who = crate::discovery::who(&Channel::connect(&server.target()).await.unwrap()).name().await;
+        assert_eq!(who.unwrap(), "faulty");
+        said.say("{}").await;
+        lab(&without).put().await.unwrap();
+        assert!(!of_server.is_on() && !of_client.is_on());
     })
     .await;
 }

@@ -441,6 +441,7 @@ impl ChannelBuilder {
             idle_timeout: self.mux.idle_timeout,
             backoff: self.backoff,
             zone: self.zone.take(),
+            faults: self.calls.faults.clone(),
             aperture: self.aperture.take(),
         });
         Ok(Channel::remote(channel::Target::Pool(pool), self.calls))

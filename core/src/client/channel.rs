@@ -197,6 +197,7 @@ impl Channel {
     #[must_use]
     pub fn snapshot(&self) -> ChannelSnapshot {
         let (retries, retries_withheld) = self.inner.governance.retry_counts();
+        let faults = self.inner.governance.faults().map_or(0, Faults::met);
         let (hedges, hedges_withheld) = self.inner.governance.hedge_counts();
         let methods = self.inner.governance.methods();
         if let Target::Pool(pool) = &*self.inner.target {
@@ -205,6 +206,7 @@ impl Channel {
                 retries_withheld,
                 hedges,
                 hedges_withheld,
+                faults,
                 methods,
                 ..pool.snapshot()
             };
@@ -214,6 +216,7 @@ impl Channel {
             retries_withheld,
             hedges,
             hedges_withheld,
+            faults,
             methods,
             target: self.target().to_owned(),
             state: self.state(),

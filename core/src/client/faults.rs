@@ -7,7 +7,7 @@ use super::member::Picked;
 use super::raw::RawRequest;
 use crate::faults::Faults;
 use crate::policy::faults::{End, Met, Seen};
-use crate::status::{HandlerRan, Origin, Status};
+use crate::status::{HandlerRan, OVERLOAD_POLICY, Origin, Status};
 
 /// What is still to become of an attempt; nothing, nearly always.
 #[derive(Debug, Default)]
@@ -37,7 +37,7 @@ impl Channel {
 impl Pending {
     /// Whether it ends the attempt before anything is sent.
     pub(super) fn is_error(&self) -> bool {
-        self.0.as_ref().is_some_and(|met| matches!(met.end, Some(End::Error { .. })))
+        self.0.as_ref().is_some_and(|met| matches!(met.end, Some(End::Error { .. } | End::Overload)))
     }
 
     /// Lets it come to pass.
@@ -47,10 +47,9 @@ impl Pending {
             // As a server would have said.
             Some(met) => Box::pin(met.pass()).await.map_err(|status| {
                 let status = status.with_origin(Origin::Remote);
-                match status.handler_ran() {
-                    HandlerRan::No => status,
-                    _ => status.answered_by_server(),
-                }
+                // Only an error that nobody is to have seen did not come from a server.
+                let is_unseen = status.handler_ran() == HandlerRan::No && status.policy() != Some(OVERLOAD_POLICY);
+                if is_unseen { status } else { status.answered_by_server() }
             }),
         }
     }

@@ -31,6 +31,7 @@ use crate::config::ServiceConfig;
 use crate::config::layers::Layers;
 use crate::discovery::supervised::Task;
 use crate::discovery::{Aperture, Endpoint, Publisher, Resolution, Resolver};
+use crate::faults::Faults;
 use crate::policy::aperture::Place;
 use crate::policy::backoff::Backoff;
 use crate::policy::load::{Load, Typical};
@@ -62,6 +63,8 @@ pub(super) struct PoolConfig {
     pub(super) backoff: Backoff,
     /// Where this client runs.
     pub(super) zone: Option<String>,
+    /// What the configuration sets on purpose.
+    pub(super) faults: Option<Faults>,
     /// How this client shares the endpoints with others; `None` if it does so at random.
     pub(super) aperture: Option<Aperture>,
 }
@@ -152,6 +155,7 @@ impl Pool {
             failure: list.failure().map(|failure| WithCauses(failure).to_string()),
         });
         ChannelSnapshot {
+            faults: 0,
             retries: 0,
             retries_withheld: 0,
             hedges: 0,
@@ -341,7 +345,7 @@ async fn run(running: Running) {
     let _resolving = Task::new(tokio::spawn(resolving));
     let mut layers = shared.config.layers.follow(shared.config.backoff);
     let mut config = shared.config.layers.merged();
-    let mut policy = shared.policy(&config);
+    let mut policy = shared.take_up(&config);
     let mut zone = shared.zone();
     let mut refresh = Refresh::new();
     let aperture = shared.config.aperture.as_ref();
@@ -387,7 +391,7 @@ async fn run(running: Running) {
                     tracing::info!(target = %shared.config.target, "another configuration of the service counts");
                     let has_other_routes = merged.routes != config.routes;
                     config = merged;
-                    policy = shared.policy(&config);
+                    policy = shared.take_up(&config);
                     if let Some(zone) = zone.as_mut().filter(|_| has_other_routes) {
                         zone.rest();
                     }
@@ -466,8 +470,11 @@ impl Shared {
         config.outliers.unwrap_or(self.config.outliers)
     }
 
-    /// The balancer that holds.
-    fn policy(&self, config: &ServiceConfig) -> Policy {
+    /// Takes up a configuration: sets its faults, where the code allows for it, and finds the balancer that holds.
+    fn take_up(&self, config: &ServiceConfig) -> Policy {
+        if let Some(faults) = &self.config.faults {
+            faults.configure(&self.config.target, config.faults.clone().unwrap_or_default());
+        }
         Policy::new(config.balancer.as_ref().map_or_else(|| Arc::clone(&self.config.balancer), named::balancer))
     }
 

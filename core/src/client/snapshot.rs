@@ -29,6 +29,8 @@ pub struct ChannelSnapshot {
     pub retries: u64,
     /// Those that were not made, because too few calls succeeded to pay for them.
     pub retries_withheld: u64,
+    /// Attempts that met a fault on purpose so far, of all channels and servers that share the handle; 0 where none was given.
+    pub faults: u64,
     /// Calls that were made a second time so far, because they took long.
     pub hedges: u64,
     /// Those that were not, because too few calls paid for it, or there was no other endpoint.

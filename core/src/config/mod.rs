@@ -28,6 +28,7 @@ pub use source::{ConfigPublisher, ConfigSource};
 use crate::discovery::Endpoint;
 use crate::method::MethodSpec;
 use crate::policy::breaker::CircuitBreaker;
+use crate::policy::faults::Fault;
 use crate::policy::hedging::HedgingPolicy;
 use crate::policy::outlier::OutlierDetection;
 use crate::policy::retry::RetryPolicy;
@@ -35,6 +36,8 @@ use crate::policy::throttle::AdaptiveThrottle;
 
 /// Routes that a configuration may have.
 pub const ROUTES_MAX: usize = 16;
+/// Faults that a configuration may have.
+pub(crate) const FAULTS_MAX: usize = 16;
 /// The shortest time that a call can have.
 const DURATION_MIN: Duration = Duration::from_nanos(1);
 /// The longest time that can be asked for, as everywhere.
@@ -77,6 +80,7 @@ pub struct ServiceConfig {
     pub(crate) slow_start: Option<Duration>,
     pub(crate) prefer_zone: Option<bool>,
     pub(crate) outliers: Option<OutlierDetection>,
+    pub(crate) faults: Option<Vec<Fault>>,
     pub(crate) server: ServerPolicy,
 }
 
@@ -188,12 +192,17 @@ impl ServiceConfig {
     /// | `slow_start` | a duration, at most 365 days | [`slow_start`](Self::slow_start) |
     /// | `prefer_zone` | `true` or `false` | [`prefer_zone`](Self::prefer_zone) |
     /// | `outlier_detection` | `false`, or an object with any of `consecutive_failures` (1 to 1,000), `success_rate` (`true` or `false`), `failure_share` (0.01 to 1), `latency_factor` (1.5 to 1,000), `max_ejected` (0 to 1), `ejection_time` (a duration of at most 30 s); what is left out is that of [`OutlierDetection::DEFAULT`] | [`outlier_detection`](Self::outlier_detection) |
-    /// | `server` | an object with any of `rate_limit`, `concurrency_limit` and `adaptive_concurrency` (`true` or `false`), and `methods`, an object: the name of each method, and an object of the same | [`ServerPolicy`] |
+    /// | `faults` | a list of at most 16 objects | delays, errors and lost answers on purpose, with the feature `faults` |
+    /// | `server` | an object with any of `rate_limit`, `concurrency_limit` and `adaptive_concurrency` (`true` or `false`), `faults`, and `methods`, an object: the name of each method, and an object of the first three | [`ServerPolicy`] |
     ///
     ///
     /// A `rate_limit` is `false`, or an object with `calls` (a whole number from 0 on), and any of `per` (a duration of 1 ms to a day, 1 s if left out), `burst` (1 or more: evenly, but for so many), `key` (`"all"`,
     /// `"peer"`, `"method"` or `{"metadata": "tenant"}`; `"all"` if left out) and `max_keys` (1 to 1,000,000); a `concurrency_limit` has neither `per` nor `burst`. A limit is
     /// one value: who writes it says all of it, whatever lower layers say. With `false` for a method there is none of its own; that of the service holds still.
+    ///
+    /// A fault has one of `delay` (a duration of at most 10 min), `error` (a code), `overload` and `drop` (`true`), and any of `message` (of an error), `unseen` (of an error, `true`:
+    /// no handler saw it), `percent` (0 to 100), `by_key` (a key of metadata), `only` (an object of one key of metadata and its value), `method` (its name), `endpoint` (a name; not of
+    /// servers), `for` (a duration of at most a day: it ends by itself, so long after it was taken up, in each process). Where the code gave no handle nothing comes of it.
     ///
     /// A duration is a text of numbers and units, as `"250ms"` or `"1m30s"`. Methods and endpoints are not checked: nobody knows all of them.
     ///
@@ -334,6 +343,15 @@ impl ServiceConfig {
         self
     }
 
+    /// Sets faults that attempts meet on purpose, at channels whose code gave them a handle ([`ChannelBuilder::faults`](crate::client::ChannelBuilder::faults)); 16 at most, further
+    /// ones are left out. They come to those that the application has set.
+    #[cfg(feature = "faults")]
+    #[must_use]
+    pub fn faults(mut self, faults: impl IntoIterator<Item = Fault>) -> Self {
+        self.faults = Some(faults.into_iter().take(FAULTS_MAX).collect());
+        self
+    }
+
     /// Sets what the servers of the service do with its calls; clients make nothing of it.
     #[must_use]
     pub fn server(mut self, policy: ServerPolicy) -> Self {
@@ -356,6 +374,7 @@ impl ServiceConfig {
         self.slow_start = self.slow_start.or(below.slow_start);
         self.prefer_zone = self.prefer_zone.or(below.prefer_zone);
         self.outliers = self.outliers.or(below.outliers);
+        self.faults = self.faults.or_else(|| below.faults.clone());
         self.server = self.server.over(&below.server);
         self
     }

@@ -5,7 +5,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+#[cfg(feature = "faults")]
+use super::FAULTS_MAX;
 use crate::interceptor::limits::{KEYS_MAX, PER_MAX, PER_MIN};
+use crate::policy::faults::Fault;
 use crate::policy::rate::Rule;
 
 /// What the servers of a service do with its calls. What is not set is left to lower layers, and in the end to the server's own settings.
@@ -39,11 +42,12 @@ use crate::policy::rate::Rule;
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ServerPolicy {
     /// For all calls of the service.
     pub(crate) all: CallPolicy,
     pub(crate) methods: BTreeMap<String, CallPolicy>,
+    pub(crate) faults: Option<Vec<Fault>>,
 }
 
 /// What is done with the calls of a service, or of one of its methods.
@@ -225,6 +229,15 @@ impl ServerPolicy {
         self
     }
 
+    /// Sets faults that calls meet on purpose before their handler, at servers whose code gave them a handle
+    /// ([`ServerBuilder::faults`](crate::server::ServerBuilder::faults)); 16 at most, further ones are left out. They come to those that the application has set.
+    #[cfg(feature = "faults")]
+    #[must_use]
+    pub fn faults(mut self, faults: impl IntoIterator<Item = Fault>) -> Self {
+        self.faults = Some(faults.into_iter().take(FAULTS_MAX).collect());
+        self
+    }
+
     /// Whether calls of one method meet an adaptive limit, if anything is said of it.
     pub(crate) fn is_adaptive(&self, method: &str) -> Option<bool> {
         let own = self.methods.get(method).and_then(|method| method.is_adaptive);
@@ -234,6 +247,7 @@ impl ServerPolicy {
     /// This one, laid over `below`.
     pub(super) fn over(mut self, below: &Self) -> Self {
         self.all = self.all.over(&below.all);
+        self.faults = self.faults.or_else(|| below.faults.clone());
         for (name, method) in &below.methods {
             let own = self.methods.entry(name.clone()).or_default();
             *own = std::mem::take(own).over(method);

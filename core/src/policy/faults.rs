@@ -9,7 +9,7 @@ use crate::policy::ring::hash;
 use crate::time::IntoDuration;
 
 /// Longer delays are cut: who wants a call never to be answered has [`Fault::drop`].
-const DELAY_MAX: Duration = Duration::from_mins(10);
+pub(crate) const DELAY_MAX: Duration = Duration::from_mins(10);
 
 /// A fault, and the calls that meet it: all of them, until something narrows it down.
 ///
@@ -34,6 +34,10 @@ pub struct Fault {
     method: Option<String>,
     endpoint: Option<String>,
     only: Option<(String, Vec<u8>)>,
+    /// The service and the method's own name, as a service's configuration has them.
+    service: Option<String>,
+    name: Option<String>,
+    lasts: Option<Duration>,
 }
 
 /// What a fault does.
@@ -52,6 +56,8 @@ pub(crate) enum End {
         /// It says that no handler saw the call.
         is_unseen: bool,
     },
+    /// As a server that has too much to do.
+    Overload,
     /// It is never answered.
     Drop,
 }
@@ -88,6 +94,9 @@ impl Fault {
             method: None,
             endpoint: None,
             only: None,
+            service: None,
+            name: None,
+            lasts: None,
         }
     }
 
@@ -97,10 +106,12 @@ impl Fault {
     pub fn delay(time: impl IntoDuration) -> Self {
         match time.into_duration() {
             Ok(time) => Self::new(Effect::Delay(time.min(DELAY_MAX))),
-            Err(error) => {
-                Self::error(Code::Internal).unseen().message(format!("a fault is set wrong: its delay: {error}"))
-            }
+            Err(error) => Self::wrong(&format_args!("its delay: {error}")),
         }
+    }
+
+    fn wrong(what: &dyn std::fmt::Display) -> Self {
+        Self::error(Code::Internal).unseen().message(format!("a fault is set wrong: {what}"))
     }
 
     /// Calls end with that code, as if a handler had failed: whoever looks at the status is told that one may have run. [`Code::Ok`] counts as [`Code::Unknown`].
@@ -111,6 +122,13 @@ impl Fault {
             message: Cow::Borrowed("a fault was injected"),
             is_unseen: false,
         }))
+    }
+
+    /// Calls are turned away as by a server that has too much to do: with RESOURCE_EXHAUSTED, the policy `adaptive_concurrency`, and when to come back. Throttles, retries and balancers take it
+    /// for that.
+    #[must_use]
+    pub fn overload() -> Self {
+        Self::new(Effect::End(End::Overload))
     }
 
     /// Calls are not answered: at a client the answer is lost, at a server the handler is not run. They end at their deadline, or when they are given up; those that have none, only
@@ -178,13 +196,42 @@ impl Fault {
         self
     }
 
+    /// Ends it by itself, so long after it was set: nobody has to remember to. If the time is text that is none, the calls that it would have been about end with INTERNAL.
+    #[must_use]
+    pub fn lasts(mut self, time: impl IntoDuration) -> Self {
+        match time.into_duration() {
+            Ok(time) => self.lasts = Some(time),
+            Err(error) => self.effect = Self::wrong(&format_args!("how long it lasts: {error}")).effect,
+        }
+        self
+    }
+
+    pub(crate) fn how_long(&self) -> Option<Duration> {
+        self.lasts
+    }
+
+    /// Narrows it down to methods of that name, of whichever service.
+    pub(crate) fn method_name(mut self, name: String) -> Self {
+        self.name = Some(name);
+        self
+    }
+
+    /// Narrows it down to methods of one service.
+    pub(crate) fn of_service(mut self, service: &str) -> Self {
+        self.service = Some(service.to_owned());
+        self
+    }
+
     fn is_about(&self, seen: &Seen<'_>) -> bool {
         let is_of_method = |method: &String| {
             let rest = seen.path.strip_prefix(method.as_str());
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
         let has_value = |(key, value): &(String, Vec<u8>)| seen.metadata.get_bytes(key) == Some(value.as_slice());
+        let (service, name) = seen.path.rsplit_once('/').unwrap_or((seen.path, ""));
         self.method.as_ref().is_none_or(is_of_method)
+            && self.service.as_ref().is_none_or(|of| of == service)
+            && self.name.as_ref().is_none_or(|of| of == name)
             && self.endpoint.as_ref().is_none_or(|endpoint| endpoint == seen.endpoint)
             && self.only.as_ref().is_none_or(has_value)
     }
@@ -208,9 +255,13 @@ fn part_of(value: &[u8]) -> f64 {
 }
 
 /// What becomes of a call under these faults: all delays that it meets, and the first end. `random` is uniform in 0..1, anew for each.
-pub(crate) fn meet(faults: &[Fault], seen: &Seen<'_>, mut random: impl FnMut() -> f64) -> Met {
+pub(crate) fn meet<'f>(
+    faults: impl IntoIterator<Item = &'f Fault>,
+    seen: &Seen<'_>,
+    mut random: impl FnMut() -> f64,
+) -> Met {
     let mut met = Met::default();
-    for fault in faults.iter().filter(|fault| fault.meets(seen, random())) {
+    for fault in faults.into_iter().filter(|fault| fault.meets(seen, random())) {
         match &fault.effect {
             Effect::Delay(delay) => met.delay += *delay,
             Effect::End(end) => {
@@ -258,6 +309,14 @@ mod tests {
             (Fault::drop().only("tier", "acme"), "a/b", false),
             (Fault::drop().endpoint("orders-1"), "a/b", true),
             (Fault::drop().endpoint("orders-12"), "a/b", false),
+            (Fault::drop().method_name("place".to_owned()), "shop.Orders/place", true),
+            (
+                Fault::drop().method_name("place".to_owned()),
+                "shop.Orders/replace",
+                false,
+            ),
+            (Fault::drop().of_service("shop.Orders"), "shop.Orders/place", true),
+            (Fault::drop().of_service("shop"), "shop.Orders/place", false),
         ] {
             assert_eq!(
                 met(std::slice::from_ref(&fault), path, &acme, 0.0).end.is_some(),

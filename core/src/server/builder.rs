@@ -20,7 +20,9 @@ use super::shutdown::{Connections, Drain, Serving, Tasks};
 use super::watchdog::Watchdog;
 use super::{CONNECTIONS_MAX, HANDSHAKES_MAX, Shared, accept};
 use crate::config::{ConfigSource, ServiceConfig};
+use crate::discovery::supervised::Task;
 use crate::discovery::{Instance, Registrar};
+use crate::faults::Faults;
 use crate::health::Health;
 use crate::interceptor::{Chain, Interceptor};
 use crate::mux::MuxConfig;
@@ -83,6 +85,7 @@ pub struct ServerBuilder {
     signals: bool,
     registration: RegistrationConfig,
     configs: ConfigPlaces,
+    faults: Option<Faults>,
     health: Health,
     load: ServerLoad,
     reports_load: bool,
@@ -117,6 +120,7 @@ impl Default for ServerBuilder {
             signals: false,
             registration: RegistrationConfig::default(),
             configs: ConfigPlaces::default(),
+            faults: None,
             health: Health::default(),
             load: ServerLoad::default(),
             reports_load: true,
@@ -148,6 +152,16 @@ impl ServerBuilder {
     #[must_use]
     pub fn interceptor(mut self, interceptor: impl Interceptor + 'static) -> Self {
         self.chain = self.chain.with(interceptor);
+        self
+    }
+
+    /// Lets calls meet these [faults](crate::faults) before their handler, inside the interceptors added before, as [`interceptor`](Self::interceptor) would; and those that the
+    /// configuration of their service sets ([`ServerPolicy::faults`](crate::config::ServerPolicy::faults)). For tests and game days.
+    #[cfg(feature = "faults")]
+    #[must_use]
+    pub fn faults(mut self, faults: Faults) -> Self {
+        self.chain = self.chain.with(faults.clone());
+        self.faults = Some(faults);
         self
     }
 
@@ -456,6 +470,7 @@ impl ServerBuilder {
             admission: Arc::new(Admission::new(&router, self.adaptive_concurrency)),
             limits: CallLimits::new(&router),
             configs,
+            faults: self.faults,
             trusts_priorities: self.trusts_priorities,
             router,
             health,
@@ -476,8 +491,7 @@ impl ServerBuilder {
             draining: AtomicBool::new(false),
         });
         let followed = config::follow(&shared).await;
-        let mut serving = launch(shared, opened, self.drain, self.signals);
-        serving.followed = followed;
+        let mut serving = launch(shared, opened, self.drain, self.signals, followed);
         serving.register(self.registration)?;
         Ok(serving)
     }
@@ -538,7 +552,7 @@ fn routes(
     Ok((router, health))
 }
 
-fn launch(shared: Arc<Shared>, opened: Vec<Listener>, drain: Drain, signals: bool) -> Serving {
+fn launch(shared: Arc<Shared>, opened: Vec<Listener>, drain: Drain, signals: bool, followed: Vec<Task>) -> Serving {
     let connections = Arc::new(Connections::default());
     let closing = watch::Sender::new(false);
     let addresses: Vec<Address> = opened.iter().map(|listener| listener.bound().clone()).collect();
@@ -567,7 +581,7 @@ fn launch(shared: Arc<Shared>, opened: Vec<Listener>, drain: Drain, signals: boo
         listeners,
         signals,
         registration: None,
-        followed: Vec::new(),
+        _followed: followed,
     }
 }
 

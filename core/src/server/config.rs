@@ -165,6 +165,10 @@ fn apply(shared: &Arc<Shared>, service: &str, policy: &ServerPolicy) {
         tracing::warn!(service, method, meant, "a method is configured that is not there");
     }
     shared.limits.apply(&shared.router, service, policy);
+    if let Some(faults) = &shared.faults {
+        let wanted = policy.faults.iter().flatten().map(|fault| fault.clone().of_service(service));
+        faults.configure(service, wanted.collect());
+    }
     for (at, route) in of_service(&shared.router, service) {
         shared.admission.set(at, policy.is_adaptive(route.spec.name()));
     }

@@ -36,6 +36,7 @@ pub use snapshot::{AdmissionSnapshot, LimitSnapshot, MethodAdmission, ServerMoni
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
+use crate::faults::Faults;
 use crate::interceptor::Chain;
 use crate::mux::MuxConfig;
 use admission::Admission;
@@ -61,6 +62,8 @@ struct Shared {
     /// Those of the services' configuration.
     limits: CallLimits,
     configs: Configs,
+    /// Those that they may set.
+    faults: Option<Faults>,
     /// Clients are taken at their word for the priority of their calls.
     trusts_priorities: bool,
     health: ServerHealth,

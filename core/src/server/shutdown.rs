@@ -300,7 +300,7 @@ pub struct Serving {
     pub(super) signals: bool,
     pub(super) registration: Option<Registration>,
     /// What follows the configuration of its services.
-    pub(super) followed: Vec<Task>,
+    pub(super) _followed: Vec<Task>,
 }
 
 impl Serving {

@@ -12,6 +12,7 @@ use super::registration::Registration;
 use super::router::{Route, Router};
 use super::shutdown::{Connections, Serving};
 use crate::config::LimitKey;
+use crate::faults::Faults;
 use crate::health::{Health, HealthStatus};
 use crate::interceptor::counter::{CONCURRENCY_POLICY, RATE_POLICY};
 use crate::policy::rate::Rule;
@@ -51,6 +52,8 @@ pub struct ServerSnapshot {
     pub limits: Vec<LimitSnapshot>,
     /// What of that configuration does not hold, and why: it cannot be read, so what it said last holds; nothing is known of it yet; it names a method that is not there.
     pub config_failures: Vec<String>,
+    /// Calls that met a fault on purpose so far, of all channels and servers that share the handle; 0 where none was given.
+    pub faults: u64,
     /// How many registries it is to be entered in.
     pub registries: usize,
     /// It is shutting down, from the start of the lame-duck time on.
@@ -171,6 +174,7 @@ impl ServerMonitor {
             admission: shared.admission.is_on_anywhere().then(|| shared.admission.snapshot(&shared.router)),
             limits: shared.limits.uses().into_iter().map(|(place, usage)| limit(place, usage)).collect(),
             config_failures: shared.configs.failures(&shared.router),
+            faults: shared.faults.as_ref().map_or(0, Faults::met),
             registries: self.registries,
             is_draining: shared.health.is_draining(),
         }

@@ -1,5 +1,6 @@
 //! The JSON form of a [`ServiceConfig`]: every key and value is checked, and what is wrong is told with its place.
 
+mod faults;
 mod policies;
 mod server;
 
@@ -25,7 +26,7 @@ const METHOD_KEYS: [&str; 6] = [
     "circuit_breaker",
 ];
 /// Those of all, besides.
-const SERVICE_KEYS: [&str; 8] = [
+const SERVICE_KEYS: [&str; 9] = [
     "methods",
     "balancer",
     "routes",
@@ -33,6 +34,7 @@ const SERVICE_KEYS: [&str; 8] = [
     "slow_start",
     "prefer_zone",
     "outlier_detection",
+    "faults",
     "server",
 ];
 const ROUTE_KEYS: [&str; 2] = ["labels", "weight"];
@@ -69,6 +71,7 @@ pub(super) fn parse(text: &str) -> Parsed<ServiceConfig> {
             "slow_start" => config.slow_start = Some(place.duration_or_zero(value)?),
             "prefer_zone" => config.prefer_zone = Some(place.boolean(value)?),
             "outlier_detection" => config.outliers = Some(place.outliers(value)?),
+            "faults" => config.faults = Some(place.faults(value, &faults::CLIENT_KEYS)?),
             "server" => config.server = place.server(value)?,
             _ => return Err(root.unknown(key, &[&METHOD_KEYS[..], &SERVICE_KEYS[..]].concat())),
         }

@@ -76,19 +76,22 @@ impl Place {
     }
 
     fn codes(&self, value: &Value) -> Parsed<Vec<Code>> {
-        let list = value.as_array().ok_or_else(|| self.wrong("a list of codes, as [\"UNAVAILABLE\"]", value))?;
-        let code = |value: &Value| {
-            let name = value.as_str().unwrap_or_default();
-            let failures = || Code::ALL.into_iter().filter(|code| *code != Code::Ok);
-            let known: Vec<&str> = failures().map(Code::as_str).collect();
-            let found = failures().find(|code| code.as_str().eq_ignore_ascii_case(name));
-            found.ok_or_else(|| {
-                let hint = nearest(name, &known).map(|meant| format!("; did you mean \"{meant}\"?"));
-                let error = self.wrong("a list of codes, as [\"UNAVAILABLE\"]", value);
-                ServiceConfigError::new(format!("{error}{}", hint.unwrap_or_default()))
-            })
-        };
-        list.iter().map(code).collect()
+        let what = "a list of codes, as [\"UNAVAILABLE\"]";
+        let list = value.as_array().ok_or_else(|| self.wrong(what, value))?;
+        list.iter().map(|value| self.code(value, what)).collect()
+    }
+
+    /// A code that a call can fail with; `what` is wanted here.
+    pub(super) fn code(&self, value: &Value, what: &str) -> Parsed<Code> {
+        let name = value.as_str().unwrap_or_default();
+        let failures = || Code::ALL.into_iter().filter(|code| *code != Code::Ok);
+        let known: Vec<&str> = failures().map(Code::as_str).collect();
+        let found = failures().find(|code| code.as_str().eq_ignore_ascii_case(name));
+        found.ok_or_else(|| {
+            let hint = nearest(name, &known).map(|meant| format!("; did you mean \"{meant}\"?"));
+            let error = self.wrong(what, value);
+            ServiceConfigError::new(format!("{error}{}", hint.unwrap_or_default()))
+        })
     }
 
     pub(super) fn hedging(&self, value: &Value) -> Parsed<HedgingPolicy> {
@@ -169,7 +172,7 @@ impl Place {
             .ok_or_else(|| self.wrong(&format!("at least {least:?}"), value))
     }
 
-    fn duration_up_to(&self, value: &Value, most: Duration) -> Parsed<Duration> {
+    pub(super) fn duration_up_to(&self, value: &Value, most: Duration) -> Parsed<Duration> {
         let duration = self.duration(value)?;
         (duration <= most)
             .then_some(duration)
@@ -183,7 +186,7 @@ impl Place {
             .ok_or_else(|| self.wrong(&format!("a number from 1 to {most}"), value))
     }
 
-    fn number(&self, value: &Value, least: f64, most: f64) -> Parsed<f64> {
+    pub(super) fn number(&self, value: &Value, least: f64, most: f64) -> Parsed<f64> {
         let number = value.as_f64().filter(|number| (least..=most).contains(number));
         number.ok_or_else(|| self.wrong(&format!("a number from {least} to {most}"), value))
     }

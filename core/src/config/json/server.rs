@@ -4,13 +4,20 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use super::faults::SERVER_KEYS;
 use super::{Parsed, Place};
 use crate::config::ServiceConfigError;
 use crate::config::server::{CallPolicy, ConcurrencyRule, LimitKey, LimitRule, RateRule, ServerPolicy};
 use crate::interceptor::limits::{PER_MAX, PER_MIN};
 
 const METHOD_KEYS: [&str; 3] = ["rate_limit", "concurrency_limit", "adaptive_concurrency"];
-const SERVICE_KEYS: [&str; 4] = ["rate_limit", "concurrency_limit", "adaptive_concurrency", "methods"];
+const SERVICE_KEYS: [&str; 5] = [
+    "rate_limit",
+    "concurrency_limit",
+    "adaptive_concurrency",
+    "faults",
+    "methods",
+];
 const RATE_KEYS: [&str; 5] = ["calls", "per", "burst", "key", "max_keys"];
 const CONCURRENCY_KEYS: [&str; 3] = ["calls", "key", "max_keys"];
 /// The time of a rate that says nothing else.
@@ -22,6 +29,7 @@ impl Place {
         for (key, value) in self.object(value)? {
             let place = self.key(key);
             match key.as_str() {
+                "faults" => policy.faults = Some(place.faults(value, &SERVER_KEYS)?),
                 "methods" => policy.methods = place.entries(value, Self::served_method)?,
                 key if METHOD_KEYS.contains(&key) => place.set_served(&mut policy.all, key, value)?,
                 _ => return Err(self.unknown(key, &SERVICE_KEYS)),
