@@ -66,6 +66,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     );
 
     let snapshot = hedged.snapshot();
+    assert!(snapshot.hedges > 0);
     let ejected = snapshot.endpoints.iter().find_map(|one| Some((one.endpoint.name(), one.ejected.as_deref()?)));
     println!(
         "{} calls were made a second time; ejected: {ejected:?}",

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::server::{Bottleneck, CAPACITY, Traffic, run};
-use crate::simulator::{DEADLINE, Outcome};
+use crate::simulator::{DEADLINE, Outcome, Work};
 use crate::table::{Goal, Row};
 
 const PLACES: [(Bottleneck, &str); 3] = [
@@ -44,6 +44,9 @@ pub(crate) fn rows(seeds: u64, wanted: &str, all: bool) -> Vec<Row> {
     rows
 }
 
+/// How much longer than others those take of which one of five takes 50 ms, and the others 2.
+const LONGER: f64 = 1.16;
+
 /// What callers wait for by default.
 const DEADLINE_LONG: Duration = Duration::from_secs(10);
 
@@ -60,6 +63,8 @@ fn steady(load: fn(f64) -> f64) -> Traffic {
         load,
         deadline: DEADLINE,
         in_turn: 0,
+        work: Work::Lognormal,
+        slowness: |_| 1.0,
         stops: (0.0, 0.0),
         critical: 0.0,
         refusal: 0.0,
@@ -96,6 +101,16 @@ fn hurried() -> Vec<Case> {
         critical: 0.3,
         ..steady(|_| 3.0)
     };
+    let bimodal = |load| Traffic {
+        work: Work::Bimodal,
+        ..steady(load)
+    };
+    let of_longer = Figure::new("goodput", good_of_longer, Goal::AtLeast(0.95));
+    let doubled = Traffic {
+        slowness: |at| if at < 10.0 { 1.0 } else { 2.0 },
+        counted: (seconds(10), seconds(25)),
+        ..steady(|_| 0.4)
+    };
     let costly = Traffic {
         refusal: 0.02,
         ..steady(|_| 10.0)
@@ -103,6 +118,7 @@ fn hurried() -> Vec<Case> {
     vec![
         case("0.5 of capacity", steady(|_| 0.5), vec![goodput(0.98), p99(56.0)]),
         case("0.9", steady(|_| 0.9), vec![goodput(0.98), p99(56.0)]),
+        case("1.0", steady(|_| 1.0), vec![goodput(0.96)]),
         case("1.2", steady(|_| 1.2), vec![goodput(0.98), p99(56.0)]),
         case("2", steady(|_| 2.0), vec![goodput(0.98), p99(56.0)]),
         case("5", steady(|_| 5.0), vec![goodput(0.98), p99(56.0)]),
@@ -111,6 +127,17 @@ fn hurried() -> Vec<Case> {
             ..case("10", steady(|_| 10.0), vec![goodput(0.98), p99(56.0)])
         },
         case("0.8", steady(|_| 0.8), vec![refused()]),
+        Case {
+            places: &PLACES[..2],
+            ..case("0.8, bimodal", bimodal(|_| 0.8 / LONGER), vec![refused()])
+        },
+        Case {
+            places: &PLACES[2..],
+            is_met_by_all: false,
+            ..case("0.8, bimodal", bimodal(|_| 0.8 / LONGER), vec![refused()])
+        },
+        case("2, bimodal", bimodal(|_| 2.0 / LONGER), vec![of_longer]),
+        case("0.8 since calls take twice as long", doubled, vec![refused()]),
         case("2 s after a step of 0.5 to 3", step, vec![goodput(0.95), p99(84.0)]),
         case("0.8, from 1 s after 3", recovery, vec![refused()]),
         case("3, three of ten critical", critical, vec![served, p99(84.0)]),
@@ -219,6 +246,12 @@ impl Figure {
 fn good(traffic: &Traffic, outcome: &mut Outcome) -> f64 {
     let (from, to) = traffic.counted;
     outcome.goodput(CAPACITY * (to - from).as_secs_f64())
+}
+
+/// Calls that take longer: there is less capacity for them.
+fn good_of_longer(traffic: &Traffic, outcome: &mut Outcome) -> f64 {
+    let (from, to) = traffic.counted;
+    outcome.goodput(CAPACITY / LONGER * (to - from).as_secs_f64())
 }
 
 fn p99_ms(_: &Traffic, outcome: &mut Outcome) -> f64 {

@@ -38,6 +38,9 @@ pub(crate) struct Traffic {
     pub(crate) deadline: Duration,
     /// As many callers, besides, make one call after the other.
     pub(crate) in_turn: usize,
+    pub(crate) work: Work,
+    /// How many times as long calls take that begin at a time, in seconds.
+    pub(crate) slowness: fn(f64) -> f64,
     /// When calls do not go on, in seconds.
     pub(crate) stops: (f64, f64),
     /// The part of the calls that is critical, and the only one that is counted if there is one.
@@ -134,7 +137,13 @@ async fn drive(traffic: Traffic, seed: u64) -> Outcome {
         let (caller, mut rng) = (Arc::clone(&caller), Rng::with_seed(seed << 32 | number as u64));
         tokio::spawn(async move {
             while caller.start.elapsed() < traffic.end {
-                let refused = caller.call(caller.start.elapsed(), false, takes(traffic.bottleneck, &mut rng)).await;
+                let refused = caller
+                    .call(
+                        caller.start.elapsed(),
+                        false,
+                        takes(&traffic, caller.start.elapsed(), &mut rng),
+                    )
+                    .await;
                 // Who is told no comes back when it is asked to.
                 if let Some(after) = refused.and_then(|status| status.retry_after()) {
                     sleep(after).await;
@@ -152,7 +161,7 @@ async fn drive(traffic: Traffic, seed: u64) -> Outcome {
         }
         sleep_until(caller.start + at).await;
         let is_critical = rng.f64() < traffic.critical;
-        let takes = takes(traffic.bottleneck, &mut rng);
+        let takes = takes(&traffic, at, &mut rng);
         let caller = Arc::clone(&caller);
         tokio::spawn(async move { caller.call(at, is_critical, takes).await });
     }
@@ -228,9 +237,9 @@ async fn serve(builder: sinew::ServerBuilder) -> (WorksClient, Serving) {
 }
 
 /// How long a call takes. Timers count whole milliseconds, so that is what it is, at random the one below or the one above.
-fn takes(bottleneck: Bottleneck, rng: &mut Rng) -> Duration {
-    let exact = Work::Lognormal.sample(rng);
-    if bottleneck == Bottleneck::Processor {
+fn takes(traffic: &Traffic, at: Duration, rng: &mut Rng) -> Duration {
+    let exact = traffic.work.sample(rng).mul_f64((traffic.slowness)(at.as_secs_f64()));
+    if traffic.bottleneck == Bottleneck::Processor {
         return exact / 16;
     }
     let millis = exact.as_secs_f64() * 1e3 + rng.f64();

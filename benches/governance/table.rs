@@ -117,6 +117,8 @@ fn shown(figure: f64) -> String {
         figure if figure.is_nan() => "-".to_owned(),
         figure if figure >= 10.0 || figure == 0.0 => format!("{figure:.0}"),
         figure if figure < 0.1 => format!("{figure:.4}"),
+        // 99.95 % is not all.
+        figure if (0.9995..1.0).contains(&figure) => format!("{figure:.5}"),
         figure => format!("{figure:.3}"),
     }
 }

@@ -134,6 +134,11 @@ impl Source {
         if floor <= last && unit != CLOCK && code.contains("tokio") {
             faults.push("names tokio on a floor that does no I/O".to_owned());
         }
+        for told in ["time::now()", "fastrand::f64(", "fastrand::u64(", "fastrand::Rng::new("] {
+            if unit == "policy" && code.contains(told) {
+                faults.push(format!("`{told}` in a policy: time and chance are arguments there"));
+            }
+        }
         faults.dedup();
         faults
     }

@@ -201,7 +201,7 @@ impl MethodOptions {
 
 fn retry_advice(key: &str) -> String {
     let now = if key == "hedge" {
-        "a caller that cannot wait makes a second call, e.g. with `tokio::select!`"
+        "a caller that cannot wait gives its channel a `HedgingPolicy`"
     } else {
         "clients try such calls again by their `RetryPolicy`, and what provably did not run is sent again by itself"
     };

@@ -1,6 +1,9 @@
 //! Deadlines: they travel, hold on both sides whatever the other one does, and reach nested calls.
 
+use std::pin::pin;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use futures_util::stream;
@@ -451,4 +454,47 @@ async fn the_ambient_context_ends_with_the_handler() {
     .await
     .unwrap();
     assert_eq!(*seen.lock().unwrap(), [false, false]);
+}
+
+#[service(name = "deadlines.Burner")]
+trait Burner {
+    /// Takes a second of the one thread that there is.
+    #[rpc(spawn)]
+    async fn burn(&self);
+}
+
+#[derive(Clone, Default)]
+struct Furnace(Arc<AtomicU32>);
+
+impl Burner for Furnace {
+    async fn burn(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        // The clock moves in the first poll, and nobody else runs.
+        let went_by = pin!(tokio::time::advance(Duration::from_secs(1)));
+        let _moved = went_by.poll(&mut Context::from_waker(Waker::noop()));
+    }
+}
+
+/// What nobody waits for any more is not begun: in an overload that would be all that is done.
+#[tokio::test(start_paused = true)]
+async fn a_call_whose_time_is_up_before_its_turn_is_not_begun() {
+    bounded(async {
+        let furnace = Furnace::default();
+        let name = crate::support::fixture::unique("burner");
+        let server = Server::builder().service(BurnerServer::new(furnace.clone())).bind(format!("mem:{name}"));
+        let server = server.start().await.unwrap();
+        let client = BurnerClient::connect(&server.target()).await.unwrap();
+        let calls: Vec<_> = (0..10)
+            .map(|_| tokio::spawn(client.burn().timeout(Duration::from_millis(2_500)).into_future()))
+            .collect();
+        for call in calls {
+            let outcome = call.await.unwrap();
+            assert!(outcome.is_ok() || outcome.is_err_and(|status| status.code() == Code::DeadlineExceeded));
+        }
+        // Those that arrive while the first one runs have a second more.
+        let begun = furnace.0.load(Ordering::SeqCst);
+        assert!((2..=4).contains(&begun), "{begun} of ten");
+        until("none runs", || server.running_handlers() == 0).await;
+    })
+    .await;
 }

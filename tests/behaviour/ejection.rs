@@ -28,6 +28,9 @@ const HEALTHY: u8 = 0;
 const FAILS: u8 = 1;
 const HANGS: u8 = 2;
 const FAILS_FOR_NOW: u8 = 3;
+const SAYS_NO: u8 = 4;
+const IS_CANCELLED: u8 = 5;
+const LIMITS: u8 = 6;
 
 /// One of several servers.
 #[derive(Clone, Default)]
@@ -54,6 +57,9 @@ impl Patient {
             FAILS => Err(Status::internal("ill")),
             HANGS => std::future::pending().await,
             FAILS_FOR_NOW => Err(Status::unavailable("ill")),
+            SAYS_NO => Err(Status::invalid_argument("no")),
+            IS_CANCELLED => Err(Status::cancelled("stopped")),
+            LIMITS => Err(Status::resource_exhausted("too much").with_rejection("quota", "used_up")),
             _ => Ok(()),
         }
     }
@@ -278,6 +284,21 @@ async fn who_never_answers_in_time_is_ejected_as_well() {
         let failed = pool.get(S, 100).await;
         assert_eq!(failed, 5);
         assert_eq!(pool.ejected().len(), 1);
+    })
+    .await;
+}
+
+/// What is the caller's own doing tells nothing of the endpoint.
+#[tokio::test(start_paused = true)]
+async fn who_says_no_is_not_ill() {
+    bounded(async {
+        let pool = pool(4, |channel| channel).await;
+        pool.get(2 * S, 100).await;
+        for mood in [SAYS_NO, IS_CANCELLED, LIMITS] {
+            pool.patients[1].turn(mood);
+            assert_eq!(pool.get(5 * S, 100).await, 125, "one of four");
+            assert_eq!(pool.ejected().len(), 0, "{mood}");
+        }
     })
     .await;
 }

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rcgen::{SanType, date_time_ymd};
-use sinew::{Channel, ClientTls, Code, Cx, Drain, Next, Outcome, Server, ServerTls, Status, interceptor, service};
+use sinew::limits::{peer, rate_limit};
+use sinew::{
+    Channel, ClientTls, Code, Cx, Drain, Next, Outcome, Priority, Server, ServerTls, Status, interceptor, service,
+};
 
 use crate::support::bounded;
 use crate::support::certs::Authority;
@@ -16,6 +19,8 @@ use crate::support::fixture::unique;
 trait Till {
     async fn whoami(&self, cx: &Cx) -> String;
     async fn open(&self) -> Result<String, Status>;
+    async fn priority(&self, cx: &Cx) -> String;
+    async fn once_each(&self) -> String;
 }
 
 struct Shop;
@@ -43,6 +48,15 @@ impl Till for Shop {
     #[interceptor(only_cashiers)]
     async fn open(&self) -> Result<String, Status> {
         Ok("open".to_owned())
+    }
+
+    async fn priority(&self, cx: &Cx) -> String {
+        cx.priority().to_string()
+    }
+
+    #[interceptor(rate_limit(1, per = "1h", key = peer))]
+    async fn once_each(&self) -> String {
+        "once".to_owned()
     }
 }
 
@@ -75,6 +89,16 @@ async fn handlers_see_who_calls() {
         assert_eq!(cashier.open().await.unwrap(), "open");
         let guest = named("spiffe://shop/guest");
         assert_eq!(guest.open().await.unwrap_err().code(), Code::PermissionDenied);
+        // Who proved who they are is taken at their word.
+        assert_eq!(guest.priority().priority(Priority::Critical).await.unwrap(), "critical");
+        // And counts by their name, whatever connection they come by, and for themselves.
+        assert_eq!(cashier.once_each().await.unwrap(), "once");
+        let again = named("spiffe://shop/cashier").once_each().await.unwrap_err();
+        assert_eq!(
+            (again.code(), again.policy()),
+            (Code::ResourceExhausted, Some("rate_limit"))
+        );
+        assert_eq!(guest.once_each().await.unwrap(), "once");
         server.shutdown().await;
     }
 }

@@ -4,7 +4,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::snapshot::MethodSnapshot;
 use crate::code::Code;
@@ -26,6 +26,11 @@ const CAUSE_BYTES_MAX: usize = 200;
 /// The policies that refuse calls, as statuses name them.
 const THROTTLE_POLICY: &str = "throttle";
 const BREAKER_POLICY: &str = "circuit_breaker";
+
+/// When to come back to a breaker that waits for its trials to end.
+const TRIALS_RETRY_AFTER: Duration = Duration::from_millis(10);
+/// The same of a throttle: by then it has let another through at least.
+const THROTTLE_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The accounts of a target, each with the id of its method; 0 for none yet.
 pub(super) struct Accounts {
@@ -183,11 +188,7 @@ impl Account {
                 self.refused.fetch_add(1, Ordering::Relaxed);
                 let status = refusal(path, "failed", &books.cause);
                 let status = status.with_rejection(BREAKER_POLICY, "open");
-                return Err(if wait.is_zero() {
-                    status
-                } else {
-                    status.with_retry_after(wait)
-                });
+                return Err(status.with_retry_after(wait.max(TRIALS_RETRY_AFTER)));
             }
         };
         let taken = self.taken(books, priority.index());
@@ -197,7 +198,8 @@ impl Account {
             // Its turn is somebody else's.
             books.breaker.end(now, (pass, Ended::Aside), self.all_answered(), &guards.breaker, 0.5);
             let status = refusal(path, "were turned away", &books.cause);
-            return Err(status.with_rejection(THROTTLE_POLICY, "turned_away"));
+            let status = status.with_rejection(THROTTLE_POLICY, "turned_away");
+            return Err(status.with_retry_after(THROTTLE_RETRY_AFTER));
         }
         self.calm_down(now, guards, books);
         Ok(pass)
