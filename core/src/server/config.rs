@@ -129,12 +129,13 @@ async fn run(shared: Arc<Shared>, service: String, is_known: Arc<watch::Sender<b
         return;
     };
     let mut following = layers.follow(Backoff::DEFAULT);
-    let mut applied = ServerPolicy::new();
+    // Unknown: this may be begun anew.
+    let mut applied = None;
     loop {
         let merged = layers.merged();
-        if merged.server != applied {
+        if applied.as_ref() != Some(&merged.server) {
             apply(&shared, &service, &merged.server);
-            applied = merged.server.clone();
+            applied = Some(merged.server.clone());
         }
         let wait_until = following.waits_until(Instant::now());
         if wait_until.is_none() {
@@ -157,10 +158,7 @@ async fn run(shared: Arc<Shared>, service: String, is_known: Arc<watch::Sender<b
 }
 
 fn apply(shared: &Arc<Shared>, service: &str, policy: &ServerPolicy) {
-    tracing::info!(
-        service,
-        "another configuration of the service counts for its calls here"
-    );
+    tracing::info!(service, "a configuration of the service counts for its calls here");
     for (method, meant) in unknown_methods(&shared.router, service, policy) {
         tracing::warn!(service, method, meant, "a method is configured that is not there");
     }
