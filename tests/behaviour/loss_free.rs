@@ -17,8 +17,8 @@ use fastrand::Rng;
 use sinew::limits::{concurrency_limit, rate_limit};
 use sinew::transport::MemListener;
 use sinew::{
-    Address, Channel, Code, Cx, Endpoint, EndpointSnapshot, HandlerRan, LeastRequest, MemRegistry, Priority,
-    RoundRobin, Server, ServerMonitor, Status, Streaming, service,
+    Address, Channel, Code, ConcurrencyRule, Cx, Endpoint, EndpointSnapshot, HandlerRan, LeastRequest, MemRegistry,
+    Priority, RateRule, RoundRobin, Server, ServerMonitor, ServerPolicy, ServiceConfig, Status, Streaming, service,
 };
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
@@ -178,6 +178,17 @@ impl World {
         if !self.is_rush && self.random.u8(..4) == 0 {
             server = server.interceptor(concurrency_limit(self.random.u32(1..20)));
             self.policies.insert("concurrency_limit");
+        }
+        // Chance of its own, so that worlds in which these limits are not stay what they were.
+        let mut chance = Rng::with_seed(self.random.get_seed());
+        if !self.is_rush && chance.u8(..4) == 0 {
+            let policy =
+                ServerPolicy::new().concurrency_limit(ConcurrencyRule::new(chance.u32(1..20))).method_rate_limit(
+                    "put",
+                    RateRule::new(chance.u32(60..500), Duration::from_secs(1)).burst(10),
+                );
+            server = server.service_config("test.Ledger", ServiceConfig::new().server(policy));
+            self.policies.extend(["rate_limit", "concurrency_limit"]);
         }
         #[cfg(feature = "faults")]
         if self.random.bool() {
@@ -496,6 +507,11 @@ async fn live(seed: u64) -> Tally {
     for monitor in &world.monitors {
         let snapshot = monitor.snapshot();
         assert_eq!((snapshot.running_handlers, snapshot.panics), (0, 0), "{snapshot:?}");
+        let at_a_time = snapshot.limits.iter().filter(|limit| limit.per.is_none());
+        assert!(
+            at_a_time.into_iter().all(|limit| limit.keys == 0),
+            "no call counts any more: {snapshot:?}"
+        );
         let methods = snapshot.admission.map(|admission| admission.methods).unwrap_or_default();
         assert!(
             methods.iter().all(|it| (it.in_flight, it.waiting) == (0, 0)),
