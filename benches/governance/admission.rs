@@ -81,14 +81,6 @@ fn hurried() -> Vec<Case> {
     let refused = || Figure::new("refused", refused_share, Goal::AtMost(0.005));
     let served = Figure::new("of the critical", good_share, Goal::AtLeast(0.999));
     let seconds = Duration::from_secs;
-    let all = &PLACES[..];
-    let case = |name, traffic, figures| Case {
-        name,
-        traffic,
-        places: all,
-        figures,
-        is_met_by_all: true,
-    };
     let step = Traffic {
         end: seconds(17),
         counted: (seconds(15), seconds(17)),
@@ -133,13 +125,6 @@ fn hurried() -> Vec<Case> {
 fn varied() -> Vec<Case> {
     let refused = || Figure::new("refused", refused_share, Goal::AtMost(0.005));
     let seconds = Duration::from_secs;
-    let case = |name, traffic, figures| Case {
-        name,
-        traffic,
-        places: &PLACES,
-        figures,
-        is_met_by_all: true,
-    };
     let bimodal = |load| Traffic {
         work: Work::Bimodal,
         ..steady(load)
@@ -171,13 +156,6 @@ fn patient() -> Vec<Case> {
     let traffic = |load| Traffic {
         deadline: DEADLINE_LONG,
         ..steady(load)
-    };
-    let case = |name, traffic, figures| Case {
-        name,
-        traffic,
-        places: &PLACES,
-        figures,
-        is_met_by_all: true,
     };
     let refused = || Figure::new("refused", refused_share, Goal::AtMost(0.005));
     let refused_none = || Figure::new("refused", refused_share, Goal::AtMost(0.0));
@@ -229,6 +207,17 @@ fn patient() -> Vec<Case> {
             ..case("10 s, 3", traffic(|_| 3.0), vec![goodput(), p99(84.0), no(84.0)])
         },
     ]
+}
+
+/// Of all three forms.
+fn case(name: &'static str, traffic: Traffic, figures: Vec<Figure>) -> Case {
+    Case {
+        name,
+        traffic,
+        places: &PLACES,
+        figures,
+        is_met_by_all: true,
+    }
 }
 
 impl Case {

@@ -1,7 +1,8 @@
 //! What governance does on bad days, in scenarios of virtual time: our figure, those of others, the goal, and whether it is met.
 //!
 //! `cargo bench --bench governance` prints all tables, the mean of two seeds and the worst of them; with `-- --full` of twenty, with `-- TEXT` only the scenes
-//! that have it in their names, with `-- --processes` the key rows with real processes, for two minutes. `cargo test --release --bench governance` runs sinew's figures only. It fails if a mean misses its goal.
+//! that have it in their names, with `-- --processes` the key rows with real processes, for two minutes. `cargo test --release --bench governance` runs
+//! sinew's figures only. It fails if a mean misses its goal.
 
 #![expect(clippy::expect_used, clippy::print_stdout, reason = "a bench")]
 

@@ -93,8 +93,8 @@ impl Faults {
         }))
     }
 
-    /// Sets the faults that hold from now on, in place of those that were set here before; those of a service's configuration stay. A call meets all of their delays that it
-    /// should, and the first error or drop.
+    /// Sets the faults that hold from now on, in place of those that were set here before; those of a service's configuration stay. A call meets all of their
+    /// delays that it should, and the first error or drop.
     pub fn set(&self, faults: impl IntoIterator<Item = Fault>) {
         self.replace(None, faults.into_iter().collect());
     }

@@ -155,8 +155,8 @@ impl Status {
         ))
     }
 
-    /// The policy that turned the call away before a handler saw it, as `adaptive_concurrency` or `rate_limit`; `None` if none did. `fault_injection` says that the failure was
-    /// made on purpose, whatever else it says.
+    /// The policy that turned the call away before a handler saw it, as `adaptive_concurrency` or `rate_limit`; `None` if none did. `fault_injection` says
+    /// that the failure was made on purpose, whatever else it says.
     #[must_use]
     pub fn policy(&self) -> Option<&str> {
         self.0.metadata.get(POLICY_KEY)

@@ -7,7 +7,7 @@ use super::member::Picked;
 use super::raw::RawRequest;
 use crate::faults::Faults;
 use crate::policy::faults::{End, Met, Seen};
-use crate::status::{HandlerRan, OVERLOAD_POLICY, Origin, Status};
+use crate::status::{Origin, Status};
 
 /// What is still to become of an attempt; nothing, nearly always.
 #[derive(Debug, Default)]
@@ -45,12 +45,13 @@ impl Pending {
         match self.0 {
             None => Ok(()),
             // As a server would have said.
-            Some(met) => Box::pin(met.pass()).await.map_err(|status| {
-                let status = status.with_origin(Origin::Remote);
-                // Only an error that nobody is to have seen did not come from a server.
-                let is_unseen = status.handler_ran() == HandlerRan::No && status.policy() != Some(OVERLOAD_POLICY);
-                if is_unseen { status } else { status.answered_by_server() }
-            }),
+            Some(met) => {
+                let is_unseen = matches!(met.end, Some(End::Error { is_unseen: true, .. }));
+                Box::pin(met.pass()).await.map_err(|status| {
+                    let status = status.with_origin(Origin::Remote);
+                    if is_unseen { status } else { status.answered_by_server() }
+                })
+            }
         }
     }
 }

@@ -63,7 +63,7 @@ pub(super) struct PoolConfig {
     pub(super) backoff: Backoff,
     /// Where this client runs.
     pub(super) zone: Option<String>,
-    /// What the configuration sets on purpose.
+    /// The handle by which the configuration may set faults.
     pub(super) faults: Option<Faults>,
     /// How this client shares the endpoints with others; `None` if it does so at random.
     pub(super) aperture: Option<Aperture>,

@@ -14,8 +14,8 @@ use super::{ConfigPublisher, ConfigSource, ServiceConfig, ServiceConfigError};
 use crate::discovery::supervised::{Task, persist};
 use crate::policy::backoff::Backoff;
 
-/// How long the first calls of a channel, and the start of a server, wait for the configuration: a source that cannot be reached must not stop what can be called without. Well below the
-/// connect time-out, or connecting would fail for it.
+/// How long the first calls of a channel, and the start of a server, wait for the configuration: a source that cannot be reached must not stop what can be
+/// called without. Well below the connect time-out, or connecting would fail for it.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 
 /// The layers of one service.

@@ -196,13 +196,15 @@ impl ServiceConfig {
     /// | `server` | an object with any of `rate_limit`, `concurrency_limit` and `adaptive_concurrency` (`true` or `false`), `faults`, and `methods`, an object: the name of each method, and an object of the first three | [`ServerPolicy`] |
     ///
     ///
-    /// A `rate_limit` is `false`, or an object with `calls` (a whole number from 0 on), and any of `per` (a duration of 1 ms to a day, 1 s if left out), `burst` (1 or more: evenly, but for so many), `key` (`"all"`,
-    /// `"peer"`, `"method"` or `{"metadata": "tenant"}`; `"all"` if left out) and `max_keys` (1 to 1,000,000); a `concurrency_limit` has neither `per` nor `burst`. A limit is
-    /// one value: who writes it says all of it, whatever lower layers say. With `false` for a method there is none of its own; that of the service holds still.
+    /// A `rate_limit` is `false`, or an object with `calls` (a whole number from 0 on), and any of `per` (a duration of 1 ms to a day, 1 s if left out),
+    /// `burst` (1 or more: evenly, but for so many), `key` (`"all"`, `"peer"`, `"method"` or `{"metadata": "tenant"}`; `"all"` if left out) and `max_keys` (1
+    /// to 1,000,000); a `concurrency_limit` has neither `per` nor `burst`. A limit is one value: who writes it says all of it, whatever lower layers say. With
+    /// `false` for a method there is none of its own; that of the service holds still.
     ///
-    /// A fault has one of `delay` (a duration of at most 10 min), `error` (a code), `overload` and `drop` (`true`), and any of `message` (of an error), `unseen` (of an error, `true`:
-    /// no handler saw it), `percent` (0 to 100), `by_key` (a key of metadata), `only` (an object of one key of metadata and its value), `method` (its name), `endpoint` (a name; not of
-    /// servers), `for` (a duration of at most a day: it ends by itself, so long after it was taken up, in each process). Where the code gave no handle nothing comes of it.
+    /// A fault has one of `delay` (a duration of at most 10 min), `error` (a code), `overload` and `drop` (`true`), and any of `message` (of an error),
+    /// `unseen` (of an error, `true`: no handler saw it), `percent` (0 to 100), `by_key` (a key of metadata), `only` (an object of one key of metadata and its
+    /// value), `method` (its name), `endpoint` (a name; not of servers), `for` (a duration of at most a day: it ends by itself, so long after it was taken up,
+    /// in each process). Where the code gave no handle nothing comes of it.
     ///
     /// A duration is a text of numbers and units, as `"250ms"` or `"1m30s"`. Methods and endpoints are not checked: nobody knows all of them.
     ///
@@ -343,8 +345,9 @@ impl ServiceConfig {
         self
     }
 
-    /// Sets faults that attempts meet on purpose, at channels whose code gave them a handle ([`ChannelBuilder::faults`](crate::client::ChannelBuilder::faults)); 16 at most, further
-    /// ones are left out. They come to those that the application has set.
+    /// Sets faults that attempts meet on purpose, at channels whose code gave them a handle
+    /// ([`ChannelBuilder::faults`](crate::client::ChannelBuilder::faults)); 16 at most, further ones are left out. They come to those that the application has
+    /// set.
     #[cfg(feature = "faults")]
     #[must_use]
     pub fn faults(mut self, faults: impl IntoIterator<Item = Fault>) -> Self {

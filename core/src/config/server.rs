@@ -13,13 +13,14 @@ use crate::policy::rate::Rule;
 
 /// What the servers of a service do with its calls. What is not set is left to lower layers, and in the end to the server's own settings.
 ///
-/// A limit of the service holds for all its calls together, one of a method for that method's in addition. Both are asked before a call waits for its turn and before
-/// its arguments are decoded; what they turn away ends with RESOURCE_EXHAUSTED, as with the attributes [`rate_limit`](crate::interceptor::limits::rate_limit) and
-/// [`concurrency_limit`](crate::interceptor::limits::concurrency_limit), which hold besides. What one limit turns away counts at no other; what is turned away later, because
-/// the server has too much to do, has counted. Each server counts for itself: of three servers, each lets through what is set here.
+/// A limit of the service holds for all its calls together, one of a method for that method's in addition. Both are asked before a call waits for its turn and
+/// before its arguments are decoded; what they turn away ends with RESOURCE_EXHAUSTED, as with the attributes
+/// [`rate_limit`](crate::interceptor::limits::rate_limit) and [`concurrency_limit`](crate::interceptor::limits::concurrency_limit), which hold besides. What
+/// one limit turns away counts at no other; what is turned away later, because the server has too much to do, has counted. Each server counts for itself: of
+/// three servers, each lets through what is set here.
 ///
-/// A limit is one value of a layer: who sets it anew sets its key, too. When only its number or time changes, what was counted stays (but for a window of another time);
-/// with another key, or when there was none, it begins with nothing, and calls that run already do not count.
+/// A limit is one value of a layer: who sets it anew sets its key, too. When only its number or time changes, what was counted stays (but for a window of
+/// another time); with another key, or when there was none, it begins with nothing, and calls that run already do not count.
 ///
 /// # Examples
 /// ```

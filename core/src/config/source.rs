@@ -37,8 +37,8 @@ use super::{ServiceConfig, ServiceConfigError};
 /// }
 /// ```
 pub trait ConfigSource: Send + Sync + 'static {
-    /// Publishes the configuration, and again whenever it changes. It is dropped with the channel or the server, and begun anew when the channel's runtime went down. If it returns, what
-    /// it said last stands.
+    /// Publishes the configuration, and again whenever it changes. It is dropped with the channel or the server, and begun anew when the channel's runtime
+    /// went down. If it returns, what it said last stands.
     fn watch(&self, publisher: ConfigPublisher) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
 }
 

@@ -124,8 +124,8 @@ impl Fault {
         }))
     }
 
-    /// Calls are turned away as by a server that has too much to do: with RESOURCE_EXHAUSTED, the policy `adaptive_concurrency`, and when to come back. Throttles, retries and balancers take it
-    /// for that.
+    /// Calls are turned away as by a server that has too much to do: with RESOURCE_EXHAUSTED, the policy `adaptive_concurrency`, and when to come back.
+    /// Throttles, retries and balancers take it for that.
     #[must_use]
     pub fn overload() -> Self {
         Self::new(Effect::End(End::Overload))
@@ -147,8 +147,8 @@ impl Fault {
         self
     }
 
-    /// Lets an [`error`](Self::error) say that no handler saw the call, as that of a server that is about to leave: at a client it is sent again at once, elsewhere, if its code may pass,
-    /// as UNAVAILABLE.
+    /// Lets an [`error`](Self::error) say that no handler saw the call, as that of a server that is about to leave: at a client it is sent again at once,
+    /// elsewhere, if its code may pass, as UNAVAILABLE.
     #[must_use]
     pub fn unseen(mut self) -> Self {
         if let Effect::End(End::Error { is_unseen, .. }) = &mut self.effect {
@@ -196,7 +196,8 @@ impl Fault {
         self
     }
 
-    /// Ends it by itself, so long after it was set: nobody has to remember to. If the time is text that is none, the calls that it would have been about end with INTERNAL.
+    /// Ends it by itself, so long after it was set: nobody has to remember to. If the time is text that is none, the calls that it would have been about end
+    /// with INTERNAL.
     #[must_use]
     pub fn lasts(mut self, time: impl IntoDuration) -> Self {
         match time.into_duration() {

@@ -155,8 +155,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Lets calls meet these [faults](crate::faults) before their handler, inside the interceptors added before, as [`interceptor`](Self::interceptor) would; and those that the
-    /// configuration of their service sets ([`ServerPolicy::faults`](crate::config::ServerPolicy::faults)). For tests and game days.
+    /// Lets calls meet these [faults](crate::faults) before their handler, inside the interceptors added before, as [`interceptor`](Self::interceptor) would;
+    /// and those that the configuration of their service sets ([`ServerPolicy::faults`](crate::config::ServerPolicy::faults)). For tests and game days.
     #[cfg(feature = "faults")]
     #[must_use]
     pub fn faults(mut self, faults: Faults) -> Self {
@@ -342,17 +342,19 @@ impl ServerBuilder {
         self
     }
 
-    /// Sets what the code says of the configuration of the service of that name: its limits ([`ServiceConfig::server`]); what clients do is not this server's business.
-    /// Further ones of the same service, and those of [`config_source`](Self::config_source), lie over it. A service that is not there is an error when the server starts.
+    /// Sets what the code says of the configuration of the service of that name: its limits ([`ServiceConfig::server`]); what clients do is not this server's
+    /// business. Further ones of the same service, and those of [`config_source`](Self::config_source), lie over it. A service that is not there is an error
+    /// when the server starts.
     #[must_use]
     pub fn service_config(mut self, service: impl Into<String>, config: ServiceConfig) -> Self {
         self.configs.set(service.into(), config);
         self
     }
 
-    /// Adds a place where the configuration of services is followed while the server runs: `source` is asked once for each of them, by its name. What it says lies over
-    /// those added before and what the code says, and holds for calls that come from then on. The server starts when all of it is known, or after half a second
-    /// without what is missing; what cannot be read changes nothing, and [`ServerSnapshot::config_failures`](super::ServerSnapshot::config_failures) says why.
+    /// Adds a place where the configuration of services is followed while the server runs: `source` is asked once for each of them, by its name. What it says
+    /// lies over those added before and what the code says, and holds for calls that come from then on. The server starts when all of it is known, or after
+    /// half a second without what is missing; what cannot be read changes nothing, and
+    /// [`ServerSnapshot::config_failures`](super::ServerSnapshot::config_failures) says why.
     ///
     /// # Examples
     /// ```no_run

@@ -1,6 +1,7 @@
 //! Limits of calls that can change while they come: of a service, of each method, by whoever called.
 //!
-//! They are asked before a call waits for its turn, so one that is turned away takes no place in line. What was counted stays when only the number of a limit changes.
+//! They are asked before a call waits for its turn, so one that is turned away takes no place in line. What was counted stays when only the number of a limit
+//! changes.
 //!
 //! Not here: where the configuration comes from (`config`), limits as attributes (`interceptor`).
 

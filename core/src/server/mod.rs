@@ -1,9 +1,10 @@
 //! The side that answers calls.
 //!
 //! `accept` takes connections, `streams` their further streams, `connection` takes calls off each of them, `age` bounds how long they live, `router` finds the
-//! method, `config` follows what services are told while they run, `limits` turns calls away that are too many by that,
-//! `admission` those for which there is too much to do, `dispatch` runs the handler, `books` knows those that run in tasks, `health` answers for the server itself, [`load`] tells clients how busy it is, `clock` measures how long that takes,
-//! [`shutdown`] brings all of it to an end in order, and `watchdog` sees to it that a handler which blocks its thread blocks nobody else.
+//! method, `config` follows what services are told while they run, `limits` turns calls away that are too many by that, `admission` those for which there is
+//! too much to do, `dispatch` runs the handler, `books` knows those that run in tasks, `health` answers for the server itself, [`load`] tells clients how busy
+//! it is, `clock` measures how long that takes, [`shutdown`] brings all of it to an end in order, and `watchdog` sees to it that a handler which blocks its
+//! thread blocks nobody else.
 
 mod accept;
 mod admission;

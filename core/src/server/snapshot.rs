@@ -50,7 +50,8 @@ pub struct ServerSnapshot {
     pub admission: Option<AdmissionSnapshot>,
     /// The limits that its services' configuration sets.
     pub limits: Vec<LimitSnapshot>,
-    /// What of that configuration does not hold, and why: it cannot be read, so what it said last holds; nothing is known of it yet; it names a method that is not there.
+    /// What of that configuration does not hold, and why: it cannot be read, so what it said last holds; nothing is known of it yet; it names a method that is
+    /// not there.
     pub config_failures: Vec<String>,
     /// Calls that met a fault on purpose so far, of all channels and servers that share the handle; 0 where none was given.
     pub faults: u64,
@@ -142,8 +143,8 @@ impl Serving {
 }
 
 impl ServerMonitor {
-    /// Switches [`adaptive_concurrency`](super::ServerBuilder::adaptive_concurrency) while calls run, where a service's configuration says nothing of it. Who waits when it
-    /// is switched off is let in.
+    /// Switches [`adaptive_concurrency`](super::ServerBuilder::adaptive_concurrency) while calls run, where a service's configuration says nothing of it. Who
+    /// waits when it is switched off is let in.
     pub fn set_adaptive_concurrency(&self, limit: bool) {
         self.shared.admission.switch(limit);
     }

@@ -10,12 +10,11 @@ use crate::policy::faults::{DELAY_MAX, Fault};
 
 /// What a fault does: each has one of these.
 const EFFECTS: [&str; 4] = ["delay", "error", "overload", "drop"];
-pub(super) const SERVER_KEYS: [&str; 11] = [
-    "delay", "error", "overload", "drop", "message", "unseen", "percent", "by_key", "only", "method", "for",
-];
 pub(super) const CLIENT_KEYS: [&str; 12] = [
     "delay", "error", "overload", "drop", "message", "unseen", "percent", "by_key", "only", "method", "for", "endpoint",
 ];
+/// All but the last.
+pub(super) const SERVER_KEYS: &[&str] = CLIENT_KEYS.split_at(11).0;
 const LASTS_MAX: Duration = Duration::from_hours(24);
 
 impl Place {

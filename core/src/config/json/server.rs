@@ -11,13 +11,8 @@ use crate::config::server::{CallPolicy, ConcurrencyRule, LimitKey, LimitRule, Ra
 use crate::interceptor::limits::{PER_MAX, PER_MIN};
 
 const METHOD_KEYS: [&str; 3] = ["rate_limit", "concurrency_limit", "adaptive_concurrency"];
-const SERVICE_KEYS: [&str; 5] = [
-    "rate_limit",
-    "concurrency_limit",
-    "adaptive_concurrency",
-    "faults",
-    "methods",
-];
+/// Those of a service, besides.
+const SERVICE_KEYS: [&str; 2] = ["faults", "methods"];
 const RATE_KEYS: [&str; 5] = ["calls", "per", "burst", "key", "max_keys"];
 const CONCURRENCY_KEYS: [&str; 3] = ["calls", "key", "max_keys"];
 /// The time of a rate that says nothing else.
@@ -29,10 +24,10 @@ impl Place {
         for (key, value) in self.object(value)? {
             let place = self.key(key);
             match key.as_str() {
-                "faults" => policy.faults = Some(place.faults(value, &SERVER_KEYS)?),
+                "faults" => policy.faults = Some(place.faults(value, SERVER_KEYS)?),
                 "methods" => policy.methods = place.entries(value, Self::served_method)?,
                 key if METHOD_KEYS.contains(&key) => place.set_served(&mut policy.all, key, value)?,
-                _ => return Err(self.unknown(key, &SERVICE_KEYS)),
+                _ => return Err(self.unknown(key, &[&METHOD_KEYS[..], &SERVICE_KEYS[..]].concat())),
             }
         }
         Ok(policy)

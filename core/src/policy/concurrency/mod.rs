@@ -12,8 +12,8 @@
 //! Each method has a limit of its own, because a method that waits for something else for half a minute would make the others look congested. Methods that have
 //! a limit may wait for the same thing, and so are probed at once: one that was probed alone would see the line that the others make.
 //!
-//! A limit is given up when nobody has reached it for a while, and when no call comes back: then what is known of the service tells nothing about it any more, unless it
-//! answers as many calls as before after all.
+//! A limit is given up when nobody has reached it for a while, and when no call comes back: then what is known of the service tells nothing about it any more,
+//! unless it answers as many calls as before after all.
 //!
 //! Where most calls are given up before they are answered, there is no throughput to go by. Then the limit of better times is on trial for a moment: it stays if calls
 //! come back, and is tried again with half the width later and later if none does. Calls that take long before they are given up wait for something else.
