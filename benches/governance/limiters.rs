@@ -168,17 +168,8 @@ fn evenness(_: &Scene, outcome: &mut Outcome) -> f64 {
     answers().next().unwrap_or_default() as f64 / answers().last().unwrap_or_default() as f64
 }
 
-/// How far the mean of any tenth of the limits is from that of the first.
 fn drift(_: &Scene, outcome: &mut Outcome) -> f64 {
-    let tenths = outcome.limits.chunks_exact(outcome.limits.len() / 10);
-    let means: Vec<f64> = tenths.map(|limits| limits.iter().sum::<f64>() / limits.len() as f64).collect();
-    let far = |mean: &f64| (mean / means[0] - 1.0).abs();
-    // Without a limit there is no number.
-    means
-        .iter()
-        .map(far)
-        .reduce(|one, other| if one >= other { one } else { other })
-        .unwrap_or(f64::NAN)
+    outcome.drift()
 }
 
 fn ms(duration: Duration) -> f64 {

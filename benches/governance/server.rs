@@ -6,10 +6,10 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use fastrand::Rng;
-use sinew::{AdaptiveThrottle, Channel, Code, Priority, RetryPolicy, Server, Serving, Status};
+use sinew::{AdaptiveThrottle, Channel, Code, Priority, RetryPolicy, Server, Serving, Status, Streaming};
 use tokio::runtime::Builder;
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, advance, sleep, sleep_until};
+use tokio::time::{Instant, advance, sleep, sleep_until, timeout};
 
 use crate::simulator::{Outcome, Work};
 
@@ -22,8 +22,14 @@ pub(crate) enum Bottleneck {
     Downstream,
     /// The processor: one, which works on one handler at a time. A call takes a sixteenth of what it takes elsewhere.
     Processor,
+    /// Nothing: calls take their time, however many there are.
+    Nothing,
 }
 
+/// How often the server is asked whether it is well, how soon it has to say so, and after how many times its limit is noted.
+const HEALTH_EVERY: Duration = Duration::from_millis(100);
+const HEALTH_WITHIN: Duration = Duration::from_millis(250);
+const LIMIT_EVERY: u32 = 5;
 pub(crate) const WORKERS: usize = 16;
 /// Calls in a second that each of them is capable of.
 pub(crate) const CAPACITY: f64 = 1_600.0;
@@ -39,6 +45,8 @@ pub(crate) struct Traffic {
     /// As many callers, besides, make one call after the other.
     pub(crate) in_turn: usize,
     pub(crate) work: Work,
+    /// Calls are streams, open for as long; where nothing runs short only.
+    pub(crate) streams: bool,
     /// How many times as long calls take that begin at a time, in seconds.
     pub(crate) slowness: fn(f64) -> f64,
     /// When calls do not go on, in seconds.
@@ -55,6 +63,11 @@ pub(crate) struct Traffic {
 #[sinew::service(name = "bench.Work")]
 trait Works {
     async fn work(&self, micros: u64);
+}
+
+#[sinew::service(name = "bench.Watch")]
+trait Watches {
+    async fn watch(&self, micros: u64) -> Result<Streaming<u64>, Status>;
 }
 
 struct Pool {
@@ -102,6 +115,27 @@ impl Works for Processor {
     }
 }
 
+struct Idle;
+
+impl Works for Idle {
+    async fn work(&self, micros: u64) {
+        sleep(Duration::from_micros(micros)).await;
+    }
+}
+
+impl Watches for Idle {
+    async fn watch(&self, micros: u64) -> Result<Streaming<u64>, Status> {
+        let (sender, items) = Streaming::channel(1);
+        tokio::spawn(async move {
+            // Whoever does not listen any more has its reasons.
+            if sender.send(micros).await.is_ok() {
+                sleep(Duration::from_micros(micros)).await;
+            }
+        });
+        Ok(items)
+    }
+}
+
 /// Time goes by, and nobody else gets to run.
 fn compute(duration: Duration) {
     let went_by = pin!(advance(duration));
@@ -112,6 +146,7 @@ fn compute(duration: Duration) {
 /// Who makes the calls.
 struct Caller {
     client: WorksClient,
+    watching: WatchesClient,
     traffic: Traffic,
     start: Instant,
     outcome: Mutex<Outcome>,
@@ -126,13 +161,15 @@ pub(crate) fn run(traffic: Traffic, seed: u64) -> Outcome {
 }
 
 async fn drive(traffic: Traffic, seed: u64) -> Outcome {
-    let (client, _servers) = connect(traffic.bottleneck, traffic.stops).await;
+    let (channel, servers) = connect(traffic.bottleneck, traffic.stops).await;
     let caller = Arc::new(Caller {
-        client,
+        client: WorksClient::from_channel(channel.clone()),
+        watching: WatchesClient::from_channel(channel),
         traffic,
         start: Instant::now(),
         outcome: Mutex::default(),
     });
+    tokio::spawn(Arc::clone(&caller).look_around(servers));
     for number in 0..traffic.in_turn {
         let (caller, mut rng) = (Arc::clone(&caller), Rng::with_seed(seed << 32 | number as u64));
         tokio::spawn(async move {
@@ -171,6 +208,31 @@ async fn drive(traffic: Traffic, seed: u64) -> Outcome {
 }
 
 impl Caller {
+    /// Notes the limit, and asks whether the server is well, all the time that counts.
+    async fn look_around(self: Arc<Self>, servers: Vec<Serving>) {
+        let (from, to) = self.traffic.counted;
+        sleep_until(self.start + from).await;
+        let mut counted = 0;
+        while self.start.elapsed() < to {
+            let (check, since) = (self.client.channel().health_of(""), Instant::now());
+            let is_well = timeout(HEALTH_WITHIN, check).await.is_ok_and(|health| health.is_ok());
+            let limits = servers[0].snapshot().admission.map(|admission| admission.methods).unwrap_or_default();
+            let limit = limits.iter().find_map(|method| method.limit);
+            {
+                let mut outcome = self.outcome.lock().expect("nobody panicked");
+                outcome.health.0 += u64::from(is_well);
+                outcome.health.1 += 1;
+                if counted % LIMIT_EVERY == 0 {
+                    outcome.limits.push(limit.map_or(f64::NAN, f64::from));
+                }
+            }
+            counted += 1;
+            sleep_until(since + HEALTH_EVERY).await;
+        }
+        // They serve for as long as anybody waits.
+        sleep_until(self.start + self.traffic.end + 2 * self.traffic.deadline).await;
+    }
+
     /// Makes a call that arrives `at` a time since the start; returns why it was refused if it was.
     async fn call(&self, at: Duration, is_critical: bool, takes: Duration) -> Option<Status> {
         let traffic = &self.traffic;
@@ -186,7 +248,11 @@ impl Caller {
             Priority::Normal
         };
         let micros = u64::try_from(takes.as_micros()).expect("it is short");
-        let answer = self.client.work(micros).timeout(traffic.deadline).priority(priority).await;
+        let answer = if traffic.streams {
+            self.watch(micros).await
+        } else {
+            self.client.work(micros).timeout(traffic.deadline).priority(priority).await
+        };
         let is_good = answer.is_ok();
         let refused = answer.err().filter(|status| status.code() == Code::ResourceExhausted);
         if refused.is_some() && traffic.refusal > 0.0 {
@@ -204,36 +270,48 @@ impl Caller {
         }
         refused
     }
+
+    async fn watch(&self, micros: u64) -> Result<(), Status> {
+        let mut items = self.watching.watch(micros).await?;
+        while items.next().await.transpose()?.is_some() {}
+        Ok(())
+    }
 }
 
-async fn connect(bottleneck: Bottleneck, stops: (f64, f64)) -> (WorksClient, Vec<Serving>) {
+async fn connect(bottleneck: Bottleneck, stops: (f64, f64)) -> (Channel, Vec<Serving>) {
     let pool = || WorksServer::new(Pool::new(stops));
     match bottleneck {
         Bottleneck::Pool => {
-            let (client, server) = serve(Server::builder().service(pool())).await;
-            (client, vec![server])
+            let (channel, server) = serve(Server::builder().service(pool())).await;
+            (channel, vec![server])
         }
         Bottleneck::Processor => {
-            let (client, server) = serve(Server::builder().service(WorksServer::new(Processor))).await;
-            (client, vec![server])
+            let (channel, server) = serve(Server::builder().service(WorksServer::new(Processor))).await;
+            (channel, vec![server])
+        }
+        Bottleneck::Nothing => {
+            let services = Server::builder().service(WorksServer::new(Idle)).service(WatchesServer::new(Idle));
+            let (channel, server) = serve(services).await;
+            (channel, vec![server])
         }
         Bottleneck::Downstream => {
             // Of both only the one in front can do something about it.
             let (inner, behind) = serve(Server::builder().service(pool()).adaptive_concurrency(false)).await;
-            let (client, front) = serve(Server::builder().service(WorksServer::new(Front(inner)))).await;
-            (client, vec![front, behind])
+            let front = Front(WorksClient::from_channel(inner));
+            let (channel, front) = serve(Server::builder().service(WorksServer::new(front))).await;
+            (channel, vec![front, behind])
         }
     }
 }
 
-async fn serve(builder: sinew::ServerBuilder) -> (WorksClient, Serving) {
+async fn serve(builder: sinew::ServerBuilder) -> (Channel, Serving) {
     let name = format!("mem:governance-{}", fastrand::u64(..));
     let server = builder.trust_priorities().max_calls_per_connection(65_536).bind(&name).start().await;
     let server = server.expect("it starts");
     // A call that is turned away is one, and not another that comes later.
     let channel = Channel::builder().retry(RetryPolicy::NEVER).throttle(AdaptiveThrottle::NEVER);
     let channel = channel.connect(&name).await.expect("it is there");
-    (WorksClient::from_channel(channel), server)
+    (channel, server)
 }
 
 /// How long a call takes. Timers count whole milliseconds, so that is what it is, at random the one below or the one above.

@@ -70,6 +70,8 @@ pub(crate) struct Outcome {
     refusals: Vec<Duration>,
     /// The limit, twice a second.
     pub(crate) limits: Vec<f64>,
+    /// Health checks that were answered in time, and all of them.
+    pub(crate) health: (u64, u64),
 }
 
 /// How long a call may wait to be taken up.
@@ -318,6 +320,19 @@ impl Outcome {
     /// Of the calls that could have been answered: all, or as many as the service is capable of.
     pub(crate) fn goodput(&self, capacity: f64) -> f64 {
         self.good as f64 / (self.offered as f64).min(capacity)
+    }
+
+    /// How far the mean of any tenth of the limits is from that of the first.
+    pub(crate) fn drift(&self) -> f64 {
+        let tenths = self.limits.chunks_exact((self.limits.len() / 10).max(1));
+        let means: Vec<f64> = tenths.map(|limits| limits.iter().sum::<f64>() / limits.len() as f64).collect();
+        let far = |mean: &f64| (mean / means[0] - 1.0).abs();
+        // Without a limit there is no number.
+        means
+            .iter()
+            .map(far)
+            .reduce(|one, other| if one >= other { one } else { other })
+            .unwrap_or(f64::NAN)
     }
 
     pub(crate) fn refused_share(&self) -> f64 {

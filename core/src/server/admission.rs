@@ -249,6 +249,7 @@ impl Admission {
         let work = Work {
             limit,
             in_flight: book.limiters.in_flight(method),
+            rate: book.limiters.rate(method),
         };
         let joined = book.queues[method].line.join((number, call), priority, left, work, now);
         let patience = match joined {

@@ -502,8 +502,8 @@ impl Limited {
         let times = (1.0 + self.variation) / (1.0 + ROOM_VARIATION);
         let own = self.width();
         let width = own + (self.demanded.unwrap_or(own) - own) * DEMAND_SHARE;
-        let room = width * ROOM * times.clamp(1.0, ROOM_TIMES_MAX);
-        self.limit = whole((width + room.max(ROOM_MIN)).ceil());
+        let room = (width * ROOM).max(ROOM_MIN) * times.clamp(1.0, ROOM_TIMES_MAX);
+        self.limit = whole((width + room).ceil());
     }
 
     /// A call is over that was one of `in_flight`: throughput is measured while there are more calls than go without a queue.

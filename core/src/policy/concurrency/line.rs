@@ -31,8 +31,10 @@ const PATIENCE_MAX: Duration = Duration::from_millis(2_500);
 const OVERLOAD_LASTS: Duration = Duration::from_secs(1);
 /// As long as there is so much left of the most calls that there have been, in line and worked on, they do not become fewer.
 const STANDS: f64 = 0.97;
-/// Of each priority, hurried calls in line, as a multiple of those that are worked on, and at least: about as many as get their turn within their moment. Further ones need not
-/// wait to be told no.
+/// Of each priority, hurried calls in line, as a multiple of those that get their turn within their moment: further ones need not wait to be told no. More of them
+/// would all get it where one processor serves the line before it looks at the clock, and be answered too late.
+const HURRIED_TURNS: f64 = 2.0;
+/// As a multiple of those that are worked on at most, and at least.
 const HURRIED_TIMES: u32 = 2;
 const HURRIED_MIN: u32 = 16;
 /// The same of those that matter most, whose moment is longer.
@@ -78,6 +80,8 @@ pub(crate) struct Work {
     /// Calls at a time, at most.
     pub(crate) limit: u32,
     pub(crate) in_flight: u32,
+    /// Answers in a second, as far as that is known.
+    pub(crate) rate: Option<f64>,
 }
 
 /// What became of a call that would stand in line.
@@ -160,7 +164,7 @@ impl<T> Line<T> {
             class.patient.insert(number, waiter);
             class.peak = class.peak.max(class.patient.len() + work.in_flight as usize);
         } else {
-            if evicted.is_none() && class.hurried.len() >= hurried_max(work.limit, priority) {
+            if evicted.is_none() && class.hurried.len() as f64 >= hurried_max(work, priority) {
                 let oldest = class.hurried.pop_first();
                 evicted = oldest.map(|(_, oldest)| class.left_in_vain(oldest, now));
             }
@@ -276,12 +280,15 @@ pub(crate) fn least(priority: Priority) -> Duration {
 }
 
 /// Hurried calls at most, where so many are worked on.
-fn hurried_max(limit: u32, priority: Priority) -> usize {
-    let (times, least) = match priority {
+fn hurried_max(work: Work, priority: Priority) -> f64 {
+    let (times, min) = match priority {
         Priority::Critical => (HURRIED_TIMES_CRITICAL, HURRIED_MIN_CRITICAL),
         Priority::Normal | Priority::Low | Priority::Background => (HURRIED_TIMES, HURRIED_MIN),
     };
-    limit.saturating_mul(times).max(least) as usize
+    let in_time = work.rate.map_or(f64::INFINITY, |rate| {
+        rate * least(priority).as_secs_f64() * HURRIED_TURNS
+    });
+    in_time.min(f64::from(work.limit) * f64::from(times)).max(f64::from(min))
 }
 
 /// How long a call waits in a burst, if its caller waits for so long: at most for half of that, or there would be no time for an answer.
@@ -299,7 +306,11 @@ mod tests {
     const LONG: Option<Duration> = Some(Duration::from_secs(10));
     const SHORT: Option<Duration> = Some(Duration::from_millis(250));
 
-    const WORK: Work = Work { limit: 8, in_flight: 8 };
+    const WORK: Work = Work {
+        limit: 8,
+        in_flight: 8,
+        rate: None,
+    };
 
     struct Scene {
         line: Line<u64>,
@@ -451,22 +462,23 @@ mod tests {
             assert_eq!(scene.join(Priority::Normal, SHORT), PATIENCE);
         }
         let now = scene.now;
-        let mut join = |number, limit| {
-            let work = Work { limit, ..WORK };
+        let mut join = |number, limit, rate| {
+            let work = Work { limit, rate, ..WORK };
             scene.line.join((number, number), Priority::Normal, SHORT, work, now)
         };
         let in_place_of = |evicted| Joined::In {
             patience: PATIENCE,
             evicted,
         };
-        assert_eq!(join(16, 8), in_place_of(Some(0)), "the oldest");
-        assert_eq!(join(17, 8), in_place_of(Some(1)));
-        assert_eq!(
-            join(18, 16),
-            in_place_of(None),
-            "where more are worked on more may wait"
-        );
-        assert_eq!(scene.line.len(), 17);
+        assert_eq!(join(16, 8, None), in_place_of(Some(0)), "the oldest");
+        assert_eq!(join(17, 8, None), in_place_of(Some(1)));
+        assert_eq!(join(18, 100, None), in_place_of(None), "more, where more are worked on");
+        let soon = Some(17.0 / HURRIED_TURNS / PATIENCE.as_secs_f64());
+        assert_eq!(join(19, 100, soon), in_place_of(Some(2)), "that get their turn in time");
+        let rare = Some(1.0);
+        assert_eq!(join(20, 100, rare), in_place_of(Some(3)));
+        assert_eq!(join(21, 100, soon.map(|rate| rate + 200.0)), in_place_of(None));
+        assert_eq!(scene.line.len(), 18);
     }
 
     #[test]

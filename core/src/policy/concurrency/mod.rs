@@ -102,6 +102,12 @@ impl Limiters {
         self.methods[method].limit()
     }
 
+    /// Answers of a method in a second, if it has a limit that is more than a trial.
+    #[must_use]
+    pub fn rate(&self, method: usize) -> Option<f64> {
+        self.methods[method].rate()
+    }
+
     /// Takes one more call up, unless there are as many as there should be. Who waits may ask again whenever a call is over.
     pub fn admit(&mut self, method: usize, now: Instant) -> Option<Ticket> {
         if self.methods[method].is_full(now) {
