@@ -8,10 +8,12 @@
 
 mod admission;
 mod ejection;
+mod guards;
 mod hedging;
 mod limiters;
 mod pools;
 mod processes;
+mod published;
 mod retries;
 mod rivals;
 mod server;
@@ -63,11 +65,29 @@ fn main() -> ExitCode {
         ),
         ("Ejection: ten servers", &["sinew"], ejection::rows(seeds, wanted)),
         (
+            "Rate limits: 500 calls a second",
+            &["sinew"],
+            guards::limits(seeds, wanted),
+        ),
+        (
+            "Throttle and circuit breaker: one server, 200 calls a second",
+            &["sinew"],
+            guards::breakers(seeds, wanted),
+        ),
+        (
             "Hedging: eleven servers, 1,000 calls a second",
             &["sinew"],
             hedging::rows(seeds, wanted),
         ),
     ];
+    if wanted.is_empty() && has("--bench") {
+        let all: Vec<&str> = tables.iter().flat_map(|(_, _, rows)| rows).map(|row| row.name.as_str()).collect();
+        assert_eq!(
+            published::unused(&all),
+            Vec::<&str>::new(),
+            "rows that are not there any more"
+        );
+    }
     let mut missed = 0;
     for (title, names, rows) in tables {
         println!(

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use crate::published;
+
 /// What a figure should be.
 #[derive(Clone, Copy)]
 pub(crate) enum Goal {
@@ -69,15 +71,21 @@ impl Row {
     }
 }
 
-/// As markdown.
+/// As markdown. Where others are not measured next to us there is what they publish.
 pub(crate) fn draw(names: &[&str], rows: &[Row]) -> String {
+    let is_alone = names.len() == 1;
     let mut text = format!(
-        "| | {} | goal | |\n|---|{}--:|---|\n",
+        "| | {} |{} goal | |\n|---|{}{}--:|---|\n",
         names.join(" | "),
-        "--:|".repeat(names.len())
+        if is_alone { " others |" } else { "" },
+        "--:|".repeat(names.len()),
+        if is_alone { "---|" } else { "" },
     );
     for row in rows {
-        let figures: Vec<String> = row.figures.iter().map(|figures| row.shown(figures)).collect();
+        let mut figures: Vec<String> = row.figures.iter().map(|figures| row.shown(figures)).collect();
+        if is_alone {
+            figures.push(published::of(&row.name).to_owned());
+        }
         let goal = row.goal.shown();
         let verdict = if row.is_met() { "met" } else { "missed" };
         writeln!(text, "| {} | {} | {goal} | {verdict} |", row.name, figures.join(" | "))

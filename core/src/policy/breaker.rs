@@ -414,6 +414,20 @@ mod tests {
     }
 
     #[test]
+    fn what_went_well_before_leaves_the_window_little_by_little() {
+        let mut bench = Bench::new();
+        bench.now += Duration::from_secs(60);
+        bench.answered = 60 * 200;
+        let begin = bench.now;
+        while bench.breaker.state() == BreakerState::Closed {
+            bench.call(Ended::Badly);
+        }
+        // Of what 200 calls a second were within 10 s, and of 100 that fail, half have failed then.
+        let opened = (bench.now - begin).as_secs_f64();
+        assert!((6.0..=7.7).contains(&opened), "after {opened} s");
+    }
+
+    #[test]
     fn a_burst_is_seen_next_to_all_that_went_well_before() {
         let mut bench = Bench::new();
         bench.now += Duration::from_secs(60);

@@ -27,16 +27,17 @@ impl<T: Copy> Marks<T> {
     }
 
     /// Takes up a reading. Where none was taken up for long, `earlier` tells from the last one what it was `part` of the way back to it.
-    pub(super) fn note(&mut self, now: Instant, reading: T, earlier: impl FnOnce(T, f64) -> T) {
+    pub(super) fn note(&mut self, now: Instant, reading: T, earlier: impl Fn(T, f64) -> T) {
         let last = self.marks.back().copied();
         let age = last.map_or(self.span, |(at, _)| now.saturating_duration_since(at));
-        if age > self.every * 2 {
-            let back = self.span.min(age);
-            let before = last.map_or(reading, |(_, last)| {
-                earlier(last, back.as_secs_f64() / age.as_secs_f64())
-            });
+        if let Some((_, last)) = last.filter(|_| age > self.every * 2) {
             self.marks.clear();
-            self.marks.push_back((now.checked_sub(back).unwrap_or(now), before));
+            let mut back = self.span.min(age);
+            while !back.is_zero() {
+                let before = earlier(last, back.as_secs_f64() / age.as_secs_f64());
+                self.marks.push_back((now.checked_sub(back).unwrap_or(now), before));
+                back = back.saturating_sub(self.every);
+            }
         }
         if age >= self.every {
             self.marks.push_back((now, reading));
@@ -92,11 +93,13 @@ mod tests {
         assert_eq!(marks.before(now, part * 2), Some(992));
         // What is older than all counts from the oldest.
         assert!(marks.before(now, part * 50).is_some_and(|reading| (956..=960).contains(&reading)));
-        // Of a pause a part is taken to be like the whole.
-        marks.note(now + part * 40, 5_000, |last, part| {
-            assert!((part - 0.25).abs() < 1e-9);
-            last + 3_000
+        // In a pause all came evenly.
+        marks.note(now + part * 40, 5_000, |last, back| {
+            assert_eq!(last, 1_000);
+            5_000 - (4_000.0 * back).round() as u32
         });
-        assert_eq!(marks.before(now + part * 40, part * 10), Some(4_000));
+        for back in 0..=10 {
+            assert_eq!(marks.before(now + part * 40, part * back), Some(5_000 - 100 * back));
+        }
     }
 }
