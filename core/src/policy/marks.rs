@@ -76,7 +76,7 @@ pub(super) fn evenly(before: u64, now: u64, part: f64) -> u64 {
 mod tests {
     use std::time::Duration;
 
-    use super::Marks;
+    use super::{Marks, evenly};
     use crate::time;
 
     #[test]
@@ -85,7 +85,7 @@ mod tests {
         let mut marks = Marks::new(start, 0, part, part * 10);
         for step in 1..=1_000_u32 {
             let now = start + part * step / 4;
-            marks.note(now, step, |_, _| unreachable!("there is no gap"));
+            marks.note(now, u64::from(step), |_, _| unreachable!("there is no gap"));
             assert!(marks.marks.len() <= 12, "{}", marks.marks.len());
         }
         let now = start + part * 250;
@@ -96,10 +96,10 @@ mod tests {
         // In a pause all came evenly.
         marks.note(now + part * 40, 5_000, |last, back| {
             assert_eq!(last, 1_000);
-            5_000 - (4_000.0 * back).round() as u32
+            evenly(last, 5_000, back)
         });
         for back in 0..=10 {
-            assert_eq!(marks.before(now + part * 40, part * back), Some(5_000 - 100 * back));
+            assert_eq!(marks.before(now + part * 40, part * back), Some(5_000 - 100 * u64::from(back)));
         }
     }
 }
