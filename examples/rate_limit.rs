@@ -1,10 +1,10 @@
-//! Ten searches a second for each caller, one export at a time for all: what is more is told when to come back.
+//! 500 calls a second for each address, ten searches for each user, one export at a time for all: what is more is told when to come back.
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
 use std::error::Error;
 use std::time::Duration;
 
-use sinew::limits::{RateLimit, concurrency_limit, metadata, rate_limit};
+use sinew::limits::{RateLimit, concurrency_limit, metadata, peer, rate_limit};
 use sinew::{Channel, Code, RetryPolicy, Server, service};
 use tokio::time::sleep;
 
@@ -18,6 +18,7 @@ trait Search {
 struct Index(RateLimit);
 
 #[service]
+#[interceptor(rate_limit(500, per = "1s", key = peer))]
 impl Search for Index {
     #[interceptor(self.0)]
     async fn find(&self, text: &str) -> String {
@@ -33,7 +34,7 @@ impl Search for Index {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    // By what the caller says here; `peer` goes by certificate or IP address.
+    // By what the caller says, which `peer`, the certificate or IP address, is not.
     let of_each = rate_limit(10).per("1s").key(metadata("user"));
     let index = SearchServer::new(Index(of_each.clone()));
     let server = Server::builder().service(index).bind("127.0.0.1:0").start().await?;

@@ -102,8 +102,8 @@ pub use sinew_core::policy::retry::RetryPolicy;
 pub use sinew_core::policy::throttle::AdaptiveThrottle;
 pub use sinew_core::priority::{Priority, PriorityError};
 pub use sinew_core::server::{
-    AdmissionSnapshot, Collision, Drain, Fallback, LimitSnapshot, MethodAdmission, Server, ServerBuilder, ServerError,
-    ServerLoad, ServerMonitor, ServerSnapshot, Serving,
+    AdmissionSnapshot, Collision, Drain, Fallback, LimitSnapshot, MethodAdmission, RejectionSnapshot, Server,
+    ServerBuilder, ServerError, ServerLoad, ServerMonitor, ServerSnapshot, Serving,
 };
 pub use sinew_core::service::{Inbound, ServerRequest, Service};
 pub use sinew_core::status::{HandlerRan, Origin, Status};

@@ -105,6 +105,7 @@ async fn calls_that_would_be_turned_away_are_left_out_and_come_back_soon() {
         );
         let snapshot = of_dig(&channel).unwrap();
         assert!(snapshot.is_throttled && snapshot.refused >= 900, "{snapshot:?}");
+        assert!((0.9..1.0).contains(&snapshot.throttled), "{snapshot:?}");
         // Other methods have nothing to do with it.
         for _ in 0..100 {
             client.rest().await.unwrap();
@@ -113,7 +114,8 @@ async fn calls_that_would_be_turned_away_are_left_out_and_come_back_soon() {
         dig(&client, 1_500).await;
         let ends = dig(&client, 300).await;
         assert!(ends.iter().all(Result::is_ok), "all, a while later");
-        assert!(!of_dig(&channel).unwrap().is_throttled);
+        let snapshot = of_dig(&channel).unwrap();
+        assert!(!snapshot.is_throttled && snapshot.throttled == 0.0, "{snapshot:?}");
     })
     .await;
 }

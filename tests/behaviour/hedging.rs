@@ -132,6 +132,11 @@ async fn the_first_answer_counts_and_the_other_call_is_cancelled() {
             (20..=30).contains(&late) && race.channel.snapshot().hedges == late as u64,
             "{late}"
         );
+        let methods = race.channel.snapshot().methods;
+        assert_eq!(
+            (&*methods[0].path, methods[0].hedge_delay),
+            ("test.Tortoise/get", Some(Duration::from_millis(50)))
+        );
         // Nobody goes on for those that were answered elsewhere.
         sleep(Duration::from_millis(5)).await;
         assert_eq!(race.running(), 0);

@@ -163,6 +163,38 @@ async fn each_key_has_its_own_until_there_are_too_many() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_turned_away_is_counted_by_method_and_policy() {
+    bounded(async {
+        let parts = open("counted").await;
+        let Parts { client, server, .. } = &parts;
+        assert!(server.snapshot().rejections.is_empty());
+        for _ in 0..5 {
+            let _refused_or_not = client.two(1).await;
+        }
+        let running: Vec<_> = (0..2).map(|_| tokio::spawn(client.hold().into_future())).collect();
+        sleep(Duration::from_millis(10)).await;
+        for _ in 0..4 {
+            client.hold().await.unwrap_err();
+        }
+        parts.let_go.notify_waiters();
+        for one in running {
+            one.await.unwrap().unwrap();
+        }
+        let rejections = server.snapshot().rejections;
+        let found: Vec<_> =
+            rejections.iter().map(|one| (one.path.unwrap(), &*one.policy, &*one.reason, one.calls)).collect();
+        assert_eq!(
+            found,
+            [
+                ("test.Limited/two", "rate_limit", "too_many_requests", 3),
+                ("test.Limited/hold", "concurrency_limit", "too_many_at_once", 4),
+            ]
+        );
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_bucket_lets_a_burst_through_and_then_one_by_one() {
     bounded(async {
         let parts = open("bucket").await;

@@ -274,6 +274,7 @@ async fn retries_are_paid_for_by_calls_that_succeed() {
         );
         let snapshot = channel.snapshot();
         assert_eq!((snapshot.retries, snapshot.retries_withheld), (1, 100));
+        assert_eq!(snapshot.methods[0].retry_budget, 0.0);
 
         // What a client says itself is wrong with its call is no failure of the service.
         script.then(std::iter::repeat_with(|| fail(Status::not_found("x"))).take(1_000));

@@ -1,11 +1,17 @@
 //! The border between streams and calls: every way in which a stream fails, as the status that the caller sees.
 
+use std::time::Duration;
+
 use crate::mux::{OpenError, StreamError};
 use crate::status::{HandlerRan, Origin, Status};
 use crate::wire::frame::ErrorCode;
 
 /// How a server begins to say that it has no method with this id; the client, which knows the name, says more.
 pub const UNKNOWN_METHOD: &str = "no method with id";
+
+/// What turns those away who make calls only to end them, as a status names it, and when they may come back.
+const FLOOD_POLICY: &str = "flood_protection";
+const FLOOD_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The status of a call whose stream failed at the client.
 #[must_use]
@@ -43,8 +49,14 @@ fn reset_status(code: ErrorCode) -> Status {
             Status::unavailable("the server did not take the call up"),
             HandlerRan::No,
         ),
-        ErrorCode::TooLarge | ErrorCode::CalmDown => (
+        ErrorCode::TooLarge => (
             Status::resource_exhausted(format!("the server reset the call ({code:?})")),
+            HandlerRan::Maybe,
+        ),
+        ErrorCode::CalmDown => (
+            Status::resource_exhausted("the server reset the call: too many before it came to nothing")
+                .with_rejection(FLOOD_POLICY, "calm_down")
+                .with_retry_after(FLOOD_RETRY_AFTER),
             HandlerRan::Maybe,
         ),
         ErrorCode::Protocol
@@ -71,4 +83,33 @@ pub fn open_status(error: OpenError) -> Status {
         OpenError::TooLarge { .. } | OpenError::TooManyEntries { .. } => Status::resource_exhausted(error.to_string()),
     };
     status.with_origin(Origin::Local).with_handler_ran(HandlerRan::No)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::stream_status;
+    use crate::code::Code;
+    use crate::mux::StreamError;
+    use crate::status::HandlerRan;
+    use crate::wire::frame::ErrorCode;
+
+    #[test]
+    fn who_floods_a_server_is_told_what_turned_it_away() {
+        let status = stream_status(StreamError::Reset {
+            code: ErrorCode::CalmDown,
+        });
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert_eq!(
+            (status.policy(), status.reason(), status.retry_after()),
+            (
+                Some("flood_protection"),
+                Some("calm_down"),
+                Some(Duration::from_secs(1))
+            )
+        );
+        // It may have been one that was under way.
+        assert_eq!(status.handler_ran(), HandlerRan::Maybe);
+    }
 }

@@ -56,7 +56,8 @@ pub(super) struct Account {
     is_shared: bool,
     refused: AtomicU64,
     books: Mutex<Option<Box<Books>>>,
-    hedges: OnceLock<Box<Mutex<Hedges>>>,
+    /// With the method's name.
+    hedges: OnceLock<Box<(String, Mutex<Hedges>)>>,
 }
 
 /// What is only needed where calls fail.
@@ -140,8 +141,9 @@ impl Account {
     }
 
     /// What is known of how long calls take, where they are made a second time.
-    pub(super) fn hedges(&self) -> MutexGuard<'_, Hedges> {
-        self.hedges.get_or_init(Box::default).lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn hedges(&self, path: &str) -> MutexGuard<'_, Hedges> {
+        let (_, hedges) = &**self.hedges.get_or_init(|| Box::new((path.to_owned(), Mutex::default())));
+        hedges.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives it back.
@@ -306,29 +308,40 @@ impl Account {
 
     /// Whether calls have to look at the books.
     fn calm_down(&self, now: Instant, guards: &Guards, books: &mut Books) {
-        let is_throttled = self.is_throttled(now, &guards.throttle, books);
+        let is_throttled = self.throttled(now, &guards.throttle, books) > 0.0;
         let is_guarded = is_throttled || books.breaker.state() != BreakerState::Closed;
         self.turn.store(books.breaker.turn(), Ordering::Relaxed);
         self.is_guarded.store(is_guarded, Ordering::Relaxed);
     }
 
-    fn is_throttled(&self, now: Instant, policy: &AdaptiveThrottle, books: &mut Books) -> bool {
-        (0..PRIORITIES).any(|priority| {
+    /// The part of calls that is left out, of the priority of which it is the most.
+    fn throttled(&self, now: Instant, policy: &AdaptiveThrottle, books: &mut Books) -> f64 {
+        let shares = (0..PRIORITIES).map(|priority| {
             let taken = self.taken(books, priority);
-            books.throttles[priority].share(now, taken, policy) > 0.0
-        })
+            books.throttles[priority].share(now, taken, policy)
+        });
+        shares.fold(0.0, f64::max)
     }
 
     fn snapshot(&self) -> Option<MethodSnapshot> {
+        let hedges = self.hedges.get();
         let mut books = self.books();
-        let books = books.as_mut()?;
+        let mut books = books.as_mut();
+        let path = books.as_ref().map(|books| &books.path).or_else(|| hedges.map(|hedges| &hedges.0))?.clone();
+        // Whatever its policy is, it leaves nothing out while it is calm.
+        let throttled = match books.as_mut().filter(|_| !self.is_calm()) {
+            Some(books) => self.throttled(time::now(), &AdaptiveThrottle::DEFAULT, books),
+            None => 0.0,
+        };
         Some(MethodSnapshot {
-            path: books.path.clone(),
+            path,
             refused: self.refused.load(Ordering::Relaxed),
-            // Whatever its policy is, it leaves nothing out while it is calm.
-            is_throttled: !self.is_calm() && self.is_throttled(time::now(), &AdaptiveThrottle::DEFAULT, books),
-            breaker: books.breaker.state(),
-            cause: books.cause.clone(),
+            is_throttled: throttled > 0.0,
+            throttled,
+            breaker: books.as_ref().map_or(BreakerState::Closed, |books| books.breaker.state()),
+            cause: books.as_ref().map(|books| books.cause.clone()).unwrap_or_default(),
+            retry_budget: self.budget.tokens(),
+            hedge_delay: hedges.and_then(|hedges| hedges.1.lock().unwrap_or_else(PoisonError::into_inner).delay()),
         })
     }
 

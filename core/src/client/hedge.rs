@@ -49,13 +49,14 @@ pub(super) async fn hedged(
     mut opened: Opened,
 ) -> Result<Reply, Failed> {
     let account = channel.governance().account(request.method);
+    let path = request.spec.map_or("", MethodSpec::path);
     let (began, member) = (time::now(), opened.member());
     let note = |began: Instant, member: Option<u64>| {
         if let Some(member) = member {
-            account.hedges().note(member, time::now().saturating_duration_since(began));
+            account.hedges(path).note(member, time::now().saturating_duration_since(began));
         }
     };
-    let schedule = account.hedges().begin(hedging);
+    let schedule = account.hedges(path).begin(hedging);
     let overtaken = opened.overtaken();
     let mut first = pin!(opened.answered(request.method, request.idle_timeout));
     let mut is_paid = false;
@@ -68,7 +69,7 @@ pub(super) async fn hedged(
                 }
                 return outcome;
             }
-            Err(_) => is_paid = account.hedges().pay(is_late),
+            Err(_) => is_paid = account.hedges(path).pay(is_late),
         }
         if is_paid {
             break;
@@ -78,7 +79,7 @@ pub(super) async fn hedged(
     let admitted = other.and_then(|other| Some((other, channel.admit(request).ok()?)));
     let Some((other, permit)) = admitted else {
         if is_paid {
-            account.hedges().give_back();
+            account.hedges(path).give_back();
         }
         channel.governance().count_hedge(false, schedule.is_some());
         let outcome = first.await;

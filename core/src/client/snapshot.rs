@@ -35,7 +35,7 @@ pub struct ChannelSnapshot {
     pub hedges: u64,
     /// Those that were not, because too few calls paid for it, or there was no other endpoint.
     pub hedges_withheld: u64,
-    /// Methods whose calls were turned away, or failed where there is a circuit breaker.
+    /// Methods whose calls were turned away, or failed where there is a circuit breaker, or are made a second time.
     pub methods: Vec<MethodSnapshot>,
     /// Those of them that this channel connects to.
     pub endpoints: Vec<EndpointSnapshot>,
@@ -54,7 +54,7 @@ pub struct ChannelSnapshot {
     pub config_failures: Vec<String>,
 }
 
-/// A method whose calls failed.
+/// A method whose calls failed, or are hedged.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct MethodSnapshot {
@@ -64,10 +64,16 @@ pub struct MethodSnapshot {
     pub refused: u64,
     /// Some are not, because most would be turned away.
     pub is_throttled: bool,
+    /// The part that is not, from 0 to 1, of the priority of which it is the most.
+    pub throttled: f64,
     /// Where its circuit breaker stands; CLOSED if there is none.
     pub breaker: BreakerState,
-    /// How the last of them that was sent failed.
+    /// How the last of them that was sent failed; empty if none did.
     pub cause: String,
+    /// Retries that calls which succeeded have paid for: up to 20.
+    pub retry_budget: f64,
+    /// After which time calls are made a second time where there is plenty saved; `None` if they are not, or nothing is known yet.
+    pub hedge_delay: Option<Duration>,
 }
 
 /// Where the endpoints of a channel come from.

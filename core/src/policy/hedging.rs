@@ -119,6 +119,8 @@ pub struct Hedges {
     answers: u32,
     /// As it was found last, and for which percentile.
     delay: Option<(f64, Option<Duration>)>,
+    /// What came of that for the last call.
+    last: Option<Duration>,
 }
 
 impl Default for Hedges {
@@ -128,6 +130,7 @@ impl Default for Hedges {
             saved: SAVED_FIRST,
             answers: 0,
             delay: None,
+            last: None,
         }
     }
 }
@@ -149,10 +152,17 @@ impl Hedges {
             Delay::After(delay) => delay,
             Delay::Percentile(part) => self.percentile(part)?,
         };
+        self.last = Some(early);
         Some(Schedule {
             early,
             late: early.saturating_mul(LATE),
         })
+    }
+
+    /// After which time the last call was to be made a second time, if there was plenty saved.
+    #[must_use]
+    pub fn delay(&self) -> Option<Duration> {
+        self.last
     }
 
     /// Takes a second call out of what is saved; `is_late` if it has waited for long.

@@ -99,7 +99,10 @@ mod tests {
             evenly(last, 5_000, back)
         });
         for back in 0..=10 {
-            assert_eq!(marks.before(now + part * 40, part * back), Some(5_000 - 100 * u64::from(back)));
+            assert_eq!(
+                marks.before(now + part * 40, part * back),
+                Some(5_000 - 100 * u64::from(back))
+            );
         }
     }
 }

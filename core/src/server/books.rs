@@ -156,6 +156,7 @@ impl Future for WaitingCall {
             }
             (Err(status), Some(job)) => {
                 this.books.shared.load.count(1, 1);
+                this.books.shared.load.rejections.note(job.route, &status);
                 this.connection.finish_call(job.key, Some(&status), status.metadata());
             }
             (Err(_), None) => {}

@@ -231,7 +231,8 @@ impl ServerConnection {
     }
 
     /// A call is answered with why it is turned away.
-    fn refuse(&mut self, key: StreamKey, status: Status) {
+    fn refuse(&mut self, key: StreamKey, route: Option<usize>, status: Status) {
+        self.books.shared.load.rejections.note(route, &status);
         let trailers = status.metadata().clone();
         self.uncounted.0 += 1;
         self.uncounted.1 += u64::from(is_failure(&status));
@@ -335,7 +336,7 @@ impl Acceptor for ServerConnection {
             let held = match self.take_limits(connection, &ready.call) {
                 Ok(held) => held,
                 Err(status) => {
-                    self.refuse(ready.key, status);
+                    self.refuse(ready.key, ready.call.route, status);
                     continue;
                 }
             };
@@ -352,7 +353,7 @@ impl Acceptor for ServerConnection {
                 Entry::Admitted(admitted) => (Some(admitted), None),
                 Entry::Waits(turn) => (None, Some(turn)),
                 Entry::Refused(status) => {
-                    self.refuse(ready.key, status);
+                    self.refuse(ready.key, ready.call.route, status);
                     continue;
                 }
             };
@@ -420,7 +421,7 @@ impl Acceptor for ServerConnection {
         if self.reply_bytes_max == 0 {
             self.reply_bytes_max = connection.reply_bytes_max();
         }
-        match job.answer(outcome, self.reply_bytes_max) {
+        match job.answer(outcome, self.reply_bytes_max, &self.books.shared.load.rejections) {
             Answer::Stream {
                 metadata,
                 stream,

@@ -11,6 +11,7 @@ use super::admission::Admitted;
 use super::books::Books;
 use super::limits::Held;
 use super::load::{add_report, is_failure};
+use super::rejections::Rejections;
 use crate::call::{Pump, PumpEnd};
 use crate::code::Code;
 use crate::context::{self, Cx};
@@ -108,8 +109,8 @@ impl Job {
         std::panic::catch_unwind(AssertUnwindSafe(|| slot.as_mut().clear())).is_ok()
     }
 
-    /// The answer to an outcome, with what the handler put into its context.
-    pub(super) fn answer(&self, outcome: Outcome, bytes_max: usize) -> Answer {
+    /// The answer to an outcome, with what the handler put into its context; one that a policy turned away is counted.
+    pub(super) fn answer(&self, outcome: Outcome, bytes_max: usize, rejections: &Rejections) -> Answer {
         // What the handler put into its context stands before what its answer brings.
         let of_context = self.cx.as_ref().and_then(Cx::take_reply);
         let (status, mut trailers) = match outcome {
@@ -145,7 +146,11 @@ impl Job {
                 ));
                 (status, trailers)
             }
-            Err(status) => (status.into_answer(), of_context.unwrap_or_default().1),
+            Err(status) => {
+                let status = status.into_answer();
+                rejections.note(self.route, &status);
+                (status, of_context.unwrap_or_default().1)
+            }
         };
         trailers.merge(status.metadata());
         if status.code() == Code::Ok {
@@ -214,7 +219,11 @@ impl HandlerTask {
 
     fn send(&mut self, job: &Job, outcome: Outcome) {
         let key = self.finished.key;
-        let mut answer = job.answer(outcome, self.connection.reply_bytes_max());
+        let mut answer = job.answer(
+            outcome,
+            self.connection.reply_bytes_max(),
+            &self.finished.books.shared.load.rejections,
+        );
         if self.finished.is_counted {
             self.finished.books.shared.load.count(1, u64::from(answer.is_failure()));
             add_report(&self.finished.books, &self.connection, &mut answer, time::now);

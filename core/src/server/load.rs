@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use super::books::Books;
 use super::dispatch::Answer;
+use super::rejections::Rejections;
 use crate::code::Code;
 use crate::metadata::Metadata;
 use crate::status::{HandlerRan, OVERLOAD_POLICY, Status};
@@ -102,6 +103,7 @@ pub(super) struct LoadMeter {
     epoch: Instant,
     answered: AtomicU64,
     failed: AtomicU64,
+    pub(super) rejections: Rejections,
     sample: Mutex<Sample>,
 }
 
@@ -145,6 +147,7 @@ impl LoadMeter {
             epoch: now,
             answered: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            rejections: Rejections::default(),
             sample: Mutex::new(Sample {
                 at: now,
                 answered: 0,

@@ -2,7 +2,7 @@
 //!
 //! `accept` takes connections, `streams` their further streams, `connection` takes calls off each of them, `age` bounds how long they live, `router` finds the
 //! method, `config` follows what services are told while they run, `limits` turns calls away that are too many by that, `admission` those for which there is
-//! too much to do, `dispatch` runs the handler, `books` knows those that run in tasks, `health` answers for the server itself, [`load`] tells clients how busy
+//! too much to do, `rejections` counts all that are, `dispatch` runs the handler, `books` knows those that run in tasks, `health` answers for the server itself, [`load`] tells clients how busy
 //! it is, `clock` measures how long that takes, [`shutdown`] brings all of it to an end in order, and `watchdog` sees to it that a handler which blocks its
 //! thread blocks nobody else.
 
@@ -20,6 +20,7 @@ mod health;
 mod limits;
 pub mod load;
 mod registration;
+mod rejections;
 mod router;
 pub mod shutdown;
 mod slots;
@@ -32,7 +33,9 @@ pub use error::ServerError;
 pub use load::ServerLoad;
 pub use router::{Collision, Fallback};
 pub use shutdown::{Drain, Serving};
-pub use snapshot::{AdmissionSnapshot, LimitSnapshot, MethodAdmission, ServerMonitor, ServerSnapshot};
+pub use snapshot::{
+    AdmissionSnapshot, LimitSnapshot, MethodAdmission, RejectionSnapshot, ServerMonitor, ServerSnapshot,
+};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};

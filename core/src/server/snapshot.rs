@@ -50,6 +50,8 @@ pub struct ServerSnapshot {
     pub admission: Option<AdmissionSnapshot>,
     /// The limits that its services' configuration sets.
     pub limits: Vec<LimitSnapshot>,
+    /// What was turned away so far, whatever turned it away: attributes, configuration, adaptive concurrency, faults. At most 256 kinds are told apart.
+    pub rejections: Vec<RejectionSnapshot>,
     /// What of that configuration does not hold, and why: it cannot be read, so what it said last holds; nothing is known of it yet; it names a method that is
     /// not there.
     pub config_failures: Vec<String>,
@@ -83,6 +85,21 @@ pub struct LimitSnapshot {
     pub keys: usize,
     /// How many calls it turned away since there is one with that key.
     pub rejected: u64,
+}
+
+/// Calls of a method that a policy turned away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RejectionSnapshot {
+    /// Service and method; `None` for what a fallback answers, and for further kinds than are told apart.
+    pub path: Option<&'static str>,
+    /// Which, as [`Status::policy`](crate::status::Status::policy) says: `rate_limit`, `concurrency_limit`, `adaptive_concurrency`, `fault_injection`, or the
+    /// application's own.
+    pub policy: String,
+    /// Why, as [`Status::reason`](crate::status::Status::reason) says.
+    pub reason: String,
+    /// How many so far.
+    pub calls: u64,
 }
 
 /// What adaptive concurrency does at one moment.
@@ -174,6 +191,7 @@ impl ServerMonitor {
             panics: shared.panics.load(Ordering::Relaxed),
             admission: shared.admission.is_on_anywhere().then(|| shared.admission.snapshot(&shared.router)),
             limits: shared.limits.uses().into_iter().map(|(place, usage)| limit(place, usage)).collect(),
+            rejections: shared.load.rejections.snapshot(&shared.router),
             config_failures: shared.configs.failures(&shared.router),
             faults: shared.faults.as_ref().map_or(0, Faults::met),
             registries: self.registries,
