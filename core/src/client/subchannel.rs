@@ -328,6 +328,10 @@ async fn run(running: Running) {
             }
             Err(error) => shared.note_failure(&error),
         }
+        if shared.is_shut_down() {
+            // Whoever closed it meant to stop this task, which cannot be while it has nothing to wait for.
+            return;
+        }
         if shared.is_extra {
             // Whoever misses it begins anew, and not at once.
             tokio::time::sleep(STABLE_AFTER).await;

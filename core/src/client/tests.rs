@@ -1,6 +1,8 @@
 //! What a channel does when a connection cannot carry another call.
 
 use std::io::IoSlice;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -8,6 +10,8 @@ use bytes::Bytes;
 use tokio::io::AsyncReadExt;
 
 use super::Channel;
+use super::subchannel::Connector;
+use crate::transport::error::ConnectError;
 use crate::transport::io::{ByteStream, SharedWrite};
 use crate::transport::mem::MemListener;
 use crate::wire::frame::{FrameHeader, FrameType, HEADER_BYTES, PREFACE, StreamId, header};
@@ -125,4 +129,40 @@ async fn a_channel_that_is_closed_says_so_to_a_server_that_reads() {
     connected.unwrap();
     channel.shut_down();
     assert_eq!(last_frame(server).await, Some(FrameType::GoAway));
+}
+
+/// Its channel is closed while it connects, which fails at once.
+struct ClosesItsChannel {
+    channel: Arc<Mutex<Option<Channel>>>,
+    attempts: Arc<AtomicU32>,
+}
+
+impl Connector for ClosesItsChannel {
+    fn connect(&self) -> Pin<Box<dyn Future<Output = Result<ByteStream, ConnectError>> + Send + '_>> {
+        Box::pin(async move {
+            // One that goes on would keep the only thread for ever.
+            assert!(self.attempts.fetch_add(1, Ordering::Relaxed) < 100, "it goes on");
+            if let Some(channel) = self.channel.lock().unwrap().take() {
+                channel.shut_down();
+            }
+            Err(ConnectError::Io {
+                address: "test:closed".to_owned(),
+                source: std::io::ErrorKind::ConnectionRefused.into(),
+            })
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_channel_that_is_closed_while_it_connects_lets_go_of_its_thread() {
+    let (channel, attempts) = (Arc::default(), Arc::default());
+    let connector = ClosesItsChannel {
+        channel: Arc::clone(&channel),
+        attempts: Arc::clone(&attempts),
+    };
+    let made = Channel::builder().with_connector("test:closed", connector).unwrap();
+    *channel.lock().unwrap() = Some(made.clone());
+    let _failed = made.wait_ready().await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(attempts.load(Ordering::Relaxed), 1);
 }
