@@ -45,12 +45,73 @@ struct Shared {
 struct Active {
     fault: Fault,
     until: Option<Instant>,
-    /// Whose configuration set it; `None`: the application.
-    by: Option<Arc<str>>,
+    by: Owner,
+}
+
+/// Who set a fault.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Owner {
+    Application,
+    /// The configuration of a service, at servers.
+    Servers(Arc<str>),
+    /// The configuration that a channel follows.
+    Channel(u64),
+}
+
+/// Who asks what becomes of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asker {
+    /// A server, or a service or method of one.
+    Server,
+    /// That channel.
+    Channel(u64),
+}
+
+/// The faults that a channel meets: those of the application, and those of the configuration that it follows, which are gone with it.
+#[derive(Debug)]
+pub(crate) struct ChannelFaults {
+    faults: Faults,
+    id: u64,
+}
+
+impl ChannelFaults {
+    pub(crate) fn is_on(&self) -> bool {
+        self.faults.is_on()
+    }
+
+    pub(crate) fn met(&self) -> u64 {
+        self.faults.met()
+    }
+
+    /// What becomes of an attempt, which is counted.
+    pub(crate) fn meet(&self, seen: &Seen<'_>) -> Met {
+        self.faults.meet_as(Asker::Channel(self.id), seen)
+    }
+
+    /// Sets those of the configuration.
+    pub(crate) fn configure(&self, faults: Vec<Fault>) {
+        self.faults.configure(&Owner::Channel(self.id), faults);
+    }
+}
+
+impl Drop for ChannelFaults {
+    fn drop(&mut self) {
+        self.configure(Vec::new());
+    }
+}
+
+impl Owner {
+    fn is_about(&self, asker: Asker) -> bool {
+        match self {
+            Self::Application => true,
+            Self::Servers(_) => asker == Asker::Server,
+            Self::Channel(id) => asker == Asker::Channel(*id),
+        }
+    }
 }
 
 impl Active {
-    fn new(fault: Fault, by: Option<Arc<str>>) -> Self {
+    fn new(fault: Fault, by: Owner) -> Self {
         let until = fault.how_long().and_then(|lasts| time::now().checked_add(lasts));
         Self { fault, until, by }
     }
@@ -96,7 +157,9 @@ impl Faults {
     /// Sets the faults that hold from now on, in place of those that were set here before; those of a service's configuration stay. A call meets all of their
     /// delays that it should, and the first error or drop.
     pub fn set(&self, faults: impl IntoIterator<Item = Fault>) {
-        self.replace(None, faults.into_iter().collect());
+        self.replace(&Owner::Application, |_| {
+            faults.into_iter().map(|fault| Active::new(fault, Owner::Application)).collect()
+        });
     }
 
     /// From now on there are none but those of a service's configuration.
@@ -104,21 +167,44 @@ impl Faults {
         self.set([]);
     }
 
-    /// Sets those of a service's configuration. If they are the same as before nothing changes, so that what ends by itself does.
-    pub(crate) fn configure(&self, service: &str, faults: Vec<Fault>) {
-        let before = self.0.faults.load();
-        let before = before.iter().filter(|active| active.by.as_deref() == Some(service)).map(|active| &active.fault);
-        if !before.eq(&faults) {
-            self.replace(Some(service.into()), faults);
-        }
+    /// What a channel meets that is given this handle.
+    #[cfg(feature = "faults")]
+    pub(crate) fn of_channel(self) -> ChannelFaults {
+        static CHANNELS: AtomicU64 = AtomicU64::new(0);
+        let id = CHANNELS.fetch_add(1, Ordering::Relaxed);
+        ChannelFaults { faults: self, id }
     }
 
-    fn replace(&self, by: Option<Arc<str>>, faults: Vec<Fault>) {
+    /// Sets those of a service's configuration for its servers.
+    pub(crate) fn configure_servers(&self, service: &str, faults: Vec<Fault>) {
+        self.configure(&Owner::Servers(service.into()), faults);
+    }
+
+    /// Sets those of a configuration. One that was there before stays as it is, so that what ends by itself does, and what has ended stays so.
+    fn configure(&self, by: &Owner, faults: Vec<Fault>) {
+        let is_same = {
+            let before = self.0.faults.load();
+            before.iter().filter(|active| active.by == *by).map(|active| &active.fault).eq(&faults)
+        };
+        if is_same {
+            return;
+        }
+        self.replace(by, |mut before| {
+            let take_up = |fault: Fault| match before.iter().position(|active| active.fault == fault) {
+                Some(at) => before.swap_remove(at),
+                None => Active::new(fault, by.clone()),
+            };
+            faults.into_iter().map(take_up).collect()
+        });
+    }
+
+    /// Puts others in place of those that were set `by` somebody.
+    fn replace(&self, by: &Owner, with: impl FnOnce(Vec<Active>) -> Vec<Active>) {
         let _alone = self.0.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let was_on = self.is_on();
         let before = self.0.faults.load();
-        let kept = before.iter().filter(|active| active.by != by).cloned();
-        let all: Vec<Active> = kept.chain(faults.into_iter().map(|fault| Active::new(fault, by.clone()))).collect();
+        let (own, mut all): (Vec<Active>, Vec<Active>) = before.iter().cloned().partition(|active| active.by == *by);
+        all.extend(with(own));
         if !all.is_empty() {
             tracing::warn!(faults = all.len(), "faults are injected");
         } else if was_on {
@@ -148,15 +234,21 @@ impl Faults {
         }
     }
 
-    /// What becomes of a call, which is counted.
-    pub(crate) fn meet(&self, seen: &Seen<'_>) -> Met {
+    /// What becomes of a call to a server, which is counted.
+    #[cfg(feature = "faults")]
+    fn meet(&self, seen: &Seen<'_>) -> Met {
+        self.meet_as(Asker::Server, seen)
+    }
+
+    fn meet_as(&self, asker: Asker, seen: &Seen<'_>) -> Met {
         let faults = self.0.faults.load();
         if faults.is_empty() {
             return Met::default();
         }
         let met = {
             let mut random = self.0.random.lock().unwrap_or_else(PoisonError::into_inner);
-            let holding = faults.iter().filter(|active| active.holds()).map(|active| &active.fault);
+            let holding = faults.iter().filter(|active| active.by.is_about(asker) && active.holds());
+            let holding = holding.map(|active| &active.fault);
             meet(holding, seen, || random.f64())
         };
         self.0.met.fetch_add(u64::from(met.is_any()), Ordering::Relaxed);

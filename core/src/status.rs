@@ -80,6 +80,8 @@ struct Inner {
     is_from_server: bool,
     /// What it carries is meant for the caller of whoever was told.
     is_passed_on: bool,
+    /// It is the doing of whoever made the call, and of nobody who was called.
+    is_callers_own: bool,
 }
 
 impl Status {
@@ -99,6 +101,7 @@ impl Status {
             is_of_a_call: false,
             is_from_server: false,
             is_passed_on: false,
+            is_callers_own: false,
         }))
     }
 
@@ -305,6 +308,16 @@ impl Status {
     /// Whether it says of a call to this process that its handler did not begin.
     pub(crate) fn was_not_begun(&self) -> bool {
         self.0.ran == HandlerRan::No && self.0.origin == Origin::Local && !self.0.is_of_a_call
+    }
+
+    /// The same status as the doing of whoever made the call: it tells nothing of those who were called.
+    pub(crate) fn callers_own(mut self) -> Self {
+        self.0.is_callers_own = true;
+        self
+    }
+
+    pub(crate) fn is_callers_own(&self) -> bool {
+        self.0.is_callers_own
     }
 
     /// The same status as what a call came to, for whoever made it.

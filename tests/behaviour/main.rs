@@ -9,6 +9,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bad_days;
 mod breakers;
 mod calls;
 mod cancellation;

@@ -54,7 +54,8 @@ impl Idle {
     pub fn status_of(&self, error: StreamError) -> Status {
         match error {
             StreamError::Aborted(reason) if self.gave_up.load(Ordering::Acquire) => {
-                Status::deadline_exceeded(reason).with_origin(Origin::Local).with_handler_ran(HandlerRan::Maybe)
+                let status = Status::deadline_exceeded(reason).with_origin(Origin::Local);
+                status.with_handler_ran(HandlerRan::Maybe).callers_own()
             }
             error => stream_status(error),
         }

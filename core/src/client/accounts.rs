@@ -68,6 +68,8 @@ struct Books {
     /// Calls that failed at a server which did not turn them away, since there are books, by their priority.
     faulty: [u64; PRIORITIES],
     path: String,
+    /// As it held for the last of them.
+    throttle: AdaptiveThrottle,
     /// How the last call that was turned away ended, or that failed.
     cause: String,
 }
@@ -224,10 +226,10 @@ impl Account {
     }
 
     /// The time of a call was up that had been let through and sent.
-    pub(super) fn end_late(&self, pass: Pass, guards: &Guards, since: Instant) {
+    pub(super) fn end_late(&self, pass: Pass, guards: &Guards, path: &str, priority: Priority, since: Instant) {
         let failure = Failure {
-            path: "",
-            priority: Priority::default(),
+            path,
+            priority,
             status: &Status::deadline_exceeded("the deadline passed before the answer came"),
             is_answer: false,
         };
@@ -308,6 +310,7 @@ impl Account {
 
     /// Whether calls have to look at the books.
     fn calm_down(&self, now: Instant, guards: &Guards, books: &mut Books) {
+        books.throttle = guards.throttle;
         let is_throttled = self.throttled(now, &guards.throttle, books) > 0.0;
         let is_guarded = is_throttled || books.breaker.state() != BreakerState::Closed;
         self.turn.store(books.breaker.turn(), Ordering::Relaxed);
@@ -328,9 +331,11 @@ impl Account {
         let mut books = self.books();
         let mut books = books.as_mut();
         let path = books.as_ref().map(|books| &books.path).or_else(|| hedges.map(|hedges| &hedges.0))?.clone();
-        // Whatever its policy is, it leaves nothing out while it is calm.
         let throttled = match books.as_mut().filter(|_| !self.is_calm()) {
-            Some(books) => self.throttled(time::now(), &AdaptiveThrottle::DEFAULT, books),
+            Some(books) => {
+                let throttle = books.throttle;
+                self.throttled(time::now(), &throttle, books)
+            }
             None => 0.0,
         };
         Some(MethodSnapshot {
@@ -357,6 +362,7 @@ impl Books {
             breaker: Breaker::new(since, &guards.breaker),
             faulty: [0; PRIORITIES],
             path: String::new(),
+            throttle: guards.throttle,
             cause: String::new(),
         }
     }
@@ -384,6 +390,7 @@ fn ended(status: &Status, was_turned_away: bool) -> Ended {
     // Nothing was sent, or nobody took it up.
     let is_unsent = status.handler_ran() == HandlerRan::No && !status.is_from_server();
     match status.code() {
+        _ if status.is_callers_own() => Ended::Aside,
         _ if was_turned_away => Ended::Badly,
         _ if is_unsent => Ended::Aside,
         Code::Unavailable | Code::Internal | Code::Unknown | Code::DataLoss | Code::DeadlineExceeded => Ended::Badly,

@@ -108,7 +108,7 @@ async fn run(channel: Channel, mut request: RawRequest) -> Outcome {
     let deadline = request.deadline;
     // Whether a request is on its way that the server may have taken up.
     let sent = AtomicBool::new(false);
-    let policy = channel.retry_policy(request.spec);
+    let policy = channel.retry_policy(request.method_name());
     let call = async {
         let mut may_have_run = false;
         // Of all attempts.
@@ -269,14 +269,15 @@ pub(super) async fn open_somewhere(
         if let Some(completion) = picked.completion.as_mut().filter(|_| !request.is_unary()) {
             completion.set_neutral();
         }
-        let limit = request.attempt_limit(policy);
+        let time = request.time_of_attempt(policy);
         // What a stream has to open in its server need not know.
-        let due = limit.map(|(limit, _)| limit).or(request.deadline);
+        let due = |limit: Option<(Instant, Duration)>| limit.map(|(limit, _)| limit).or(request.deadline);
         let fault = channel.fault(request, &picked);
         if fault.is_error() {
             picked.connection.not_opened();
+            let limit = request.attempt_limit(time, time::now());
             if let Some(completion) = &mut picked.completion {
-                completion.set_due(due);
+                completion.set_due(due(limit));
             }
             return Ok(Opened {
                 picked,
@@ -289,16 +290,18 @@ pub(super) async fn open_somewhere(
         let opening = OpenRequest {
             method: request.method,
             timeout: 0,
-            // Of a stream it is only the opening that an attempt's time is about, which its server does not bound.
-            deadline: limit.map(|(limit, _)| limit).filter(|_| !request.streaming).or_else(|| request.bound()),
+            deadline: request.bound(),
             metadata: &request.metadata,
             arguments: &request.arguments,
             fin: request.outbound.is_none(),
         };
-        match open_here_or_there(&picked, opening).await {
-            Some(Ok(key)) => {
+        // Of a stream it is only the opening that an attempt's time is about, which its server does not bound.
+        let bounds = time.filter(|_| !request.streaming);
+        match open_here_or_there(&picked, opening, bounds).await {
+            Some(Ok((key, opened))) => {
+                let limit = request.attempt_limit(time, opened);
                 if let Some(completion) = &mut picked.completion {
-                    completion.set_due(due);
+                    completion.set_due(due(limit));
                 }
                 return Ok(Opened {
                     picked,
@@ -398,15 +401,19 @@ async fn choose(channel: &Channel, request: &mut RawRequest, policy: &RetryPolic
 }
 
 /// Opens the call; `None` if it stands in line there, and the endpoint has another connection with room by now.
-async fn open_here_or_there(picked: &Picked, opening: OpenRequest<'_>) -> Option<Result<StreamKey, OpenError>> {
+async fn open_here_or_there(
+    picked: &Picked,
+    opening: OpenRequest<'_>,
+    time: Option<Duration>,
+) -> Option<Result<(StreamKey, Instant), OpenError>> {
     let member = picked.completion.as_ref().map(Completion::member);
     let Some((member, extras)) = member.and_then(|member| Some((member, member.extras.as_ref()?))) else {
-        return Some(open(&picked.connection, opening).await);
+        return Some(open(&picked.connection, opening, time).await);
     };
     // Both are cancel safe: whoever leaves the line has nothing sent.
     tokio::select! {
         biased;
-        opened = open(&picked.connection, opening) => Some(opened),
+        opened = open(&picked.connection, opening, time) => Some(opened),
         () = extras.room(&member.subchannel, &picked.connection) => None,
     }
 }
@@ -419,18 +426,25 @@ fn not_opened(channel: &Channel, picked: Picked, error: OpenError) -> Status {
     open_status(error)
 }
 
-/// Opens the call with what is left of its time; waits while the connection has as many as it takes.
-pub(super) async fn open(connection: &Connection, mut request: OpenRequest<'_>) -> Result<StreamKey, OpenError> {
+/// Opens the call with what is left of its time, or with so much `time` from now if that is less; waits while the connection has as many as it takes. Tells when that was.
+pub(super) async fn open(
+    connection: &Connection,
+    mut request: OpenRequest<'_>,
+    time: Option<Duration>,
+) -> Result<(StreamKey, Instant), OpenError> {
     let mut waiting = WaitingToOpen {
         connection,
         place: None,
     };
+    let whole = request.deadline;
     std::future::poll_fn(|task| {
         let now = time::now();
+        let limit = time.and_then(|time| now.checked_add(time));
+        request.deadline = limit.into_iter().chain(whole).min();
         request.timeout = request.deadline.map_or(0, |deadline| time::to_wire_timeout(deadline, now));
         match connection.open_in_turn(now, &request, &mut waiting.place, task) {
             Err(OpenError::Full) => Poll::Pending,
-            opened => Poll::Ready(opened),
+            opened => Poll::Ready(opened.map(|key| (key, now))),
         }
     })
     .await

@@ -181,7 +181,7 @@ impl ChannelBuilder {
     #[cfg(feature = "faults")]
     #[must_use]
     pub fn faults(mut self, faults: crate::faults::Faults) -> Self {
-        self.calls.faults = Some(faults);
+        self.calls.faults = Some(Arc::new(faults.of_channel()));
         self
     }
 

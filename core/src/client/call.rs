@@ -204,7 +204,7 @@ impl<T: ReplyShape, E> Call<T, E> {
             None => (None, false),
         };
         let config = self.channel.config();
-        let (configured, for_all) = ServiceConfig::for_method(config.as_deref(), Some(self.spec));
+        let (configured, for_all) = ServiceConfig::for_method(config.as_deref(), self.spec.name());
         let explicit = match (own, configured.timeout.or_else(|| self.spec.timeout())) {
             (Some(own), Some(method)) => Some(own.min(method)),
             (own, method) => own.or(method),
@@ -296,7 +296,7 @@ impl<T: ReplyShape, E> Call<T, E> {
         }
         let metadata = self.take_metadata();
         let config = self.channel.config();
-        let (configured, for_all) = ServiceConfig::for_method(config.as_deref(), Some(self.spec));
+        let (configured, for_all) = ServiceConfig::for_method(config.as_deref(), self.spec.name());
         let waits = configured.wait_for_ready.or(for_all.wait_for_ready);
         drop(config);
         let options = self.options.take().unwrap_or_default();

@@ -17,7 +17,7 @@ use super::state::{ConnectivityState, StateChanges};
 use super::subchannel::Subchannel;
 use crate::config::ServiceConfig;
 use crate::context::Cx;
-use crate::faults::Faults;
+use crate::faults::ChannelFaults;
 use crate::interceptor::{Chain, Interceptor};
 use crate::message::Outcome;
 use crate::metadata::Metadata;
@@ -58,7 +58,7 @@ pub(super) struct CallSettings {
     pub(super) timeout: Option<Duration>,
     pub(super) wait_for_ready: bool,
     pub(super) policies: Policies,
-    pub(super) faults: Option<Faults>,
+    pub(super) faults: Option<Arc<ChannelFaults>>,
 }
 
 /// Where calls go.
@@ -197,7 +197,7 @@ impl Channel {
     #[must_use]
     pub fn snapshot(&self) -> ChannelSnapshot {
         let (retries, retries_withheld) = self.inner.governance.retry_counts();
-        let faults = self.inner.governance.faults().map_or(0, Faults::met);
+        let faults = self.inner.governance.faults().map_or(0, ChannelFaults::met);
         let (hedges, hedges_withheld) = self.inner.governance.hedge_counts();
         let methods = self.inner.governance.methods();
         if let Target::Pool(pool) = &*self.inner.target {

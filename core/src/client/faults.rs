@@ -5,7 +5,7 @@ use tokio::runtime::Handle;
 use super::channel::Channel;
 use super::member::Picked;
 use super::raw::RawRequest;
-use crate::faults::Faults;
+use crate::faults::ChannelFaults;
 use crate::policy::faults::{End, Met, Seen};
 use crate::status::{Origin, Status};
 
@@ -17,7 +17,7 @@ impl Channel {
     /// Whether attempts may meet a fault.
     #[inline]
     pub(super) fn has_faults(&self) -> bool {
-        self.governance().faults().is_some_and(Faults::is_on)
+        self.governance().faults().is_some_and(ChannelFaults::is_on)
     }
 
     /// What becomes of an attempt there.

@@ -3,13 +3,13 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use super::accounts::Failure;
 use super::attempt::{self, BoxOutcome};
 use super::call::{Call, CallMeta};
-use super::channel::Wanted;
+use super::channel::{Channel, Wanted};
 use super::ejection::MayAsk;
 use super::member::{Completion, Picked};
 use super::raw::{Cause, History};
@@ -19,7 +19,7 @@ use crate::code::Code;
 use crate::message::{Body, FromStatus, Outcome, Reply, ReplyShape};
 use crate::metadata::Metadata;
 use crate::method::MethodSpec;
-use crate::mux::{OpenError, OpenRequest, StreamKey, UnaryReply};
+use crate::mux::{OpenError, OpenRequest, StreamError, StreamKey, UnaryReply};
 use crate::policy::breaker::Pass;
 use crate::priority::Priority;
 use crate::status::{HandlerRan, Status};
@@ -78,6 +78,36 @@ impl Running {
     }
 }
 
+impl Running {
+    /// Nobody waits for the answer any more. If that is because its time is up, it was late, whoever looked at the clock first.
+    #[cold]
+    fn given_up(&mut self, channel: &Channel, spec: &'static MethodSpec) {
+        let now = time::now();
+        let is_late = match self.connection.poll_reply(self.key, &Context::from_waker(Waker::noop())) {
+            Poll::Pending => self.connection.deadline(self.key).is_some_and(|deadline| deadline <= now),
+            Poll::Ready(Err(error)) => error == StreamError::DeadlineExceeded,
+            Poll::Ready(Ok(reply)) => {
+                self.answered = reply.status.is_none();
+                reply.status.is_some_and(|status| status.code() == Code::DeadlineExceeded)
+            }
+        };
+        if !is_late {
+            return;
+        }
+        if let Some(completion) = &mut self.completion {
+            completion.set_due(Some(now));
+        }
+        let governance = channel.governance();
+        governance.account(spec.id()).end_late(
+            Pass::free(self.turn),
+            &channel.guards(spec.name()),
+            spec.path(),
+            self.priority,
+            governance.since(),
+        );
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         if !self.answered {
@@ -90,6 +120,14 @@ impl<T: ReplyShape, E: FromStatus> CallFuture<T, E> {
     pub(super) fn new(call: Call<T, E>) -> Self {
         Self {
             inner: MetaFuture::new(call),
+        }
+    }
+}
+
+impl<T, E> Drop for MetaFuture<T, E> {
+    fn drop(&mut self) {
+        if let (State::Running(running), Some(call)) = (&mut self.state, &self.call) {
+            running.given_up(&call.channel, self.spec);
         }
     }
 }
@@ -179,7 +217,7 @@ impl<T: ReplyShape, E> MetaFuture<T, E> {
         let Some(call) = self.call.take() else {
             return Some(Ended::General(Err(status)));
         };
-        let policy = call.channel.retry_policy(Some(self.spec));
+        let policy = call.channel.retry_policy(self.spec.name());
         let is_covered = policy.covers(&status);
         let account = call.channel.governance().account(self.spec.id());
         let is_answer = spares_service(&status) && !is_covered;
@@ -189,7 +227,7 @@ impl<T: ReplyShape, E> MetaFuture<T, E> {
             status: &status,
             is_answer,
         };
-        let guards = call.channel.guards(Some(self.spec));
+        let guards = call.channel.guards(self.spec.name());
         account.end_failed(
             Pass::free(running.turn),
             &guards,

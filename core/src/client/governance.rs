@@ -2,6 +2,7 @@
 //!
 //! An attempt asks for a [`Permit`] before it is made, and gives it back with how it ended. Which attempt follows which is `retry`'s and `hedge`'s business.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -10,7 +11,7 @@ use super::channel::Channel;
 use super::raw::RawRequest;
 use super::snapshot::MethodSnapshot;
 use crate::config::ServiceConfig;
-use crate::faults::Faults;
+use crate::faults::ChannelFaults;
 use crate::method::MethodSpec;
 use crate::policy::breaker::{CircuitBreaker, Pass};
 use crate::policy::hedging::HedgingPolicy;
@@ -43,7 +44,7 @@ impl Policies {
 /// What all calls of a target share.
 pub(super) struct Governance {
     policies: Policies,
-    faults: Option<Faults>,
+    faults: Option<Arc<ChannelFaults>>,
     accounts: Accounts,
     retries: AtomicU64,
     retries_withheld: AtomicU64,
@@ -52,7 +53,7 @@ pub(super) struct Governance {
 }
 
 impl Governance {
-    pub(super) fn new(policies: Policies, faults: Option<Faults>) -> Self {
+    pub(super) fn new(policies: Policies, faults: Option<Arc<ChannelFaults>>) -> Self {
         Self {
             policies,
             faults,
@@ -71,8 +72,8 @@ impl Governance {
 
     /// What is done to attempts on purpose.
     #[inline]
-    pub(super) fn faults(&self) -> Option<&Faults> {
-        self.faults.as_ref()
+    pub(super) fn faults(&self) -> Option<&ChannelFaults> {
+        self.faults.as_deref()
     }
 
     /// A call that took long was made a second time, or should have been.
@@ -161,6 +162,9 @@ pub(super) struct Permit<'a> {
     account: &'a Account,
     guards: Guards,
     pass: Pass,
+    spec: Option<&'static MethodSpec>,
+    /// Of a method without a specification.
+    path: Option<Arc<str>>,
     priority: Priority,
     since: Instant,
     /// When its call is over in any case, once it was sent.
@@ -199,7 +203,14 @@ impl Drop for Permit<'_> {
         }
         // Whoever looked at the clock first.
         if self.due.is_some_and(|due| due <= time::now()) {
-            self.account.end_late(self.pass, &self.guards, self.since);
+            let path = self.spec.map(MethodSpec::path).or(self.path.as_deref());
+            self.account.end_late(
+                self.pass,
+                &self.guards,
+                path.unwrap_or_default(),
+                self.priority,
+                self.since,
+            );
         } else {
             self.account.end_aside(self.pass, &self.guards);
         }
@@ -208,9 +219,9 @@ impl Drop for Permit<'_> {
 
 impl Channel {
     /// What may keep calls of a method from being made.
-    pub(super) fn guards(&self, spec: Option<&MethodSpec>) -> Guards {
+    pub(super) fn guards(&self, method: &str) -> Guards {
         let config = self.config();
-        let (configured, for_all) = ServiceConfig::for_method(config.as_deref(), spec);
+        let (configured, for_all) = ServiceConfig::for_method(config.as_deref(), method);
         let default = self.governance().policies().guards;
         Guards {
             throttle: configured.throttle.or(for_all.throttle).unwrap_or(default.throttle),
@@ -224,13 +235,15 @@ impl Channel {
     /// UNAVAILABLE if a policy says no.
     pub(super) fn admit(&self, request: &RawRequest) -> Result<Permit<'_>, Status> {
         let account = self.governance().account(request.method);
-        let guards = self.guards(request.spec);
+        let guards = self.guards(request.method_name());
         let priority = Priority::of(&request.metadata);
         let pass = account.admit(&guards, request.path().unwrap_or_default(), priority)?;
         Ok(Permit {
             account,
             guards,
             pass,
+            spec: request.spec,
+            path: request.path.clone(),
             priority,
             since: self.governance().since(),
             due: None,

@@ -259,8 +259,8 @@ async fn watch(
 async fn question(connection: &Connection, spec: &'static MethodSpec, service: &str) -> Result<StreamKey, Unheard> {
     let arguments = arguments(spec, service).map_err(Unheard::Failed)?;
     let metadata = Metadata::new();
-    let opened = open(connection, request(spec, &arguments, &metadata)).await;
-    opened.map_err(|error| Unheard::Failed(open_status(error)))
+    let opened = open(connection, request(spec, &arguments, &metadata), None).await;
+    opened.map(|(key, _)| key).map_err(|error| Unheard::Failed(open_status(error)))
 }
 
 async fn watch_stream(connection: &Connection, service: &str, timeout: Duration) -> Result<Streaming<u8>, Unheard> {

@@ -22,11 +22,14 @@ use crate::policy::retry::RetryPolicy;
 use crate::status::HandlerRan;
 use crate::time;
 
+/// Attempts of a call that is hedged and never retried.
+const HEDGED_ATTEMPTS: u32 = 2;
+
 impl Channel {
     /// How calls of a method are made a second time, if they are.
-    pub(super) fn hedging(&self, spec: Option<&MethodSpec>) -> Option<HedgingPolicy> {
+    pub(super) fn hedging(&self, method: &str) -> Option<HedgingPolicy> {
         let config = self.config()?;
-        let (configured, for_all) = ServiceConfig::for_method(Some(&config), spec);
+        let (configured, for_all) = ServiceConfig::for_method(Some(&config), method);
         let policy = configured.hedging.or(for_all.hedging).unwrap_or_else(|| self.governance().policies().hedging);
         policy.is_on().then_some(policy)
     }
@@ -36,7 +39,10 @@ impl Channel {
         let may_be = request.is_unary() && request.is_idempotent() && !request.history.is_on_behalf_of_a_retry;
         // Outside a runtime there is no time to wait for.
         let may_be = may_be && !request.outbound_spent && Handle::try_current().is_ok();
-        may_be.then(|| self.hedging(request.spec)).flatten()
+        // Together with its retries it is made no more often than they say, but for a second time.
+        let attempts_max = self.retry_policy(request.method_name()).max_attempts().max(HEDGED_ATTEMPTS);
+        let may_be = may_be && request.history.attempts < attempts_max;
+        may_be.then(|| self.hedging(request.method_name())).flatten()
     }
 }
 

@@ -61,6 +61,8 @@ pub(super) struct Completion {
     verdict: Verdict,
     /// How long it takes tells something.
     is_timed: bool,
+    /// It is a stream, and has begun.
+    is_streaming: bool,
     /// Set when another attempt of its call was answered first.
     overtaken: Option<Arc<AtomicBool>>,
     /// When the time of the attempt is up.
@@ -208,6 +210,7 @@ impl Completion {
             began,
             verdict: Verdict::GivenUp,
             is_timed: true,
+            is_streaming: false,
             overtaken: None,
             due: None,
             is_probe: false,
@@ -247,7 +250,8 @@ impl Completion {
     /// The stream that it is about has begun.
     pub(super) fn begin_stream(&mut self) {
         self.verdict = Verdict::Streamed;
-        self.member.load.note_answer();
+        self.is_streaming = true;
+        self.member.load.begin_stream();
         if std::mem::take(&mut self.is_probe) {
             self.member.watch.end_probe(Verdict::Streamed);
         }
@@ -276,6 +280,7 @@ impl Drop for Completion {
             began,
             verdict,
             is_timed,
+            is_streaming,
             overtaken,
             due,
             is_probe,
@@ -289,6 +294,7 @@ impl Drop for Completion {
         }
         let typical = &member.typical;
         match (*began, *is_timed) {
+            _ if *is_streaming => member.load.end_stream(),
             (Some(began), true) => member.load.end(began, time::now(), *verdict, typical),
             (Some(began), false) => member.load.end_untimed(began, time::now(), *verdict, typical),
             (None, is_timed) => member.load.end_unmeasured(is_timed, time::now, *verdict, typical),
@@ -303,13 +309,22 @@ impl Drop for Completion {
     }
 }
 
+/// Whether RESOURCE_EXHAUSTED is about the endpoint, and not about one caller's share: it says so, or when to come back, as who counts calls by no policy does not.
+fn is_overload(status: &Status) -> bool {
+    match status.policy() {
+        Some(policy) => policy == OVERLOAD_POLICY,
+        None => status.retry_after().is_some(),
+    }
+}
+
 /// What a status tells about the endpoint it came from.
 fn verdict(status: &Status) -> Verdict {
     match status.code() {
+        _ if status.is_callers_own() => Verdict::Neutral,
         // Its own fault, or its way's.
         Code::Unknown | Code::Internal | Code::DataLoss => Verdict::Failed,
         // What one caller may do there, or all of them, says nothing of the others' calls.
-        Code::ResourceExhausted if status.policy().is_some_and(|policy| policy != OVERLOAD_POLICY) => Verdict::Neutral,
+        Code::ResourceExhausted if !is_overload(status) => Verdict::Neutral,
         // It has more than it can do, or says so; whoever is about to leave, and took nothing up, is not worse for that.
         Code::ResourceExhausted if status.origin() != Origin::Local => Verdict::Failed,
         Code::Unavailable if status.handler_ran() != HandlerRan::No => Verdict::Failed,

@@ -31,7 +31,7 @@ use crate::config::ServiceConfig;
 use crate::config::layers::Layers;
 use crate::discovery::supervised::Task;
 use crate::discovery::{Aperture, Endpoint, Publisher, Resolution, Resolver};
-use crate::faults::Faults;
+use crate::faults::ChannelFaults;
 use crate::policy::aperture::Place;
 use crate::policy::backoff::Backoff;
 use crate::policy::load::{Load, Typical};
@@ -64,7 +64,7 @@ pub(super) struct PoolConfig {
     /// Where this client runs.
     pub(super) zone: Option<String>,
     /// The handle by which the configuration may set faults.
-    pub(super) faults: Option<Faults>,
+    pub(super) faults: Option<Arc<ChannelFaults>>,
     /// How this client shares the endpoints with others; `None` if it does so at random.
     pub(super) aperture: Option<Aperture>,
 }
@@ -473,7 +473,7 @@ impl Shared {
     /// Takes up a configuration: sets its faults, where the code allows for it, and finds the balancer that holds.
     fn take_up(&self, config: &ServiceConfig) -> Policy {
         if let Some(faults) = &self.config.faults {
-            faults.configure(&self.config.target, config.faults.clone().unwrap_or_default());
+            faults.configure(config.faults.clone().unwrap_or_default());
         }
         Policy::new(config.balancer.as_ref().map_or_else(|| Arc::clone(&self.config.balancer), named::balancer))
     }

@@ -105,6 +105,14 @@ impl RawRequest {
         }
     }
 
+    /// The method's name, as configurations know it; empty if it is not known.
+    pub(super) fn method_name(&self) -> &str {
+        match self.spec {
+            Some(spec) => spec.name(),
+            None => self.path.as_deref().and_then(|path| path.rsplit('/').next()).unwrap_or_default(),
+        }
+    }
+
     /// The encoded arguments.
     #[must_use]
     pub fn arguments(&self) -> &EncodedMessage {

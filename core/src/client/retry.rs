@@ -31,15 +31,15 @@ pub(super) enum Next {
 
 impl Channel {
     /// How calls of a method are tried again.
-    pub(super) fn retry_policy(&self, spec: Option<&MethodSpec>) -> RetryPolicy {
+    pub(super) fn retry_policy(&self, method: &str) -> RetryPolicy {
         let config = self.config();
-        let (configured, for_all) = ServiceConfig::for_method(config.as_deref(), spec);
+        let (configured, for_all) = ServiceConfig::for_method(config.as_deref(), method);
         configured.retry.or(for_all.retry).unwrap_or_else(|| self.governance().policies().retry)
     }
 
     /// Whether calls of a method are tried again at all.
     pub(super) fn is_retried(&self, spec: &MethodSpec) -> bool {
-        self.retry_policy(Some(spec)).max_attempts() > 1
+        self.retry_policy(spec.name()).max_attempts() > 1
     }
 
     /// Whether attempts of that method are watched by a clock of their own: to be given up, or made a second time.
@@ -47,7 +47,7 @@ impl Channel {
     pub(super) fn times_attempts(&self, spec: &MethodSpec) -> bool {
         match self.config().as_deref() {
             Some(Some(_)) => {
-                self.retry_policy(Some(spec)).time_of_attempt().is_some() || self.hedging(Some(spec)).is_some()
+                self.retry_policy(spec.name()).time_of_attempt().is_some() || self.hedging(spec.name()).is_some()
             }
             Some(None) | None => {
                 self.governance().policies().retry.time_of_attempt().is_some()
@@ -106,11 +106,16 @@ impl RawRequest {
         }
     }
 
-    /// Until when an attempt that begins now may take, if that is before the whole call's time is up. One that no other can follow has as long as its call.
-    pub(super) fn attempt_limit(&self, policy: &RetryPolicy) -> Option<(Instant, Duration)> {
+    /// How long an attempt may take from when it is sent on. One that no other can follow has as long as its call.
+    pub(super) fn time_of_attempt(&self, policy: &RetryPolicy) -> Option<Duration> {
         let may_follow = self.is_idempotent() && self.outbound.is_none() && !self.history.is_on_behalf_of_a_retry;
-        let time = policy.time_of_attempt().filter(|_| may_follow)?;
-        let limit = time::now().checked_add(time)?;
+        policy.time_of_attempt().filter(|_| may_follow)
+    }
+
+    /// Until when an attempt that is sent `now` may take, if that is before the whole call's time is up.
+    pub(super) fn attempt_limit(&self, time: Option<Duration>, now: Instant) -> Option<(Instant, Duration)> {
+        let time = time?;
+        let limit = now.checked_add(time)?;
         self.deadline.is_none_or(|deadline| limit < deadline).then_some((limit, time))
     }
 }

@@ -26,7 +26,6 @@ pub use server::{ConcurrencyRule, LimitKey, RateRule, ServerPolicy};
 pub use source::{ConfigPublisher, ConfigSource};
 
 use crate::discovery::Endpoint;
-use crate::method::MethodSpec;
 use crate::policy::breaker::CircuitBreaker;
 use crate::policy::faults::Fault;
 use crate::policy::hedging::HedgingPolicy;
@@ -387,14 +386,14 @@ impl ServiceConfig {
         (self.methods.get(name).unwrap_or(&MethodConfig::NOTHING), &self.all)
     }
 
-    /// The same of a configuration that may not be there, of which nobody asks for the name then.
+    /// The same of a configuration that may not be there, for a method of that name.
     #[inline]
     pub(crate) fn for_method<'a>(
         config: Option<&'a Option<Arc<Self>>>,
-        spec: Option<&MethodSpec>,
+        name: &str,
     ) -> (&'a MethodConfig, &'a MethodConfig) {
         match config {
-            Some(Some(config)) => config.of_method(spec.map_or("", MethodSpec::name)),
+            Some(Some(config)) => config.of_method(name),
             Some(None) | None => (&MethodConfig::NOTHING, &MethodConfig::NOTHING),
         }
     }

@@ -230,6 +230,10 @@ impl Breaker {
             State::HalfOpen(trials) if now.saturating_duration_since(trials.since) >= TRIALS_MAX => {
                 self.become_state(State::HalfOpen(Trials::new(now)));
             }
+            // All have ended of those that it takes now, as it took more before the policy was changed: others find out.
+            State::HalfOpen(Trials { well, badly, .. }) if well + badly >= policy.half_open_calls => {
+                self.become_state(State::HalfOpen(Trials::new(now)));
+            }
             State::HalfOpen(_) | State::Closed => {}
         }
         match &mut self.state {
@@ -425,6 +429,27 @@ mod tests {
         // Of what 200 calls a second were within 10 s, and of 100 that fail, half have failed then.
         let opened = (bench.now - begin).as_secs_f64();
         assert!((6.0..=7.7).contains(&opened), "after {opened} s");
+    }
+
+    #[test]
+    fn failures_that_come_in_bursts_add_up() {
+        for (burst, gap, opens) in [
+            (6, 2_500, true),
+            (3, 2_500, false),
+            (2, 800, true),
+            (12, 8_000, true),
+            (9, 8_000, false),
+        ] {
+            let mut bench = Bench::new();
+            for _ in 0..100 {
+                for _ in 0..burst {
+                    bench.call(Ended::Badly);
+                }
+                bench.now += Duration::from_millis(gap);
+            }
+            let has_opened = bench.breaker.turn() > 0;
+            assert_eq!(has_opened, opens, "{burst} every {gap} ms");
+        }
     }
 
     #[test]

@@ -58,6 +58,8 @@ pub struct Load {
     in_flight: AtomicU32,
     /// Those of them that are expected to end: no streams.
     timed: AtomicU32,
+    /// Streams that have begun and are not over.
+    streams: AtomicU32,
     /// Calls that were begun.
     begun: AtomicU64,
     failed: AtomicU64,
@@ -162,6 +164,7 @@ impl Default for Load {
         Self {
             in_flight: AtomicU32::new(0),
             timed: AtomicU32::new(0),
+            streams: AtomicU32::new(0),
             begun: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             progress: AtomicU64::new(0),
@@ -230,8 +233,10 @@ impl Load {
     #[must_use]
     pub fn observation(&self) -> Observation {
         let in_flight = u64::from(self.in_flight());
+        // They were answered when they began.
+        let streams = u64::from(self.streams.load(Ordering::Relaxed));
         Observation {
-            ended: self.begun().saturating_sub(in_flight + self.aside.load(Ordering::Relaxed)),
+            ended: (self.begun() + streams).saturating_sub(in_flight + self.aside.load(Ordering::Relaxed)),
             failed: self.failed() + self.late.load(Ordering::Relaxed),
             consecutive: self.trouble(),
             pace: self.pace.load(),
@@ -242,6 +247,19 @@ impl Load {
     #[must_use]
     pub fn trouble(&self) -> u32 {
         self.trouble.load(Ordering::Relaxed)
+    }
+
+    /// A stream of answers began: it was answered, and is in flight for as long as it likes. Once for a call that is untimed, and then ends as
+    /// [streamed](Self::end_stream).
+    pub fn begin_stream(&self) {
+        self.streams.fetch_add(1, Ordering::Relaxed);
+        self.note_answer();
+    }
+
+    /// A stream that began is over.
+    pub fn end_stream(&self) {
+        self.streams.fetch_sub(1, Ordering::Relaxed);
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// An answer came, or a stream of them began: what failed before was no run without an end.
@@ -291,7 +309,7 @@ impl Load {
     /// A call that was begun at `began` is over. Every begin has one end.
     pub fn end(&self, began: Instant, now: Instant, verdict: Verdict, typical: &Typical) {
         self.timed.fetch_sub(1, Ordering::Relaxed);
-        self.end_untimed(began, now, verdict, typical);
+        self.finish(true, (began, now), verdict, typical);
     }
 
     /// As [`end`](Self::end), of a call that is not measured, and `is_timed` unless it is about a stream. That it failed counts all the same.
@@ -300,7 +318,7 @@ impl Load {
         match verdict {
             Verdict::Failed => {
                 let now = now();
-                self.end_untimed(now, now, verdict, typical);
+                self.finish(is_timed, (now, now), verdict, typical);
             }
             Verdict::Late => {
                 self.late.fetch_add(1, Ordering::Relaxed);
@@ -323,15 +341,22 @@ impl Load {
 
     /// As [`end`](Self::end), of a call that is untimed.
     pub fn end_untimed(&self, began: Instant, now: Instant, verdict: Verdict, typical: &Typical) {
+        self.finish(false, (began, now), verdict, typical);
+    }
+
+    fn finish(&self, is_timed: bool, (began, now): (Instant, Instant), verdict: Verdict, typical: &Typical) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
         let at = typical.since_epoch(now);
         let latency = nanos(now.saturating_duration_since(began));
         match verdict {
             Verdict::Answered | Verdict::Late => {
-                self.latency.store(self.averaged(latency, at).to_bits(), Ordering::Relaxed);
-                self.observed.store(at, Ordering::Relaxed);
-                typical.observe(latency, self.begun());
-                self.pace.note(latency);
+                // How long a stream takes is not how long answers take.
+                if is_timed {
+                    self.latency.store(self.averaged(latency, at).to_bits(), Ordering::Relaxed);
+                    self.observed.store(at, Ordering::Relaxed);
+                    typical.observe(latency, self.begun());
+                    self.pace.note(latency);
+                }
                 if verdict == Verdict::Late {
                     self.late.fetch_add(1, Ordering::Relaxed);
                     self.note_trouble();
@@ -347,7 +372,7 @@ impl Load {
             }
             Verdict::GivenUp => {
                 self.aside.fetch_add(1, Ordering::Relaxed);
-                if latency > f64::from_bits(self.latency.load(Ordering::Relaxed)).max(typical.median()) {
+                if is_timed && latency > f64::from_bits(self.latency.load(Ordering::Relaxed)).max(typical.median()) {
                     self.latency.store(latency.to_bits(), Ordering::Relaxed);
                     self.observed.store(at, Ordering::Relaxed);
                 }

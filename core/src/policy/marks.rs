@@ -26,13 +26,12 @@ impl<T: Copy> Marks<T> {
         self.span
     }
 
-    /// Takes up a reading. Where none was taken up for long, `earlier` tells from the last one what it was `part` of the way back to it.
+    /// Takes up a reading. Where none was taken up for long, `earlier` tells from the last one what it was `part` of the way back to it; what was read before stays.
     pub(super) fn note(&mut self, now: Instant, reading: T, earlier: impl Fn(T, f64) -> T) {
         let last = self.marks.back().copied();
         let age = last.map_or(self.span, |(at, _)| now.saturating_duration_since(at));
         if let Some((_, last)) = last.filter(|_| age > self.every * 2) {
-            self.marks.clear();
-            let mut back = self.span.min(age);
+            let mut back = self.span.min(age.saturating_sub(self.every));
             while !back.is_zero() {
                 let before = earlier(last, back.as_secs_f64() / age.as_secs_f64());
                 self.marks.push_back((now.checked_sub(back).unwrap_or(now), before));

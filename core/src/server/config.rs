@@ -165,7 +165,7 @@ fn apply(shared: &Arc<Shared>, service: &str, policy: &ServerPolicy) {
     shared.limits.apply(&shared.router, service, policy);
     if let Some(faults) = &shared.faults {
         let wanted = policy.faults.iter().flatten().map(|fault| fault.clone().of_service(service));
-        faults.configure(service, wanted.collect());
+        faults.configure_servers(service, wanted.collect());
     }
     for (at, route) in of_service(&shared.router, service) {
         shared.admission.set(at, policy.is_adaptive(route.spec.name()));

@@ -57,13 +57,13 @@ mod tests {
         let turned_away = |policy: String| Status::unavailable("x").with_rejection(&policy, "because");
         rejections.note(None, &Status::unavailable("by no policy"));
         for kind in 0..KINDS_MAX + 10 {
-            rejections.note(Some(1), &turned_away(format!("policy-{kind}")));
-            rejections.note(Some(1), &turned_away("policy-0".to_owned()));
+            rejections.note(Some(1), &turned_away(format!("policy_{kind}")));
+            rejections.note(Some(1), &turned_away("policy_0".to_owned()));
         }
         let counts = rejections.counts.lock().unwrap();
         assert_eq!(counts.len(), KINDS_MAX + 1, "those, and all others together");
         let count = |policy: &str| counts.iter().find(|((_, of, _), _)| of == policy).map(|(_, calls)| *calls);
-        assert_eq!(count("policy-0"), Some(KINDS_MAX as u64 + 11));
+        assert_eq!(count("policy_0"), Some(KINDS_MAX as u64 + 11));
         assert_eq!(count("other"), Some(10));
     }
 }
