@@ -23,6 +23,8 @@ trait Desk {
     async fn other(&self) -> u32;
     /// Answers when it is let go.
     async fn hold(&self) -> u32;
+    /// Answers in its second poll.
+    async fn later(&self) -> u32;
     /// Begins when it is let go.
     async fn items(&self) -> Result<Streaming<u32>, Status>;
     /// Takes 10 ms of one of four places.
@@ -44,6 +46,10 @@ impl Desk for Clerk {
     async fn hold(&self) -> u32 {
         self.let_go.notified().await;
         3
+    }
+    async fn later(&self) -> u32 {
+        tokio::task::yield_now().await;
+        4
     }
     async fn items(&self) -> Result<Streaming<u32>, Status> {
         self.let_go.notified().await;
@@ -457,6 +463,62 @@ async fn each_service_has_its_own_configuration_as_long_as_the_server_runs() {
         assert_eq!(said.followers(), 1);
         server.shutdown().await;
         until("nobody follows", || said.followers() + other.followers() == 0).await;
+    })
+    .await;
+}
+
+fn one_at_a_time() -> ServiceConfig {
+    ServiceConfig::new().server(ServerPolicy::new().concurrency_limit(ConcurrencyRule::new(1)))
+}
+
+/// The place of a call is free before its caller hears of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn who_calls_one_after_the_other_is_never_one_too_many() {
+    let clerk = Clerk {
+        let_go: Arc::default(),
+        places: Semaphore::new(4),
+    };
+    let server = Server::builder().service(DeskServer::new(clerk)).service_config("live.Desk", one_at_a_time());
+    let server = server.bind("127.0.0.1:0").start().await.unwrap();
+    let channel = Channel::builder().retry(RetryPolicy::NEVER).connect(&server.target()).await.unwrap();
+    let client = DeskClient::from_channel(channel);
+    for call in 0..5_000 {
+        let answer = client.later().await;
+        assert!(answer.is_ok(), "call {call}: {answer:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_gives_a_call_up_can_make_the_next_at_once() {
+    bounded(async {
+        let parts = open(|builder| builder.service_config("live.Desk", one_at_a_time())).await;
+        for _ in 0..100 {
+            let mut held = Box::pin(parts.client.hold().into_future());
+            assert!(tokio::time::timeout(Duration::from_millis(5), &mut held).await.is_err());
+            drop(held);
+            assert_eq!(parts.client.ask().await.unwrap(), 1);
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_one_limit_turns_away_takes_no_key_of_another() {
+    bounded(async {
+        let config = ServiceConfig::from_json(
+            r#"{"server": {"rate_limit": {"calls": 5, "per": "1h", "key": "peer"}, "methods": {
+                "ask": {"rate_limit": {"calls": 100, "per": "1h", "key": {"metadata": "tenant"}, "max_keys": 1000}},
+                "other": {"rate_limit": {"calls": 100, "per": "1h", "burst": 9, "key": {"metadata": "tenant"}, "max_keys": 1000}}}}}"#,
+        )
+        .unwrap();
+        let parts = open(|builder| builder.service_config("live.Desk", config)).await;
+        for tenant in 0..500 {
+            let _refused_or_not = parts.client.ask().metadata("tenant", tenant.to_string()).await;
+            let _refused_or_not = parts.client.other().metadata("tenant", tenant.to_string()).await;
+        }
+        let limits = parts.server.snapshot().limits;
+        let keys: usize = limits.iter().filter(|limit| limit.method.is_some()).map(|limit| limit.keys).sum();
+        assert_eq!(keys, 5, "those that were let through: {limits:?}");
     })
     .await;
 }

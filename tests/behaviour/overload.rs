@@ -11,6 +11,7 @@ use sinew::{
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use crate::support::fixture::unique;
 use crate::support::{bounded, until};
 
 #[service(name = "test.Shop")]
@@ -25,16 +26,17 @@ trait Shop {
     async fn priority(&self, cx: &Cx) -> String;
 }
 
+#[derive(Clone)]
 struct Till {
-    places: Semaphore,
-    looked: AtomicU32,
+    places: Arc<Semaphore>,
+    looked: Arc<AtomicU32>,
 }
 
 impl Till {
     fn new() -> Self {
         Self {
-            places: Semaphore::new(4),
-            looked: AtomicU32::new(0),
+            places: Arc::new(Semaphore::new(4)),
+            looked: Arc::default(),
         }
     }
 }
@@ -399,6 +401,43 @@ async fn it_is_switched_off_and_on_while_calls_run() {
         assert_eq!(usage(&server).unwrap().waiting, 0);
         buy_at(&client, 3 * CAPACITY, Duration::from_secs(5), |_| Priority::Normal).await;
         assert!(rejected(&server) > before);
+    })
+    .await;
+}
+
+/// The service stands still, and comes back with 64 times what it had: the limit is given up, and so is the line.
+#[tokio::test(start_paused = true)]
+async fn a_limit_that_was_given_up_does_not_live_on_in_its_line() {
+    bounded(async {
+        let till = Till::new();
+        till.places.forget_permits(3);
+        let server = Server::builder().service(ShopServer::new(till.clone())).max_calls_per_connection(20_000);
+        let server = server.bind(format!("mem:{}", unique("given-up"))).start().await.unwrap();
+        let channel = Channel::builder().retry(RetryPolicy::NEVER).throttle(AdaptiveThrottle::NEVER);
+        let client = ShopClient::from_channel(channel.connect(&server.target()).await.unwrap());
+        // How many of those are turned away that come after so many seconds.
+        let offer = async |rate: u32, lasts: u32, from: u32| {
+            let start = Instant::now();
+            let mut calls = tokio::task::JoinSet::new();
+            for number in 0..rate * lasts {
+                sleep_until(start + Duration::from_secs(1) / rate * number).await;
+                let client = client.clone();
+                calls.spawn(async move { (number, client.buy().timeout("250ms").await) });
+            }
+            let is_refused = |end: &Result<(), Status>| end.as_ref().is_err_and(|status| status.policy().is_some());
+            let ends = calls.join_all().await;
+            ends.iter().filter(|(number, end)| *number >= from * rate && is_refused(end)).count()
+        };
+        offer(50, 3, 0).await;
+        assert!(offer(400, 6, 0).await > 1_000, "it is overloaded");
+        let all = Arc::clone(&till.places).acquire_owned().await.unwrap();
+        let places = Arc::clone(&till.places);
+        tokio::spawn(async move {
+            sleep(Duration::from_millis(400)).await;
+            drop(all);
+            places.add_permits(63);
+        });
+        assert_eq!(offer(3_000, 7, 2).await, 0, "of 15,000, after two seconds");
     })
     .await;
 }

@@ -64,7 +64,9 @@ impl Counter {
 
     /// A call that was counted there a moment ago is not let through after all.
     pub(crate) fn take_back(&self, counted: Counted) {
-        self.lock().take_back(counted);
+        let mut meters = self.lock();
+        let now = time::now().saturating_duration_since(self.epoch);
+        meters.take_back(counted, now);
     }
 
     /// A call is over that was counted there; for concurrency.

@@ -98,7 +98,9 @@ pub(crate) fn name_of_peer(peer: &Peer) -> Vec<u8> {
     let address = peer.address();
     let host = address.rsplit_once(':').map_or(address, |(host, _port)| host);
     let host = host.rsplit_once("://").map_or(host, |(_scheme, host)| host);
-    match host.trim_start_matches('[').trim_end_matches(']').parse() {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    // A link, of an address that is only one there.
+    match host.split('%').next().unwrap_or(host).parse() {
         Ok(IpAddr::V4(address)) => address.octets().to_vec(),
         Ok(IpAddr::V6(address)) => match address.to_ipv4_mapped() {
             Some(address) => address.octets().to_vec(),
@@ -337,6 +339,11 @@ mod tests {
         assert_ne!(key("tcp://10.0.0.7:1"), key("tcp://10.0.0.8:1"));
         assert_eq!(key("tcp://[2001:db8:1:2:3::4]:1"), key("tcp://[2001:db8:1:2::9]:7"));
         assert_ne!(key("tcp://[2001:db8:1:2::4]:1"), key("tcp://[2001:db8:1:3::4]:1"));
+        assert_eq!(
+            key("tcp://[fe80::1%2]:1"),
+            key("tcp://[fe80::9%2]:7"),
+            "whatever the link is called"
+        );
         assert_eq!(key("unix:"), key("unix:"));
         let named = |uri: &str| Identity::new(vec![vec![1]], vec!["a.example".to_owned()], vec![uri.to_owned()]);
         assert_eq!(

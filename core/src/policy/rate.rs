@@ -15,6 +15,9 @@ use std::time::Duration;
 /// Parts of a window.
 const PARTS: usize = 10;
 
+/// Those that are refused are told turns within so much time, or that of the limit: who comes back at once in spite of it must not push the others' far away.
+const TURNS_MAX: Duration = Duration::from_secs(1);
+
 /// Keys are not looked through more often than this.
 const TIDY_MIN: Duration = Duration::from_secs(1);
 
@@ -109,6 +112,14 @@ impl Rule {
         }
     }
 
+    /// Whether nothing is counted there.
+    fn is_empty(&self, meter: &Meter, now: Duration) -> bool {
+        match self {
+            Self::Window { .. } => meter.counts == [0; PARTS + 1],
+            Self::Bucket { .. } | Self::Concurrency { .. } => self.is_forgettable(meter, now),
+        }
+    }
+
     fn is_forgettable(&self, meter: &Meter, now: Duration) -> bool {
         match *self {
             Self::Window { per, .. } => part_at(per, now).saturating_sub(meter.part) > PARTS as u64,
@@ -172,7 +183,7 @@ impl Meter {
         if limit == 0 {
             return wait;
         }
-        let (first, span) = (nanos(now.saturating_add(wait)), nanos(per));
+        let (first, span) = (nanos(now.saturating_add(wait)), nanos(per.min(TURNS_MAX)));
         let turn = match self.turn.max(first) {
             turn if turn > first.saturating_add(span) => first,
             turn => turn,
@@ -265,8 +276,8 @@ impl Meters {
         Ok(Counted::Own(key))
     }
 
-    /// A call that was counted there a moment ago is not let through after all.
-    pub fn take_back(&mut self, counted: Counted) {
+    /// A call that was counted there a moment ago, at `now`, is not let through after all. A key with nothing to remember leaves no trace.
+    pub fn take_back(&mut self, counted: Counted, now: Duration) {
         let meter = match counted {
             Counted::Shared => Some(&mut self.shared),
             Counted::Own(key) => self.by_key.get_mut(&key),
@@ -281,6 +292,11 @@ impl Meters {
             }
             (Rule::Concurrency { .. }, Some(_)) => self.give_back(counted),
             (_, None) => {}
+        }
+        if let Counted::Own(key) = counted
+            && self.by_key.get(&key).is_some_and(|meter| self.rule.is_empty(meter, now))
+        {
+            self.by_key.remove(&key);
         }
     }
 

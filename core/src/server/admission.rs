@@ -27,8 +27,8 @@ use crate::time;
 /// Why a call was turned away, as its status says.
 const REASON: &str = "overloaded";
 
-/// Where there is no limit any more, so many times as many as there were worked on are let in at once, and again after that time: what made the limit go may be over, and all
-/// of a long line at once would be an overload of its own.
+/// Where there is no limit any more, so many times as many as there were worked on are let in at once, and again so many times as many after that time: what made the limit
+/// go may be over, and all of a long line at once would be an overload of its own.
 const RELEASE_TIMES: u32 = 2;
 const RELEASE_EVERY: Duration = Duration::from_millis(8);
 /// When a client that was turned away is asked to come back: several times what it takes for a line to go or a limit to rise.
@@ -344,13 +344,13 @@ impl Admission {
         for (_, ticket) in &served {
             self.note_limit(&book, ticket.method());
         }
-        let begins = is_more && !book.is_releasing;
-        book.is_releasing |= begins;
+        // Without a runtime nobody waits for anything.
+        let runtime = Handle::try_current().ok().filter(|_| is_more && !book.is_releasing);
+        book.is_releasing |= runtime.is_some();
         drop(book);
         self.grant(served);
-        // Without a runtime nobody waits for anything.
-        if let Some(runtime) = Handle::try_current().ok().filter(|_| begins) {
-            runtime.spawn(release(Arc::downgrade(self)));
+        if let Some(runtime) = runtime {
+            runtime.spawn(release(Releasing(Arc::downgrade(self))));
         }
     }
 
@@ -411,7 +411,9 @@ impl Book {
                 None if queue.released.is_some_and(|at| now < at + RELEASE_EVERY) => 0,
                 None => {
                     queue.released = Some(now);
-                    queue.limit.max(1).saturating_mul(RELEASE_TIMES)
+                    // More and more, or those that come meanwhile would keep the line as it is for ever.
+                    queue.limit = queue.limit.max(1).saturating_mul(RELEASE_TIMES);
+                    queue.limit
                 }
             };
             while !queue.line.is_empty() && room > 0 {
@@ -430,11 +432,22 @@ impl Book {
 }
 
 /// Lets those in who wait for a method that has no limit any more.
-async fn release(admission: Weak<Admission>) {
+async fn release(releasing: Releasing) {
     loop {
         tokio::time::sleep(RELEASE_EVERY).await;
-        if !admission.upgrade().is_some_and(|admission| admission.release()) {
+        if !releasing.0.upgrade().is_some_and(|admission| admission.release()) {
             return;
+        }
+    }
+}
+
+/// That a task releases a line; its runtime may end before it does, and then another one has to.
+struct Releasing(Weak<Admission>);
+
+impl Drop for Releasing {
+    fn drop(&mut self) {
+        if let Some(admission) = self.0.upgrade() {
+            admission.lock().is_releasing = false;
         }
     }
 }

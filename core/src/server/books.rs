@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use super::Shared;
 use super::admission::Turn;
 use super::dispatch::{HandlerTask, Job};
+use super::limits::Held;
 use super::load::Reports;
 use super::shutdown::StopHandle;
 use super::slots::ready_slot;
@@ -33,6 +34,8 @@ pub(super) struct Running {
     pub(super) cx: Cx,
     /// `None` until the task is spawned.
     pub(super) stop: Option<StopHandle>,
+    /// It counts at limits of concurrency.
+    pub(super) held: Held,
 }
 
 impl CallTable {
@@ -58,12 +61,13 @@ impl Books {
     }
 
     /// A call's handler runs on in a task, or beside one.
-    pub(super) fn enter(&self, key: StreamKey, cx: Cx) {
+    pub(super) fn enter(&self, key: StreamKey, cx: Cx, held: Held) {
         self.calls.lock().insert(
             key,
             Running {
                 cx: cx.clone(),
                 stop: None,
+                held,
             },
         );
         // A drain that began since the call did found it neither here nor at its beginning.
@@ -87,6 +91,10 @@ pub(super) fn cancel(connection: &Connection, calls: &Calls, key: StreamKey, cau
     drop(booked);
     running.cx.cancel(cause);
     if let Some(stop) = running.stop {
+        if let StopHandle::Task(_) = stop {
+            // It goes at once; one that blocks its thread goes on, and counts.
+            running.held.give_back();
+        }
         stop.stop();
     }
 }
@@ -99,7 +107,7 @@ pub(super) fn spawn(connection: &Connection, books: &Books, job: Job, measured: 
     let blocking = route.is_some_and(|route| route.spec.runs() == Execution::Blocking);
     if !job.booked {
         let cx = job.cx.clone().unwrap_or_default();
-        books.enter(key, cx);
+        books.enter(key, cx, job.held.clone());
     }
     let task = HandlerTask::new(job, connection.clone(), books, measured, !blocking);
     let stop = if blocking {
@@ -117,7 +125,7 @@ pub(super) fn spawn(connection: &Connection, books: &Books, job: Job, measured: 
 /// Lets a call wait for its turn, in a task that its handler's follows.
 pub(super) fn spawn_waiting(connection: &Connection, books: &Books, mut job: Job, turn: Turn) {
     let key = job.key;
-    books.enter(key, job.cx.clone().unwrap_or_default());
+    books.enter(key, job.cx.clone().unwrap_or_default(), job.held.clone());
     job.booked = true;
     let stop = StopHandle::Task(books.shared.tasks.spawn(WaitingCall {
         turn,
@@ -155,6 +163,7 @@ impl Future for WaitingCall {
                 }
             }
             (Err(status), Some(job)) => {
+                job.held.give_back();
                 this.books.shared.load.count(1, 1);
                 this.books.shared.load.rejections.note(job.route, &status);
                 this.connection.finish_call(job.key, Some(&status), status.metadata());

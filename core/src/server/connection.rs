@@ -191,7 +191,7 @@ impl ServerConnection {
             panicked: false,
             booked: false,
             admitted: None,
-            held: Vec::new(),
+            held: Held::default(),
         }
     }
 
@@ -216,10 +216,10 @@ impl ServerConnection {
     ///
     /// # Errors
     /// Why it is turned away.
-    fn take_limits(&self, connection: &Connection, call: &Waiting) -> Result<Vec<Held>, Status> {
+    fn take_limits(&self, connection: &Connection, call: &Waiting) -> Result<Held, Status> {
         let shared = &self.books.shared;
         let Some(route) = call.route.filter(|_| !shared.configs.is_empty()) else {
-            return Ok(Vec::new());
+            return Ok(Held::default());
         };
         shared.limits.take(
             route,
@@ -393,7 +393,7 @@ impl Acceptor for ServerConnection {
     fn taken_over(&mut self) {
         if let Some((key, cx)) = self.inline.take() {
             self.books.shared.running.fetch_add(1, Ordering::Relaxed);
-            self.books.enter(key, cx);
+            self.books.enter(key, cx, Held::default());
         }
     }
 

@@ -42,7 +42,7 @@ pub(super) struct Job {
     /// That it is worked on counts; `None` if it does not.
     pub(super) admitted: Option<Box<Admitted>>,
     /// It counts at limits of concurrency.
-    pub(super) held: Vec<Held>,
+    pub(super) held: Held,
 }
 
 /// An answer in the form in which the mux takes it.
@@ -284,6 +284,8 @@ impl Future for HandlerTask {
             if let Some(mut admitted) = job.admitted.take() {
                 admitted.end(ending(&outcome));
             }
+            // Before its caller hears of it, or its next call could be one too many.
+            job.held.give_back();
             this.send(&job, outcome);
             this.cx = job.cx.take();
             this.span = job.span;

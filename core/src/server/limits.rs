@@ -59,8 +59,12 @@ pub(super) struct CallLimit {
     rejected: AtomicU64,
 }
 
-/// A call that counts until this is gone.
-pub(super) struct Held {
+/// What a call counts at, given back once: when it is answered, or nobody waits for it any more, or its handler is gone, whatever comes first.
+#[derive(Clone, Default)]
+pub(super) struct Held(Option<Arc<Mutex<Vec<Slot>>>>);
+
+/// A call that counts at a limit until this is gone.
+struct Slot {
     limit: Arc<CallLimit>,
     counted: Counted,
 }
@@ -135,10 +139,10 @@ impl CallLimits {
     ///
     /// # Errors
     /// Why it is turned away.
-    pub(super) fn take(&self, route: usize, arrival: Arrival<'_>) -> Result<Vec<Held>, Status> {
+    pub(super) fn take(&self, route: usize, arrival: Arrival<'_>) -> Result<Held, Status> {
         let limits = self.routes[route].load();
         let Some(limits) = &*limits else {
-            return Ok(Vec::new());
+            return Ok(Held::default());
         };
         let mut taken = [None; LIMITS_MAX];
         for (at, limit) in limits.iter().enumerate() {
@@ -155,12 +159,13 @@ impl CallLimits {
         }
         let running = limits.iter().zip(taken).filter(|(limit, _)| limit.kind == Kind::Concurrency);
         let held = running.filter_map(|(limit, counted)| {
-            Some(Held {
+            Some(Slot {
                 limit: Arc::clone(limit),
                 counted: counted?,
             })
         });
-        Ok(held.collect())
+        let held: Vec<Slot> = held.collect();
+        Ok(Held((!held.is_empty()).then(|| Arc::new(Mutex::new(held)))))
     }
 
     /// All limits that there are now.
@@ -196,7 +201,16 @@ impl CallLimit {
     }
 }
 
-impl Drop for Held {
+impl Held {
+    /// The call does not count any more.
+    pub(super) fn give_back(&self) {
+        if let Some(held) = &self.0 {
+            held.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
+    }
+}
+
+impl Drop for Slot {
     fn drop(&mut self) {
         self.limit.counter.give_back(self.counted);
     }
