@@ -1,19 +1,20 @@
 //! What a channel knows of each method that it calls: what pays for retries, and whether calls are worth making at all.
 //!
-//! As long as nothing fails, a call adds one to a count and takes no lock. The decisions are `policy/throttle`'s and `policy/breaker`'s.
+//! As long as nothing fails, a call adds one to a count and takes no lock. The decisions are `policy/throttle`'s and `policy/breaker`'s, and what a
+//! status tells them `policy/verdict`'s.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::snapshot::MethodSnapshot;
-use crate::code::Code;
 use crate::policy::breaker::{Breaker, BreakerState, CircuitBreaker, Ended, Pass};
 use crate::policy::hedging::Hedges;
 use crate::policy::retry::RetryBudget;
 use crate::policy::throttle::{AdaptiveThrottle, Throttle};
+use crate::policy::verdict::{ended, was_turned_away};
 use crate::priority::{PRIORITIES, Priority};
-use crate::status::{HandlerRan, OVERLOAD_POLICY, Origin, Status};
+use crate::status::{Origin, Status};
 use crate::time;
 
 /// Methods that have an account of their own; those of a service that has more share.
@@ -253,7 +254,6 @@ impl Account {
             path, priority, status, ..
         } = *failure;
         let was_turned_away = was_turned_away(status);
-        let ended = ended(status, was_turned_away);
         if failure.is_answer {
             self.note_answer(priority);
         } else if status.is_from_server()
@@ -262,7 +262,7 @@ impl Account {
         {
             books.faulty[priority.index()] += 1;
         }
-        match ended {
+        match ended(status) {
             Ended::Badly if !self.is_shared && (guards.breaker.is_on() || was_turned_away) => {}
             Ended::Well => {
                 if !failure.is_answer {
@@ -372,31 +372,6 @@ impl Books {
         let end = (0..=CAUSE_BYTES_MAX.min(cause.len())).rev().find(|at| cause.is_char_boundary(*at));
         self.cause.clear();
         self.cause.push_str(&cause[..end.unwrap_or_default()]);
-    }
-}
-
-/// Whether a server had no time for a call.
-fn was_turned_away(status: &Status) -> bool {
-    let says_so = match status.code() {
-        Code::Unavailable => true,
-        Code::ResourceExhausted => status.policy() == Some(OVERLOAD_POLICY),
-        _ => false,
-    };
-    says_so && status.is_from_server()
-}
-
-/// How a call that failed ended, for a breaker.
-fn ended(status: &Status, was_turned_away: bool) -> Ended {
-    // Nothing was sent, or nobody took it up.
-    let is_unsent = status.handler_ran() == HandlerRan::No && !status.is_from_server();
-    match status.code() {
-        _ if status.is_callers_own() => Ended::Aside,
-        _ if was_turned_away => Ended::Badly,
-        _ if is_unsent => Ended::Aside,
-        Code::Unavailable | Code::Internal | Code::Unknown | Code::DataLoss | Code::DeadlineExceeded => Ended::Badly,
-        Code::Cancelled => Ended::Aside,
-        Code::ResourceExhausted if status.origin() == Origin::Local => Ended::Aside,
-        _ => Ended::Well,
     }
 }
 

@@ -13,12 +13,12 @@ use super::channel::{Channel, Wanted};
 use super::ejection::MayAsk;
 use super::member::Picked;
 use super::raw::{Cause, RawRequest};
-use super::retry::spares_service;
 use crate::config::ServiceConfig;
 use crate::message::Reply;
 use crate::method::MethodSpec;
 use crate::policy::hedging::HedgingPolicy;
 use crate::policy::retry::RetryPolicy;
+use crate::policy::verdict::spares_service;
 use crate::status::HandlerRan;
 use crate::time;
 

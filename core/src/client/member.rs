@@ -9,11 +9,11 @@ use super::extra_connections::{ExtraConnection, ExtraConnections};
 use super::health::Standing;
 use super::state::ConnectivityState;
 use super::subchannel::{Subchannel, unreachable};
-use crate::code::Code;
 use crate::metadata::Metadata;
 use crate::policy::load::{Load, Typical, Verdict};
 use crate::policy::reported::LoadReport;
-use crate::status::{HandlerRan, OVERLOAD_POLICY, Origin, Status};
+use crate::policy::verdict::verdict;
+use crate::status::Status;
 use crate::time;
 use crate::transport::Connection;
 use crate::wire::load::{LOAD_KEY, LoadCounts};
@@ -306,31 +306,5 @@ impl Drop for Completion {
         if let Some(extras) = &member.extras {
             extras.leave(extra.as_deref());
         }
-    }
-}
-
-/// Whether RESOURCE_EXHAUSTED is about the endpoint, and not about one caller's share: it says so, or when to come back, as who counts calls by no policy does not.
-fn is_overload(status: &Status) -> bool {
-    match status.policy() {
-        Some(policy) => policy == OVERLOAD_POLICY,
-        None => status.retry_after().is_some(),
-    }
-}
-
-/// What a status tells about the endpoint it came from.
-fn verdict(status: &Status) -> Verdict {
-    match status.code() {
-        _ if status.is_callers_own() => Verdict::Neutral,
-        // Its own fault, or its way's.
-        Code::Unknown | Code::Internal | Code::DataLoss => Verdict::Failed,
-        // What one caller may do there, or all of them, says nothing of the others' calls.
-        Code::ResourceExhausted if !is_overload(status) => Verdict::Neutral,
-        // It has more than it can do, or says so; whoever is about to leave, and took nothing up, is not worse for that.
-        Code::ResourceExhausted if status.origin() != Origin::Local => Verdict::Failed,
-        Code::Unavailable if status.handler_ran() != HandlerRan::No => Verdict::Failed,
-        Code::Cancelled | Code::ResourceExhausted | Code::Unavailable => Verdict::Neutral,
-        // It may be the caller's time that was too short; at the others too, then.
-        Code::DeadlineExceeded => Verdict::Late,
-        _ => Verdict::Answered,
     }
 }

@@ -7,7 +7,6 @@ use tokio::runtime::Handle;
 use super::channel::Channel;
 use super::ejection::MayAsk;
 use super::raw::{Cause, History, RawRequest};
-use crate::code::Code;
 use crate::config::ServiceConfig;
 use crate::context::ATTEMPT_KEY;
 use crate::method::MethodSpec;
@@ -123,19 +122,4 @@ impl RawRequest {
 /// The end of an attempt that took too long; the next one may be quicker.
 pub(super) fn attempt_timed_out(limit: Duration, ran: HandlerRan) -> Status {
     Status::deadline_exceeded(format!("an attempt was not answered within {limit:?}")).with_handler_ran(ran)
-}
-
-/// Whether a failure is the call's own fault, or nobody's: the service is none the worse for it.
-pub(super) fn spares_service(status: &Status) -> bool {
-    !matches!(
-        status.code(),
-        Code::Unavailable
-            | Code::ResourceExhausted
-            | Code::Aborted
-            | Code::Internal
-            | Code::Unknown
-            | Code::DataLoss
-            | Code::DeadlineExceeded
-            | Code::Cancelled
-    )
 }

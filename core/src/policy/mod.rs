@@ -20,4 +20,5 @@ pub mod shrink;
 pub mod spill;
 pub mod subset;
 pub mod throttle;
+pub(crate) mod verdict;
 pub mod warmup;
