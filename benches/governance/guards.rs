@@ -44,6 +44,50 @@ pub(crate) fn breakers(seeds: u64, wanted: &str) -> Vec<Row> {
     rows_of(&scenes, seeds, wanted)
 }
 
+/// The same of faults on purpose.
+pub(crate) fn faults(seeds: u64, wanted: &str) -> Vec<Row> {
+    let scenes: [Scene; 1] = [("a tenth fails, a fifth takes 50 ms longer", injected)];
+    rows_of(&scenes, seeds, wanted)
+}
+
+#[cfg(not(feature = "faults"))]
+fn injected(_: u64) -> Vec<Figure> {
+    Vec::new()
+}
+
+#[cfg(feature = "faults")]
+fn injected(seed: u64) -> Vec<Figure> {
+    use sinew::faults::{Fault, Faults};
+    in_virtual_time(async move {
+        let faults = Faults::with_seed(seed);
+        let set = |channel: ChannelBuilder| {
+            let channel = channel.retry(RetryPolicy::NEVER).throttle(AdaptiveThrottle::NEVER);
+            channel.faults(faults.clone())
+        };
+        let pool = Pool::open(1, |_, _, _| Manner::AnswersAfter(Duration::from_millis(5)), seed, set).await;
+        faults.set([
+            Fault::delay("50ms").percent(20.0),
+            Fault::error(sinew::Code::Internal).percent(10.0),
+        ]);
+        let made = pool.drive(500.0, 60.0, seed).await;
+        let calls = made.len() as f64;
+        let failed = made.iter().filter(|made| !made.succeeded).count() as f64;
+        let longer = made.iter().filter(|made| made.took >= Duration::from_millis(50)).count() as f64;
+        let counts = faults.counts();
+        vec![
+            (failed / calls, Goal::AtMost(0.105), "failed"),
+            (failed / calls, Goal::AtLeast(0.095), "failed, at least"),
+            (longer / calls, Goal::AtMost(0.21), "took longer"),
+            (longer / calls, Goal::AtLeast(0.19), "took longer, at least"),
+            (
+                (counts.failed as f64 - failed).abs(),
+                Goal::AtMost(0.0),
+                "counted, and not seen",
+            ),
+        ]
+    })
+}
+
 fn window() -> RateRule {
     RateRule::new(LIMIT, SECOND)
 }

@@ -23,6 +23,9 @@ mod table;
 use std::env;
 use std::process::ExitCode;
 
+use limiters::Kind;
+use table::Row;
+
 const SEEDS: u64 = 2;
 const SEEDS_FULL: u64 = 20;
 
@@ -46,40 +49,7 @@ fn main() -> ExitCode {
         println!("## With real processes\n\n{}", table::draw_real(&rows));
         return verdict(rows.iter().filter(|row| !row.is_met()).count());
     }
-    let names: Vec<&str> = kinds.iter().map(|(_, name)| *name).collect();
-    let tables = [
-        (
-            "Adaptive concurrency: 16 workers",
-            &names[..],
-            limiters::rows(kinds, seeds, wanted),
-        ),
-        (
-            "In the real server",
-            &["sinew"],
-            admission::rows(seeds, wanted, has("--bench")),
-        ),
-        (
-            "Retries: ten servers, 1,000 calls a second",
-            &["sinew"],
-            retries::rows(seeds, wanted),
-        ),
-        ("Ejection: ten servers", &["sinew"], ejection::rows(seeds, wanted)),
-        (
-            "Rate limits: 500 calls a second",
-            &["sinew"],
-            guards::limits(seeds, wanted),
-        ),
-        (
-            "Throttle and circuit breaker: one server, 200 calls a second",
-            &["sinew"],
-            guards::breakers(seeds, wanted),
-        ),
-        (
-            "Hedging: eleven servers, 1,000 calls a second",
-            &["sinew"],
-            hedging::rows(seeds, wanted),
-        ),
-    ];
+    let tables = tables(kinds, seeds, wanted, has("--bench"));
     if wanted.is_empty() && has("--bench") {
         let all: Vec<&str> = tables.iter().flat_map(|(_, _, rows)| rows).map(|row| row.name.as_str()).collect();
         assert_eq!(
@@ -92,11 +62,52 @@ fn main() -> ExitCode {
     for (title, names, rows) in tables {
         println!(
             "## {title}, the mean of {seeds} seeds, the worst in brackets\n\n{}",
-            table::draw(names, &rows)
+            table::draw(&names, &rows)
         );
         missed += rows.iter().filter(|row| !row.is_met()).count();
     }
     verdict(missed)
+}
+
+/// The title of each table, who is in it, and its rows.
+type Table<'a> = (&'a str, Vec<&'a str>, Vec<Row>);
+
+fn tables<'a>(kinds: &[(Kind, &'a str)], seeds: u64, wanted: &str, is_bench: bool) -> Vec<Table<'a>> {
+    let names: Vec<&str> = kinds.iter().map(|(_, name)| *name).collect();
+    let sinew = || vec!["sinew"];
+    let mut tables = vec![
+        (
+            "Adaptive concurrency: 16 workers",
+            names,
+            limiters::rows(kinds, seeds, wanted),
+        ),
+        ("In the real server", sinew(), admission::rows(seeds, wanted, is_bench)),
+        (
+            "Retries: ten servers, 1,000 calls a second",
+            sinew(),
+            retries::rows(seeds, wanted),
+        ),
+        ("Ejection: ten servers", sinew(), ejection::rows(seeds, wanted)),
+        (
+            "Rate limits: 500 calls a second",
+            sinew(),
+            guards::limits(seeds, wanted),
+        ),
+        (
+            "Throttle and circuit breaker: one server, 200 calls a second",
+            sinew(),
+            guards::breakers(seeds, wanted),
+        ),
+        (
+            "Hedging: eleven servers, 1,000 calls a second",
+            sinew(),
+            hedging::rows(seeds, wanted),
+        ),
+    ];
+    if cfg!(feature = "faults") {
+        tables.push(("Faults: 500 calls a second", sinew(), guards::faults(seeds, wanted)));
+    }
+    tables
 }
 
 fn verdict(missed: usize) -> ExitCode {
