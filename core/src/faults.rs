@@ -3,7 +3,8 @@
 //! [`Faults`] is a handle whose clones are one: what is set through one holds for all, at once. On a channel (`ChannelBuilder::faults`) it is about attempts, so that
 //! retries, hedging, ejection and breakers meet what they are for; as an interceptor of a server, a service or a method, about calls before
 //! their handler. A status that it made says so: its `policy()` is `fault_injection`, or its `reason()` `injected`. A service's configuration can set faults, too
-//! (`faults` for its clients, `server.faults` for its servers), where the code gave the channel or the server a handle.
+//! (`faults` for its clients, `server.faults` for its servers), where the code gave the channel or the server a handle;
+//! those hold for that channel, or for servers of that service, and for nobody else who shares the handle.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -346,7 +346,7 @@ impl ServiceConfig {
 
     /// Sets faults that attempts meet on purpose, at channels whose code gave them a handle
     /// ([`ChannelBuilder::faults`](crate::client::ChannelBuilder::faults)); 16 at most, further ones are left out. They come to those that the application has
-    /// set.
+    /// set, hold for the channel that follows this configuration, and go with it. One that a further text says again goes on, with what is left of its time.
     #[cfg(feature = "faults")]
     #[must_use]
     pub fn faults(mut self, faults: impl IntoIterator<Item = Fault>) -> Self {
