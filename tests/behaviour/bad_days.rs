@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::discovery::config::Said;
 use crate::support::fixture::unique;
-use crate::support::{bounded, until};
+use crate::support::{bounded, polled_once, until};
 
 const S: Duration = Duration::from_secs(1);
 
@@ -92,6 +92,10 @@ impl Busy for Host {
         }
     }
     async fn import(&self, mut rows: Streaming<u32>) -> Result<u32, Status> {
+        if self.hangs.load(Ordering::Relaxed) {
+            // Reads nothing, and keeps what it could read from.
+            std::future::pending::<()>().await;
+        }
         let mut n = 0;
         while let Some(row) = rows.next().await {
             n += row?;
@@ -669,4 +673,68 @@ async fn a_breaker_sees_who_hangs_also_for_handlers() {
         ));
     }
     assert!(ends.iter().all(|end| end.1 < 90), "{ends:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_that_a_server_does_not_take_is_its_failure() {
+    bounded(async {
+        let set = |channel: ChannelBuilder| channel.circuit_breaker(CircuitBreaker::DEFAULT).retry(RetryPolicy::NEVER);
+        let (host, client, channel, _server) = one(set).await;
+        host.hangs.store(true, Ordering::Relaxed);
+        for _ in 0..25 {
+            // There is always something to send.
+            let rows = Streaming::iter(0_u32..100_000_000);
+            client.import(rows).idle_timeout("50ms").await.unwrap_err();
+        }
+        let methods = channel.snapshot().methods;
+        assert_eq!(methods[0].breaker, BreakerState::Open, "{methods:?}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delay_of_hedging_is_shown_as_long_as_there_is_hedging() {
+    bounded(async {
+        let said = Said::new(r#"{"hedging": {"delay": "50ms"}}"#);
+        let pool = pool(2, |channel| channel.config_source(said.clone())).await;
+        for _ in 0..50 {
+            pool.client.get().await.unwrap();
+        }
+        let delay = || pool.channel.snapshot().methods[0].hedge_delay;
+        assert_eq!(delay(), Some(Duration::from_millis(50)));
+        said.say(r#"{"hedging": {"percentile": 0.99}}"#).await;
+        pool.client.get().await.unwrap();
+        assert!(delay().is_some_and(|delay| delay < Duration::from_millis(50)));
+        said.say(r#"{"hedging": false}"#).await;
+        pool.client.get().await.unwrap();
+        assert_eq!(delay(), None);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_floods_a_server_is_told_what_turned_it_away() {
+    bounded(async {
+        let (host, client, _channel, _server) = one(|channel| channel.retry(RetryPolicy::NEVER)).await;
+        host.hangs.store(true, Ordering::Relaxed);
+        let other = client.clone();
+        let long = tokio::spawn(async move { other.get().await });
+        sleep(Duration::from_millis(10)).await;
+        for _ in 0..20_000 {
+            let mut call = Box::pin(client.get().into_future());
+            let _pending = polled_once(&mut call).await;
+            drop(call);
+            tokio::task::yield_now().await;
+            if long.is_finished() {
+                break;
+            }
+        }
+        let status = long.await.unwrap().unwrap_err();
+        assert_eq!(
+            (status.policy(), status.reason(), status.retry_after()),
+            (Some("flood_protection"), Some("calm_down"), Some(S)),
+            "{status:?}"
+        );
+    })
+    .await;
 }

@@ -1,6 +1,7 @@
 //! Limits of servers that a service's configuration sets and changes while calls run.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use sinew::{
@@ -521,4 +522,43 @@ async fn what_one_limit_turns_away_takes_no_key_of_another() {
         assert_eq!(keys, 5, "those that were let through: {limits:?}");
     })
     .await;
+}
+
+#[service(name = "live.Mill")]
+trait Mill {
+    /// Keeps its thread for a while.
+    async fn crunch(&self);
+}
+
+#[derive(Clone, Default)]
+struct Stones {
+    running: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+}
+
+impl Mill for Stones {
+    async fn crunch(&self) {
+        let running = self.running.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most.fetch_max(running, Ordering::SeqCst);
+        std::thread::sleep(Duration::from_millis(100));
+        self.running.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// What computes cannot be stopped, so it counts until it is done, whoever waits for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn who_gives_up_a_call_that_computes_does_not_begin_another_beside_it() {
+    let stones = Stones::default();
+    let server = Server::builder()
+        .service(MillServer::new(stones.clone()))
+        .service_config("live.Mill", one_at_a_time());
+    let server = server.bind("127.0.0.1:0").start().await.unwrap();
+    let channel = Channel::builder().retry(RetryPolicy::NEVER).connect(&server.target()).await.unwrap();
+    let client = MillClient::from_channel(channel);
+    // From its first answer on it has tasks of its own.
+    client.crunch().await.unwrap();
+    for _ in 0..30 {
+        let _late_or_refused = client.crunch().timeout("10ms").await;
+    }
+    assert_eq!(stones.most.load(Ordering::SeqCst), 1);
 }

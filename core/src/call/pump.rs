@@ -90,8 +90,8 @@ impl Future for Pump {
 
     fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        let mut moved = false;
-        let polled = this.advance(task, &mut moved);
+        let (mut moved, mut by_source) = (false, false);
+        let polled = this.advance(task, (&mut moved, &mut by_source));
         if polled.is_pending()
             && let Some(idle) = &mut this.idle
         {
@@ -99,7 +99,7 @@ impl Future for Pump {
                 idle.moved();
             }
             if idle.poll_waiting(task).is_ready() {
-                this.connection.abort_call(this.key, idle.sent_nothing());
+                this.connection.abort_call(this.key, idle.sent_nothing(by_source));
                 this.interrupted = true;
                 return Poll::Ready(());
             }
@@ -109,10 +109,11 @@ impl Future for Pump {
 }
 
 impl Pump {
-    /// Sends what can be sent now; tells by `moved` whether that was anything.
-    fn advance(&mut self, task: &mut Context<'_>, moved: &mut bool) -> Poll<()> {
+    /// Sends what can be sent now; tells by `moved` whether that was anything, and whether it is the source that it waits `for_source`, and not the peer.
+    fn advance(&mut self, task: &mut Context<'_>, (moved, for_source): (&mut bool, &mut bool)) -> Poll<()> {
         // A source that is always ready must not keep its thread: after this many batches other tasks get their turn.
         for _ in 0..BATCHES_PER_POLL {
+            *for_source = false;
             if std::task::ready!(self.connection.poll_send_ready(self.key, task)).is_err() {
                 self.interrupted = true;
                 return Poll::Ready(());
@@ -120,6 +121,7 @@ impl Pump {
             if self.batch.bytes.capacity() == 0 {
                 self.batch.bytes = pool::take();
             }
+            *for_source = true;
             match std::task::ready!(self.stream.poll_fill(task, &mut self.batch)) {
                 Ok(true) => {
                     *moved = true;

@@ -124,6 +124,7 @@ async fn run(channel: Channel, mut request: RawRequest) -> Outcome {
                 let next = channel.after(&request, &policy, &failed, cause);
                 sent.store(may_have_run, Ordering::Relaxed);
                 request.history.was_turned_away = matches!(next, NextAttempt::AtOnce);
+                request.history.turned_away += u32::from(request.history.was_turned_away);
                 match next {
                     NextAttempt::AtOnce => {}
                     NextAttempt::After(wait) => {

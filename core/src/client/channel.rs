@@ -11,7 +11,7 @@ use super::ejection::MayAsk;
 use super::governance::{Governance, Policies};
 use super::member::{Completion, Picked};
 use super::pool::Pool;
-use super::raw::RawRequest;
+use super::raw::{RawRequest, name_in};
 use super::snapshot::ChannelSnapshot;
 use super::state::{ConnectivityState, StateChanges};
 use super::subchannel::Subchannel;
@@ -199,7 +199,11 @@ impl Channel {
         let (retries, retries_withheld) = self.inner.governance.retry_counts();
         let faults = self.inner.governance.faults().map_or(0, ChannelFaults::met);
         let (hedges, hedges_withheld) = self.inner.governance.hedge_counts();
-        let methods = self.inner.governance.methods();
+        let mut methods = self.inner.governance.methods();
+        for method in &mut methods {
+            let is_hedged = self.hedging(name_in(&method.path)).is_some();
+            method.hedge_delay = method.hedge_delay.filter(|_| is_hedged);
+        }
         if let Target::Pool(pool) = &*self.inner.target {
             return ChannelSnapshot {
                 retries,

@@ -38,11 +38,13 @@ impl Channel {
     pub(super) fn hedging_of(&self, request: &RawRequest) -> Option<HedgingPolicy> {
         let may_be = request.is_unary() && request.is_idempotent() && !request.history.is_on_behalf_of_a_retry;
         // Outside a runtime there is no time to wait for.
-        let may_be = may_be && !request.outbound_spent && Handle::try_current().is_ok();
-        // Together with its retries it is made no more often than they say, but for a second time.
+        if !may_be || request.outbound_spent || Handle::try_current().is_err() {
+            return None;
+        }
+        let hedging = self.hedging(request.method_name())?;
+        // Together with its retries it is made no more often than they say, but for a second time; what nobody took up does not count.
         let attempts_max = self.retry_policy(request.method_name()).max_attempts().max(HEDGED_ATTEMPTS);
-        let may_be = may_be && request.history.attempts < attempts_max;
-        may_be.then(|| self.hedging(request.method_name())).flatten()
+        (request.history.attempts < attempts_max + request.history.turned_away).then_some(hedging)
     }
 }
 

@@ -60,6 +60,8 @@ pub(crate) struct History {
     pub(crate) was_retried: bool,
     /// The last one found nobody who would take it up.
     pub(crate) was_turned_away: bool,
+    /// How many did.
+    pub(crate) turned_away: u32,
     /// The call is made by a handler whose own call is a retry.
     pub(crate) is_on_behalf_of_a_retry: bool,
 }
@@ -81,6 +83,11 @@ impl History {
             ..Self::default()
         }
     }
+}
+
+/// The method's name in its path.
+pub(super) fn name_in(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or_default()
 }
 
 impl RawRequest {
@@ -109,7 +116,7 @@ impl RawRequest {
     pub(super) fn method_name(&self) -> &str {
         match self.spec {
             Some(spec) => spec.name(),
-            None => self.path.as_deref().and_then(|path| path.rsplit('/').next()).unwrap_or_default(),
+            None => self.path.as_deref().map(name_in).unwrap_or_default(),
         }
     }
 

@@ -149,10 +149,11 @@ impl Hedges {
     pub fn begin(&mut self, policy: &HedgingPolicy) -> Option<Schedule> {
         self.saved = (self.saved + policy.budget).min(SAVED_MAX);
         let early = match policy.delay {
-            Delay::After(delay) => delay,
-            Delay::Percentile(part) => self.percentile(part)?,
+            Delay::After(delay) => Some(delay),
+            Delay::Percentile(part) => self.percentile(part),
         };
-        self.last = Some(early);
+        self.last = early;
+        let early = early?;
         Some(Schedule {
             early,
             late: early.saturating_mul(LATE),

@@ -184,10 +184,11 @@ impl Meter {
             return wait;
         }
         let (first, span) = (nanos(now.saturating_add(wait)), nanos(per.min(TURNS_MAX)));
-        let turn = match self.turn.max(first) {
-            turn if turn > first.saturating_add(span) => first,
-            turn => turn,
-        };
+        let turn = self.turn.max(first);
+        if turn > first.saturating_add(span) {
+            // Who refuses to wait must not lead everybody round in circles.
+            return wait;
+        }
         self.turn = turn.saturating_add(every(limit, per));
         Duration::from_nanos(turn).saturating_sub(now)
     }

@@ -432,10 +432,12 @@ impl Book {
 }
 
 /// Lets those in who wait for a method that has no limit any more.
-async fn release(releasing: Releasing) {
+async fn release(mut releasing: Releasing) {
     loop {
         tokio::time::sleep(RELEASE_EVERY).await;
         if !releasing.0.upgrade().is_some_and(|admission| admission.release()) {
+            // It has said so itself.
+            releasing.0 = Weak::new();
             return;
         }
     }

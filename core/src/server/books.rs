@@ -91,10 +91,7 @@ pub(super) fn cancel(connection: &Connection, calls: &Calls, key: StreamKey, cau
     drop(booked);
     running.cx.cancel(cause);
     if let Some(stop) = running.stop {
-        if let StopHandle::Task(_) = stop {
-            // It goes at once; one that blocks its thread goes on, and counts.
-            running.held.give_back();
-        }
+        running.held.give_up();
         stop.stop();
     }
 }

@@ -258,12 +258,18 @@ impl Future for HandlerTask {
     fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
         if let Some(mut job) = this.job.take() {
+            if !job.held.set_polled(true) {
+                // It was given up just before: what it counted at is somebody else's.
+                job.clear();
+                return Poll::Ready(());
+            }
             let began = (!std::mem::replace(&mut this.measured, true)).then(time::now);
             let polling = this.watched.then(|| this.finished.books.shared.watchdog.polling());
             let polled = match began.filter(|began| job.is_expired(*began)) {
                 None => job.poll(task),
                 Some(_) => Poll::Ready(Err(expired())),
             };
+            job.held.set_polled(false);
             if job.panicked {
                 this.finished.books.shared.panics.fetch_add(1, Ordering::Relaxed);
             }

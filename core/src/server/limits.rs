@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwapOption;
 
@@ -61,7 +61,14 @@ pub(super) struct CallLimit {
 
 /// What a call counts at, given back once: when it is answered, or nobody waits for it any more, or its handler is gone, whatever comes first.
 #[derive(Clone, Default)]
-pub(super) struct Held(Option<Arc<Mutex<Vec<Slot>>>>);
+pub(super) struct Held(Option<Arc<Mutex<Slots>>>);
+
+/// The slots of a call, as long as it counts.
+struct Slots {
+    held: Vec<Slot>,
+    /// Its handler is polled right now: it may compute, or block its thread, whoever waits for it.
+    is_polled: bool,
+}
 
 /// A call that counts at a limit until this is gone.
 struct Slot {
@@ -165,7 +172,9 @@ impl CallLimits {
             })
         });
         let held: Vec<Slot> = held.collect();
-        Ok(Held((!held.is_empty()).then(|| Arc::new(Mutex::new(held)))))
+        let is_any = !held.is_empty();
+        let slots = Slots { held, is_polled: false };
+        Ok(Held(is_any.then(|| Arc::new(Mutex::new(slots)))))
     }
 
     /// All limits that there are now.
@@ -204,9 +213,27 @@ impl CallLimit {
 impl Held {
     /// The call does not count any more.
     pub(super) fn give_back(&self) {
-        if let Some(held) = &self.0 {
-            held.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        if let Some(mut slots) = self.slots() {
+            slots.held.clear();
         }
+    }
+
+    /// Nobody waits for the call any more: it does not count, unless its handler is polled right now. Then it counts until that is over.
+    pub(super) fn give_up(&self) {
+        if let Some(mut slots) = self.slots().filter(|slots| !slots.is_polled) {
+            slots.held.clear();
+        }
+    }
+
+    /// The handler is about to be polled, or has been; `false` if the call does not count any more, so that it must not be.
+    pub(super) fn set_polled(&self, is_polled: bool) -> bool {
+        let Some(mut slots) = self.slots() else { return true };
+        slots.is_polled = is_polled;
+        !slots.held.is_empty()
+    }
+
+    fn slots(&self) -> Option<MutexGuard<'_, Slots>> {
+        self.0.as_ref().map(|slots| slots.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
