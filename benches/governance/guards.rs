@@ -321,7 +321,7 @@ fn throttle(seed: u64) -> Vec<Figure> {
         vec![
             (of(10.0, 70.0), Goal::AtMost(0.1), "calls that are sent"),
             (of(14.0, 70.0), Goal::AtMost(0.05), "the same from 4 s on"),
-            (of(0.0, 10.0), Goal::AtLeast(1.0), "the same before"),
+            (of(0.0, 10.0), Goal::AtLeast(0.999), "the same before"),
             (
                 called_again(&came, 70.0, RATE),
                 Goal::AtMost(5.0),

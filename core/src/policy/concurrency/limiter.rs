@@ -305,7 +305,10 @@ impl Limiter {
             Ending::Neutral => false,
         };
         if let Some(probe) = self.held.as_mut().and_then(|held| held.probe.as_mut()) {
-            probe.finish(begun.probe, begun.at, counts.then_some(latency));
+            match counts {
+                true => probe.finish(begun.probe, begun.at, latency),
+                false => probe.take_back(begun.probe, begun.at),
+            }
         }
         if !counts {
             self.end_trial(now);

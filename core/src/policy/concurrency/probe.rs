@@ -94,16 +94,29 @@ impl Probe {
         Some(self.id)
     }
 
-    /// A call that belongs to the probe `id` and began at `began` is over; `latency` unless that tells nothing.
-    pub(super) fn finish(&mut self, id: Option<u32>, began: Instant, latency: Option<f64>) {
+    /// A call that belongs to the probe `id` and began at `began` is over, and took that long.
+    pub(super) fn finish(&mut self, id: Option<u32>, began: Instant, latency: f64) {
+        if self.leave(id, began) {
+            self.sample.add(latency);
+        }
+    }
+
+    /// A call that belongs to the probe `id` and began at `began` tells nothing, as one that nobody waited for any more when its turn came: another one takes
+    /// its place.
+    pub(super) fn take_back(&mut self, id: Option<u32>, began: Instant) {
+        if self.leave(id, began) {
+            self.missing += 1;
+            self.last = None;
+        }
+    }
+
+    fn leave(&mut self, id: Option<u32>, began: Instant) -> bool {
         if id != Some(self.id) {
-            return;
+            return false;
         }
         self.under_way = self.under_way.saturating_sub(1);
         self.begins -= self.seconds(began);
-        if let Some(latency) = latency {
-            self.sample.add(latency);
-        }
+        true
     }
 
     /// Whether it has found out what it can.
@@ -141,5 +154,42 @@ impl Probe {
 
     fn seconds(&self, now: Instant) -> f64 {
         now.saturating_duration_since(self.began).as_secs_f64()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{Plan, Probe};
+    use crate::time;
+
+    #[test]
+    fn calls_that_tell_nothing_are_followed_by_others() {
+        let now = time::now();
+        let plan = Plan {
+            calls: 16,
+            width: 16.0,
+            latency: 0.01,
+            latency_before: 0.1,
+        };
+        let mut probe = Probe::new(7, now, &plan);
+        for _ in 0..100 {
+            // Nobody waits for it any more when its turn comes.
+            let id = probe.admit(now);
+            assert_eq!(id, Some(7));
+            probe.take_back(id, now);
+        }
+        assert!(probe.is_admitting() && !probe.is_over(now));
+        for _ in 0..16 {
+            assert_eq!(probe.admit(now), Some(7));
+        }
+        assert!(!probe.is_admitting());
+        let later = now + Duration::from_millis(10);
+        for _ in 0..16 {
+            probe.finish(Some(7), now, 0.01);
+        }
+        assert!(probe.is_over(later));
+        assert_eq!(probe.found(later).sample.map(|sample| sample.count()), Some(16));
     }
 }
