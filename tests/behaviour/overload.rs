@@ -441,3 +441,57 @@ async fn a_limit_that_was_given_up_does_not_live_on_in_its_line() {
     })
     .await;
 }
+
+#[service(name = "test.News")]
+trait News {
+    /// Waits for the next item.
+    async fn next(&self) -> u32;
+}
+
+struct Feed(tokio::sync::watch::Sender<u32>);
+
+impl News for Feed {
+    async fn next(&self) -> u32 {
+        let mut news = self.0.subscribe();
+        news.changed().await.unwrap();
+        *news.borrow()
+    }
+}
+
+/// Calls that end by their deadlines because there is nothing to tell stand in no line, also where there was much to tell before.
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_news_is_not_turned_away_when_there_are_none() {
+    let feed = tokio::sync::watch::Sender::new(0);
+    let server = Server::builder().service(NewsServer::new(Feed(feed.clone()))).max_calls_per_connection(20_000);
+    let server = server.bind(format!("mem:{}", unique("news"))).start().await.unwrap();
+    let channel = Channel::builder().retry(RetryPolicy::NEVER).throttle(AdaptiveThrottle::NEVER);
+    let client = NewsClient::from_channel(channel.connect(&server.target()).await.unwrap());
+    let refused = Arc::new(AtomicU32::new(0));
+    let add = |count: u64| {
+        for number in 0..count {
+            let (client, refused) = (client.clone(), Arc::clone(&refused));
+            tokio::spawn(async move {
+                sleep(Duration::from_millis(number * 37 % 10_000)).await;
+                loop {
+                    if let Err(status) = client.next().await
+                        && let Some(after) = status.retry_after()
+                    {
+                        refused.fetch_add(1, Ordering::Relaxed);
+                        sleep(after).await;
+                    }
+                }
+            });
+        }
+    };
+    add(50);
+    for _ in 0..300 {
+        sleep(Duration::from_millis(100)).await;
+        feed.send_modify(|item| *item += 1);
+    }
+    add(150);
+    for _ in 0..5 {
+        sleep(Duration::from_secs(120)).await;
+        feed.send_modify(|item| *item += 1);
+    }
+    assert_eq!(refused.load(Ordering::Relaxed), 0);
+}

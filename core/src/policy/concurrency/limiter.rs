@@ -65,8 +65,8 @@ const GOES_ON_MAX: f64 = 1.5;
 const TRIAL_EVERY: Duration = FORGET_AFTER;
 const TRIAL_HALVINGS: u32 = 6;
 const TRIAL_DOUBLINGS: u32 = 6;
-/// Calls that are given up after more than that, in seconds, are of the same kind.
-const TRIAL_LATENCY_MAX: f64 = 15.0;
+/// Calls that are given up after more than that, in seconds, are of the same kind: an overload of calls with so much time shows long before they are given up.
+const TRIAL_LATENCY_MAX: f64 = 5.0;
 /// How long a trial takes, as a multiple of how long calls waited that were given up: those that are in flight have to go first.
 const TRIAL_TIMES: f64 = 2.0;
 /// And at least.
