@@ -430,29 +430,30 @@ async fn a_call_is_made_no_more_often_than_its_policy_says() {
     .await;
 }
 
+/// Half a minute of calls in bursts, all of which fail: some are not sent any more.
+async fn assert_bursts_are_seen((burst, gap): (u32, u64), client: &BusyClient, channel: &Channel) {
+    let began = Instant::now();
+    while began.elapsed() < 30 * S {
+        for _ in 0..burst {
+            client.get().await.unwrap_err();
+        }
+        sleep(Duration::from_millis(gap)).await;
+    }
+    let method = channel.snapshot().methods.remove(0);
+    assert!(method.refused > 0, "{burst} every {gap} ms: {method:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_breaker_sees_bursts() {
     bounded(async {
-        for (burst, gap) in [(2, 800), (6, 2_500), (8, 2_500)] {
+        for bursts in [(2, 800), (6, 2_500), (8, 2_500)] {
             let (host, client, channel, _s) = one(|channel| {
                 let channel = channel.circuit_breaker(CircuitBreaker::DEFAULT).retry(RetryPolicy::NEVER);
                 channel.throttle(AdaptiveThrottle::NEVER)
             })
             .await;
             host.dead.store(true, Ordering::Relaxed);
-            let began = Instant::now();
-            while began.elapsed() < 30 * S {
-                for _ in 0..burst {
-                    client.get().await.unwrap_err();
-                }
-                sleep(Duration::from_millis(gap)).await;
-            }
-            let method = channel.snapshot().methods.remove(0);
-            assert!(
-                method.refused > 0,
-                "{burst} every {gap} ms: all of {} calls fail, {method:?}",
-                host.gets.load(Ordering::Relaxed)
-            );
+            assert_bursts_are_seen(bursts, &client, &channel).await;
         }
     })
     .await;
@@ -461,29 +462,17 @@ async fn a_breaker_sees_bursts() {
 #[tokio::test(start_paused = true)]
 async fn a_throttle_sees_bursts() {
     bounded(async {
-        for (burst, gap) in [(10, 700), (10, 900)] {
+        for bursts in [(10, 700), (10, 900)] {
             let (host, client, channel, _s) = one(|channel| channel.retry(RetryPolicy::NEVER)).await;
             host.unavailable.store(true, Ordering::Relaxed);
-            let began = Instant::now();
-            while began.elapsed() < 30 * S {
-                for _ in 0..burst {
-                    client.get().await.unwrap_err();
-                }
-                sleep(Duration::from_millis(gap)).await;
-            }
-            let method = channel.snapshot().methods.remove(0);
-            assert!(
-                method.refused > 0,
-                "{burst} every {gap} ms: all of {} calls are turned away, {method:?}",
-                host.gets.load(Ordering::Relaxed)
-            );
+            assert_bursts_are_seen(bursts, &client, &channel).await;
         }
     })
     .await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn line_longer_than_an_attempt() {
+async fn a_line_longer_than_an_attempt_fails_nobody() {
     bounded(async {
         for timed in [false, true] {
             let host = Host::default();

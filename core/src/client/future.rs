@@ -76,9 +76,7 @@ impl Running {
             completion.end(failed);
         }
     }
-}
 
-impl Running {
     /// Nobody waits for the answer any more. If that is because its time is up, it was late, whoever looked at the clock first.
     #[cold]
     fn given_up(&mut self, channel: &Channel, spec: &'static MethodSpec) {

@@ -87,21 +87,16 @@ pub enum Counted {
 impl Rule {
     /// Counts a call at `now`, which is since an epoch of the caller's; or says after which time it would pass, if those come before it that were told so before.
     fn take(&self, meter: &mut Meter, now: Duration) -> Result<(), Duration> {
-        match *self {
-            Self::Window { limit, per } => {
-                let taken = meter.take_of_window(limit, per, now);
-                taken.map_err(|wait| meter.turn_after(wait, limit, per, now))
-            }
-            Self::Bucket { limit, per, burst } => {
-                let taken = meter.take_of_bucket(limit, per, burst, now);
-                taken.map_err(|wait| meter.turn_after(wait, limit, per, now))
-            }
+        let (taken, limit, per) = match *self {
+            Self::Window { limit, per } => (meter.take_of_window(limit, per, now), limit, per),
+            Self::Bucket { limit, per, burst } => (meter.take_of_bucket(limit, per, burst, now), limit, per),
             Self::Concurrency { limit } if meter.running < limit => {
                 meter.running += 1;
-                Ok(())
+                return Ok(());
             }
-            Self::Concurrency { .. } => Err(Duration::ZERO),
-        }
+            Self::Concurrency { .. } => return Err(Duration::ZERO),
+        };
+        taken.map_err(|wait| meter.turn_after(wait, limit, per, now))
     }
 
     /// How long a meter remembers.
@@ -178,7 +173,7 @@ impl Meter {
     }
 
     /// When a call that would pass after `wait` should come back: all that are refused at once would be refused again if they came at once. Further ones than
-    /// pass in the time of the limit are told what the first of them were.
+    /// pass within [`TURNS_MAX`] are told what the first of them were.
     fn turn_after(&mut self, wait: Duration, limit: u32, per: Duration, now: Duration) -> Duration {
         if limit == 0 {
             return wait;
